@@ -1,0 +1,1 @@
+"""The kernel's side: what programs Services. One package a mode; nothing here knows Kubernetes objects."""

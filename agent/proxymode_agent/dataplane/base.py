@@ -1,0 +1,57 @@
+"""What the engine and the switch ask of a dataplane, whichever mode it is.
+
+Implementations are synchronous: netlink calls take microseconds to milliseconds and are made from the agent's one
+dataplane thread, never from the event loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from proxymode_agent.services.model import ServicePortName, ServiceState
+    from proxymode_api.common import Mode
+
+
+class DataplaneError(Exception):
+    """The kernel refused an update, or answered what was not expected; the message says which object and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What one sync did. `written`: kernel objects added, changed or removed (0: everything was as it should be);
+    `refused`: Service ports that the kernel would not take, with the reason; the others are programmed."""
+
+    written: int
+    services: int
+    endpoints: int
+    refused: tuple[tuple[ServicePortName, str], ...] = ()
+
+
+class Dataplane(Protocol):
+    """One mode's programming of the kernel in the current network namespace."""
+
+    @property
+    def mode(self) -> Mode: ...
+
+    def present(self) -> bool:
+        """Whether the kernel holds anything of ours in this mode (also half-made or left by a former run)."""
+        ...
+
+    def sync(self, state: ServiceState, changed: frozenset[ServicePortName] | None = None) -> SyncResult:
+        """Make the kernel do what `state` says.
+
+        `changed` names the ports that differ from the state of the last successful sync of this object; None means
+        unknown: read the kernel back and write the difference only. Idempotent. Raises DataplaneError when nothing
+        could be done; ports that the kernel refuses singly are returned instead.
+        """
+        ...
+
+    def remove(self) -> None:
+        """Take away everything that this mode ever made, and nothing else. Idempotent. Raises DataplaneError."""
+        ...
+
+    def close(self) -> None:
+        """Close sockets; leaves the kernel as it is."""
+        ...

@@ -1,0 +1,208 @@
+"""What ProxyMode and NodeProxyMode share: modes, durations, conditions, object metadata, options of a dataplane.
+
+Field names are camelCase on the wire and snake_case in Python. Unknown fields are ignored when an object is read, so
+that an older agent can read what a newer operator wrote; a user's typo is refused by the API server's own strict field
+validation, before it is stored.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Mode(StrEnum):
+    """A Service dataplane that proxymode can program."""
+
+    IPVS = "ipvs"
+    NFTABLES = "nftables"
+
+
+class Model(BaseModel):
+    """Base of every API type: immutable, camelCase on the wire."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    def wire(self) -> dict[str, Any]:
+        """The object as Kubernetes JSON: camelCase, unset optionals left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+DURATION_PATTERN: Final = r"^(0|([0-9]+h)?([0-9]+m)?([0-9]+s)?)$"
+_DURATION: Final = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
+
+
+def parse_duration(text: str) -> timedelta:
+    """`1h30m`, `90s`, `0` to a timedelta. Raises ValueError that says what would be right."""
+    match = _DURATION.match(text)
+    if text == "0":
+        return timedelta()
+    if not text or match is None:
+        raise ValueError(f"{text!r} is not a duration: write hours, minutes and seconds as in 1h30m, 10m, 45s or 0")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _checked_duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+Duration = Annotated[
+    str,
+    Field(pattern=DURATION_PATTERN, min_length=1, max_length=20, examples=["30s", "10m", "1h30m"]),
+    AfterValidator(_checked_duration),
+]
+"""A non-negative length of time, as Go writes it, in whole hours, minutes and seconds."""
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Model):
+    """metav1.Condition (k8s.io/apimachinery): one aspect of an object's state, as of observedGeneration."""
+
+    type: str = Field(max_length=316, description="Type of the condition in CamelCase.")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Programmatic reason for the last transition, in CamelCase.",
+    )
+    message: str = Field(max_length=32768, description="What it means, for people; may be empty.")
+    observed_generation: int | None = Field(
+        default=None, ge=0, description="metadata.generation that this condition was computed from."
+    )
+    last_transition_time: datetime = Field(description="When status last changed from one value to another.")
+
+
+class ObjectMeta(BaseModel):
+    """The part of metav1.ObjectMeta that this project reads; the rest is the API server's business."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    name: str
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class DetectLocalMode(StrEnum):
+    """How a packet's source is recognised as a pod of this node (kube-proxy: --detect-local-mode)."""
+
+    NODE_CIDR = "NodeCIDR"
+    CLUSTER_CIDR = "ClusterCIDR"
+    INTERFACE_PREFIX = "InterfaceNamePrefix"
+    BRIDGE = "BridgeInterface"
+
+
+class DetectLocal(Model):
+    """How traffic from pods is told from traffic from outside; the latter is masqueraded."""
+
+    mode: DetectLocalMode = Field(
+        default=DetectLocalMode.CLUSTER_CIDR,
+        description="What identifies pod traffic: the node's own podCIDRs, the cluster's pod CIDRs, or an interface.",
+    )
+    cluster_cidrs: list[str] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Pod CIDRs of the cluster, IPv4 and IPv6; used when mode is ClusterCIDR.",
+        examples=[["10.244.0.0/16"]],
+    )
+    interface: str | None = Field(
+        default=None,
+        max_length=15,
+        description="Interface name prefix or bridge name; used when mode is InterfaceNamePrefix or BridgeInterface.",
+        examples=["cni0", "veth"],
+    )
+
+
+class IpvsScheduler(StrEnum):
+    """Schedulers of Linux IPVS (net/netfilter/ipvs); each is a kernel module ip_vs_NAME."""
+
+    RR = "rr"
+    WRR = "wrr"
+    LC = "lc"
+    WLC = "wlc"
+    LBLC = "lblc"
+    LBLCR = "lblcr"
+    SH = "sh"
+    DH = "dh"
+    SED = "sed"
+    NQ = "nq"
+    FO = "fo"
+    OVF = "ovf"
+    MH = "mh"
+
+
+class IpvsOptions(Model):
+    """Options of the ipvs dataplane."""
+
+    scheduler: IpvsScheduler = Field(
+        default=IpvsScheduler.RR,
+        description="IPVS scheduler of every virtual server (kube-proxy: --ipvs-scheduler).",
+    )
+    strict_arp: bool = Field(
+        default=False,
+        alias="strictARP",
+        description="Set arp_ignore and arp_announce so that the node does not answer ARP for Service addresses; "
+        "MetalLB in layer 2 mode needs it (kube-proxy: --ipvs-strict-arp).",
+    )
+    exclude_cidrs: list[str] = Field(
+        default_factory=list,
+        alias="excludeCIDRs",
+        max_length=64,
+        description="Virtual servers in these CIDRs are somebody else's and never touched.",
+        examples=[["203.0.113.0/24"]],
+    )
+
+
+class NftablesOptions(Model):
+    """Options of the nftables dataplane."""
+
+    masquerade_bit: int = Field(
+        default=14,
+        ge=0,
+        le=31,
+        description="Bit of the packet mark that asks for masquerading (kube-proxy: --iptables-masquerade-bit).",
+    )
+
+
+class DataplaneOptions(Model):
+    """Everything about a node's Service dataplane but the mode; resolved by the operator, read by the agent."""
+
+    ipvs: IpvsOptions = Field(default_factory=IpvsOptions, description="Options of the ipvs dataplane.")
+    nftables: NftablesOptions = Field(default_factory=NftablesOptions, description="Options of the nftables dataplane.")
+    masquerade_all: bool = Field(
+        default=False,
+        description="Masquerade all traffic to Service addresses (kube-proxy: --masquerade-all).",
+    )
+    node_port_addresses: list[str] = Field(
+        default_factory=list,
+        max_length=64,
+        description="CIDRs of the node's addresses on which NodePorts answer, or the word primary. "
+        "Empty: the primary addresses in nftables mode, all local addresses in ipvs mode, as kube-proxy does.",
+        examples=[["primary"], ["192.168.0.0/16"]],
+    )
+    detect_local: DetectLocal = Field(
+        default_factory=DetectLocal, description="How pod traffic is told from traffic from outside."
+    )
+
+
+class ConnectionPolicy(StrEnum):
+    """What a switch does with connections that the old mode holds."""
+
+    CUT = "Cut"

@@ -1,0 +1,268 @@
+"""ProxyMode: the fleet's intent. Cluster-scoped; written by people, status written by the operator only."""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - pydantic resolves annotations at run time
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from proxymode_api import API_VERSION
+from proxymode_api.common import (
+    Condition,
+    ConnectionPolicy,
+    DataplaneOptions,
+    Duration,
+    Mode,
+    Model,
+    ObjectMeta,
+)
+
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+PERCENT_PATTERN = r"^(100|[1-9]?[0-9])%$"
+IntOrPercent = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=PERCENT_PATTERN)]
+"""A number of nodes, or a percentage of the selected nodes such as `25%`."""
+
+
+class SelectorOperator(StrEnum):
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+class LabelSelectorRequirement(Model):
+    """metav1.LabelSelectorRequirement."""
+
+    key: str = Field(min_length=1, max_length=317, description="Label key.")
+    operator: SelectorOperator = Field(description="In, NotIn, Exists or DoesNotExist.")
+    values: list[str] = Field(default_factory=list, max_length=256, description="Values for In and NotIn.")
+
+
+class LabelSelector(Model):
+    """metav1.LabelSelector; empty selects everything."""
+
+    match_labels: dict[str, str] = Field(default_factory=dict, description="Labels that a node must carry.")
+    match_expressions: list[LabelSelectorRequirement] = Field(
+        default_factory=list, max_length=32, description="Requirements, all of which a node must meet."
+    )
+
+
+class Approval(StrEnum):
+    AUTOMATIC = "Automatic"
+    MANUAL = "Manual"
+
+
+class Stage(Model):
+    """One step of a rollout. Exactly one of selector, count and percent says how far the stage reaches.
+
+    Stages are cumulative: a node belongs to the first stage that reaches it.
+    """
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        pattern=NAME_PATTERN,
+        description="Name of the stage, unique in the list.",
+        examples=["canary"],
+    )
+    selector: LabelSelector | None = Field(default=None, description="The nodes with these labels.")
+    count: int | None = Field(
+        default=None, ge=1, description="So many nodes in all, earlier stages included.", examples=[1]
+    )
+    percent: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="So many percent of the selected nodes in all, earlier stages included, rounded up.",
+        examples=[25],
+    )
+    soak: Duration = Field(
+        default="0",
+        description="How long the finished stage is watched before the next begins.",
+        examples=["30m"],
+    )
+    approval: Approval = Field(
+        default=Approval.AUTOMATIC, description="Manual: the stage waits until it is promoted by a person."
+    )
+
+
+class OnFailure(StrEnum):
+    PAUSE = "Pause"
+    ROLLBACK = "Rollback"
+
+
+class BlockedPolicy(StrEnum):
+    """What a node that cannot run the wanted mode means for the stage it belongs to."""
+
+    SKIP = "Skip"
+    STOP = "Stop"
+
+
+class Rollout(Model):
+    """How the fleet moves: in which stages, how many nodes at a time, and what stops it."""
+
+    stages: list[Stage] = Field(
+        default_factory=lambda: [Stage(name="all", percent=100)],
+        min_length=1,
+        max_length=32,
+        description="Steps in order; the last must reach every selected node (percent: 100).",
+    )
+    max_unavailable: IntOrPercent = Field(
+        default=1,
+        description="Most nodes that may be switching or not ready at one time: a number, or a percentage of the "
+        "selected nodes, rounded up as for Deployments but never below 1.",
+        examples=[1, "10%"],
+    )
+    topology_key: str | None = Field(
+        default=None,
+        max_length=317,
+        description="Node label over whose values a stage's order is spread.",
+        examples=["topology.kubernetes.io/zone"],
+    )
+    min_ready_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=86400,
+        description="How long a switched node must be Ready before it counts as updated.",
+    )
+    progress_deadline: Duration = Field(
+        default="10m", description="A node that has not switched after this time counts as failed."
+    )
+    failure_threshold: int = Field(default=1, ge=1, description="So many failed nodes stop the rollout.")
+    on_failure: OnFailure = Field(default=OnFailure.PAUSE, description="What happens when failureThreshold is reached.")
+    on_blocked: BlockedPolicy = Field(
+        default=BlockedPolicy.SKIP,
+        description="Skip: the rollout goes round nodes that cannot run the mode; Stop: such a node stops its stage.",
+    )
+    paused: bool = Field(default=False, description="Nothing new starts; nodes in mid-switch finish.")
+
+
+class SwitchOptions(Model):
+    """What a node does with open connections when it changes mode."""
+
+    connections: ConnectionPolicy = Field(
+        default=ConnectionPolicy.CUT,
+        description="Cut: new connections move at once, those open on the old mode end.",
+    )
+
+
+class ProxyModeSpec(DataplaneOptions):
+    """The Service dataplane that the selected nodes shall run, and how they get there."""
+
+    mode: Mode = Field(description="The wanted mode: nftables, or ipvs (deprecated upstream since Kubernetes 1.35).")
+    node_selector: LabelSelector = Field(
+        default_factory=LabelSelector,
+        description="The nodes that this object is about; all Linux nodes by default.",
+    )
+    priority: int = Field(
+        default=0,
+        description="Where several ProxyModes select a node, the highest priority decides; ties: the oldest.",
+    )
+    rollout: Rollout = Field(default_factory=Rollout, description="How the fleet moves.")
+    switch: SwitchOptions = Field(default_factory=SwitchOptions, description="What a switch does with connections.")
+
+
+class NodeCounts(Model):
+    """Nodes by state. Every selected node is in exactly one of updated, pending, switching, failed and blocked."""
+
+    desired: int = Field(default=0, ge=0, description="Nodes that this object decides about.")
+    updated: int = Field(default=0, ge=0, description="Nodes that run the wanted mode and options and are Ready.")
+    ready: int = Field(default=0, ge=0, description="Nodes whose dataplane is Ready, in whichever mode.")
+    pending: int = Field(default=0, ge=0, description="Nodes whose turn has not come.")
+    switching: int = Field(default=0, ge=0, description="Nodes on their way to the wanted mode.")
+    failed: int = Field(default=0, ge=0, description="Nodes whose switch failed or did not end in time.")
+    blocked: int = Field(default=0, ge=0, description="Nodes that cannot run the wanted mode; see their preflight.")
+    ipvs: int = Field(default=0, ge=0, description="Nodes that run ipvs now.")
+    nftables: int = Field(default=0, ge=0, description="Nodes that run nftables now.")
+    progress: str = Field(default="0/0", description="updated/desired, for the printer column.")
+
+
+class StagePhase(StrEnum):
+    PENDING = "Pending"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    PROGRESSING = "Progressing"
+    SOAKING = "Soaking"
+    COMPLETE = "Complete"
+
+
+class StageStatus(Model):
+    """One stage of the current rollout."""
+
+    name: str = Field(description="Name of the stage.")
+    phase: StagePhase = Field(description="Pending, AwaitingApproval, Progressing, Soaking or Complete.")
+    nodes: int = Field(default=0, ge=0, description="Nodes that belong to this stage and to no earlier one.")
+    updated: int = Field(default=0, ge=0, description="Those of them that run the wanted mode and are Ready.")
+    blocked: int = Field(default=0, ge=0, description="Those of them that cannot run the wanted mode.")
+    approved: bool = Field(default=False, description="Promoted by a person, or Automatic.")
+    started_at: datetime | None = Field(default=None, description="When its first node was told to switch.")
+    completed_at: datetime | None = Field(
+        default=None, description="When its last node was updated; soak counts from here."
+    )
+
+
+class RolloutOutcome(StrEnum):
+    COMPLETE = "Complete"
+    SUPERSEDED = "Superseded"
+    ABORTED = "Aborted"
+    ROLLED_BACK = "RolledBack"
+
+
+class RolloutRecord(Model):
+    """One past rollout."""
+
+    revision: int = Field(ge=1, description="Counts rollouts of this object.")
+    mode: Mode = Field(description="The mode it went to.")
+    started_at: datetime = Field(description="When it began.")
+    ended_at: datetime = Field(description="When it ended.")
+    outcome: RolloutOutcome = Field(description="Complete, Superseded, Aborted or RolledBack.")
+    nodes: int = Field(default=0, ge=0, description="Nodes that it moved.")
+
+
+class FleetStatus(StrEnum):
+    """The word in the STATUS column."""
+
+    PENDING = "Pending"
+    PROGRESSING = "Progressing"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    SOAKING = "Soaking"
+    PAUSED = "Paused"
+    STOPPED = "Stopped"
+    ROLLING_BACK = "RollingBack"
+    COMPLETE = "Complete"
+    REFUSED = "Refused"
+
+
+class ProxyModeStatus(Model):
+    """What the operator has done about a ProxyMode and where the rollout stands."""
+
+    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this status is about.")
+    revision: int = Field(default=0, ge=0, description="Counts rollouts; a new mode or new options begin one.")
+    template_hash: str = Field(default="", max_length=64, description="Hash of mode and options of this revision.")
+    mode: Mode | None = Field(default=None, description="The mode of this revision.")
+    status: FleetStatus = Field(default=FleetStatus.PENDING, description="The rollout in one word.")
+    current_stage: str = Field(default="", description="Name of the stage that is under way.")
+    started_at: datetime | None = Field(default=None, description="When this revision began.")
+    completed_at: datetime | None = Field(default=None, description="When its last stage was complete.")
+    stages: list[StageStatus] = Field(default_factory=list, max_length=32, description="Stages of this rollout.")
+    nodes: NodeCounts = Field(default_factory=NodeCounts, description="Nodes by state.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Accepted, Progressing, Complete, Degraded, Paused, DeprecatedMode.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    history: list[RolloutRecord] = Field(
+        default_factory=list, max_length=10, description="The last ten rollouts, newest first."
+    )
+
+
+class ProxyMode(Model):
+    """ProxyMode says which Service dataplane the cluster's nodes shall run, and in which stages they move to it."""
+
+    api_version: Literal["proxymode.io/v1alpha1"] = API_VERSION
+    kind: Literal["ProxyMode"] = "ProxyMode"
+    metadata: ObjectMeta
+    spec: ProxyModeSpec = Field(description="What shall be.")
+    status: ProxyModeStatus = Field(default_factory=ProxyModeStatus, description="What is.")
