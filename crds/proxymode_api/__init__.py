@@ -8,4 +8,4 @@ from typing import Final
 
 GROUP: Final = "proxymode.io"
 VERSION: Final = "v1alpha1"
-API_VERSION: Final = f"{GROUP}/{VERSION}"
+API_VERSION: Final = "proxymode.io/v1alpha1"

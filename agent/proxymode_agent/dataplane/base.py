@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from proxymode_agent.services.model import ServicePortName, ServiceState
     from proxymode_api.common import Mode
+
+    from proxymode_agent.services.model import ServicePortName, ServiceState
 
 
 class DataplaneError(Exception):

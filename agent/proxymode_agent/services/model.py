@@ -65,7 +65,7 @@ class ServicePortName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One Service port and its usable endpoints, sorted and without duplicates. No endpoints: connections are refused."""
+    """One Service port and its usable endpoints: sorted, no duplicates. Without endpoints connections are refused."""
 
     name: ServicePortName
     cluster_ip: Frontend
