@@ -1,0 +1,78 @@
+# proxymode: every task a developer types. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP) ## system packages, then everything Python into .venv from the lock
+$(STAMP): pyproject.toml requirements/dev.lock tools/system-packages.txt
+	@tools/install-system-packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 …" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: beds
+beds: install ## download and build the test beds into the cache (kernel, API server)
+	@$(BIN)/python -m proxymode_testbeds.apiserver build
+	@$(BIN)/python -m proxymode_testbeds.vm build
+
+.PHONY: demo
+demo: install ## the main job: a staged rollout on real kernels with traffic flowing, and the way back
+	@$(BIN)/python -m proxymode_demo
+
+.PHONY: test
+test: install lint test-unit beds test-host test-vm test-e2e ## everything: lint, units, API surface, host kernel, VM, end to end
+
+.PHONY: lint
+lint: install ## ruff, mypy, layer contracts, generated files up to date
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m proxymode_api.crdgen --check
+
+.PHONY: test-unit
+test-unit: install ## pure functions; seconds, no root
+	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+.PHONY: test-host
+test-host: install ## API surface and this host's kernel (root)
+	@$(BIN)/pytest tests/api tests/kernel $(PYTEST_ARGS)
+
+.PHONY: test-vm
+test-vm: install ## ipvs, the switch and Debian's 6.1 kernel, inside the VM
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm tests/kernel $(PYTEST_ARGS)
+
+.PHONY: test-e2e
+test-e2e: install ## all parts together, as the demo puts them together
+	@$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
+
+.PHONY: generate
+generate: install ## CRDs and policies from the models, formatted code
+	@$(BIN)/python -m proxymode_api.crdgen
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: ## requirements/*.lock, with hashes, from pyproject.toml
+	@for extra in dev operator agent; do \
+	  $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --no-header --extra $$extra --output-file requirements/$$extra.lock pyproject.toml; done
+
+.PHONY: clean
+clean: ## what `make` made in the checkout; the cache outside it stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
