@@ -15,12 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-
-class Mode(StrEnum):
-    """A Service dataplane that proxymode can program."""
-
-    IPVS = "ipvs"
-    NFTABLES = "nftables"
+from proxymode_api.modes import Mode as Mode
 
 
 class Model(BaseModel):

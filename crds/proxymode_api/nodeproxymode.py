@@ -13,6 +13,7 @@ from pydantic import Field
 
 from proxymode_api import API_VERSION
 from proxymode_api.common import Condition, ConnectionPolicy, DataplaneOptions, Mode, Model, ObjectMeta
+from proxymode_api.modes import ObservedMode as ObservedMode
 
 
 class NodeProxyModeSpec(DataplaneOptions):
@@ -45,17 +46,6 @@ class Phase(StrEnum):
     ACTIVE = "Active"
     BLOCKED = "Blocked"
     FAILED = "Failed"
-
-
-class ObservedMode(StrEnum):
-    """The Service dataplane found in the kernel, whoever made it."""
-
-    NONE = "none"
-    IPVS = "ipvs"
-    NFTABLES = "nftables"
-    KUBE_PROXY_IPTABLES = "kube-proxy-iptables"
-    KUBE_PROXY_IPVS = "kube-proxy-ipvs"
-    KUBE_PROXY_NFTABLES = "kube-proxy-nftables"
 
 
 class Verdict(StrEnum):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from proxymode_api.common import Mode
+    from proxymode_api.modes import Mode
 
     from proxymode_agent.services.model import ServicePortName, ServiceState
 
