@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .PHONY: help
 help: ## list the tasks
@@ -69,9 +71,9 @@ generate: install ## CRDs and policies from the models, formatted code
 
 .PHONY: lock
 lock: ## requirements/*.lock, with hashes, from pyproject.toml
-	@for extra in dev operator agent; do \
-	  $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	    --no-header --extra $$extra --output-file requirements/$$extra.lock pyproject.toml; done
+	@$(PIP_COMPILE) --extra operator --extra agent --extra cli --extra dev --output-file requirements/dev.lock pyproject.toml
+	@$(PIP_COMPILE) --extra operator --output-file requirements/operator.lock pyproject.toml
+	@$(PIP_COMPILE) --extra agent --output-file requirements/agent.lock pyproject.toml
 
 .PHONY: clean
 clean: ## what `make` made in the checkout; the cache outside it stays
