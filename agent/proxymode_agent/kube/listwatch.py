@@ -1,0 +1,284 @@
+"""List a collection, watch it, and keep doing so: one endless stream of changes that misses nothing.
+
+Bookmarks keep the resourceVersion fresh, so that a watch that ends is resumed where it stopped. 410 means the server
+has forgotten that place: the collection is listed again and compared with what was known, so that deletions during
+the gap are emitted too. Failures are retried with capped exponential back-off and jitter, or after the Retry-After of
+a 429. It keeps (key, resourceVersion) of each object and nothing else: holding objects is the consumer's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from proxymode_agent.backoff import Backoff
+from proxymode_agent.kube.client import PAGE_SIZE, ApiError, Status
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from proxymode_agent.kube.client import KubeClient
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ObjectKey(NamedTuple):
+    """An object's identity within its kind; `namespace` is empty for cluster-scoped kinds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Generic[T_co]):
+    """The object was created or changed. After a relist: it differs from what was emitted last."""
+
+    key: ObjectKey
+    object: T_co
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The object is gone, or does not match the selectors any more."""
+
+    key: ObjectKey
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """All that was emitted so far is the whole collection as of this resourceVersion; sent after every list."""
+
+    resource_version: str
+
+
+class RestartReason(StrEnum):
+    """Why a watch was begun anew."""
+
+    ENDED = "ended"  # the server closed it: its time was up, or the connection was closed in good order
+    EXPIRED = "expired"  # 410: the resourceVersion is too old
+    THROTTLED = "throttled"  # 429
+    REFUSED = "refused"  # any other answer of the server
+    CONNECTION = "connection"  # could not be reached, or fell silent
+    INVALID = "invalid"  # the answer was not what the API promises
+    RESYNC = "resync"  # the consumer asked for a list now and then
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Clocks of a ListWatch, in seconds. A watch is asked to end after a random time between `watch` and twice that,
+    as client-go does, so that load spreads over API servers; None: never list again without need."""
+
+    watch: float = 300.0
+    resync: float | None = None
+    backoff_first: float = 0.2
+    backoff_cap: float = 30.0
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    resource_version: str = ""
+
+
+class _Identity(msgspec.Struct):
+    metadata: _Meta
+
+
+class _WatchEvent(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+_IDENTITY: Final = msgspec.json.Decoder(_Identity)
+_EVENT: Final = msgspec.json.Decoder(_WatchEvent)
+_STATUS: Final = msgspec.json.Decoder(Status)
+_IDLE_GRACE_SECONDS: Final = 30.0
+_SHORT_WATCH_SECONDS: Final = 1.0
+"""A watch that ends sooner counts as a failure, so that a server that closes at once is not asked in a tight loop."""
+
+
+class ListWatch(Generic[T]):
+    """The collection at `path` as events; iterate over `events()` once.
+
+    `decode` turns one object's JSON into T and raises ValueError for what it cannot read (msgspec's and pydantic's
+    errors are such): that object keeps its last known state, and the log says so. `restarted` is called with every
+    new beginning but the first.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        path: str,
+        decode: Callable[[bytes], T],
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        timing: Timing = Timing(),
+        restarted: Callable[[RestartReason], None] = lambda reason: None,
+    ) -> None:
+        self._client = client
+        self._path = path
+        self._decode = decode
+        self._selectors = {
+            name: value
+            for name, value in (("labelSelector", label_selector), ("fieldSelector", field_selector))
+            if value
+        }
+        self._timing = timing
+        self._restarted = restarted
+        self._backoff = Backoff(timing.backoff_first, timing.backoff_cap)
+        self._known: dict[ObjectKey, str] = {}
+        self._version: str | None = None
+        self._page_size = PAGE_SIZE
+        self._listed_at = 0.0
+        self._watch_began = 0.0
+        self._complaint = ""
+
+    async def events(self) -> AsyncIterator[Changed[T] | Deleted | Synced]:
+        """Changes for ever; ends only by cancellation."""
+        while True:
+            try:
+                if self._version is None:
+                    async for event in self._list():
+                        yield event
+                async for event in self._watch(self._version or ""):
+                    yield event
+                reason, delay = self._ended()
+            except ApiError as error:
+                reason, delay = self._failed(error)
+            self._restarted(reason)
+            await asyncio.sleep(delay)
+
+    async def _list(self) -> AsyncIterator[Changed[T] | Deleted | Synced]:
+        found: set[ObjectKey] = set()
+        version = ""
+        async for page in self._client.pages(self._path, params=self._selectors, page_size=self._page_size):
+            for raw in page.items:
+                key, item_version = _identity(raw)
+                found.add(key)
+                if self._known.get(key) != item_version:
+                    self._known[key] = item_version
+                    if (event := self._changed(key, raw)) is not None:
+                        yield event
+            version = page.resource_version
+        for key in [key for key in self._known if key not in found]:
+            del self._known[key]
+            yield Deleted(key)
+        self._version = version
+        self._listed_at = time.monotonic()
+        self._page_size = PAGE_SIZE
+        log.info("listed", extra={"resource": self._path, "objects": len(found), "resource_version": version})
+        yield Synced(version)
+
+    async def _watch(self, version: str) -> AsyncIterator[Changed[T] | Deleted]:
+        seconds = self._timing.watch * (1.0 + random.random())
+        if self._timing.resync is not None:
+            seconds = min(seconds, max(1.0, self._listed_at + self._timing.resync - time.monotonic()))
+        params = self._selectors | {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(max(1, round(seconds))),
+        }
+        self._watch_began = time.monotonic()
+        async with self._client.lines(self._path, params=params, idle_seconds=seconds + _IDLE_GRACE_SECONDS) as lines:
+            async for line in lines:
+                try:
+                    event = _EVENT.decode(line)
+                except msgspec.MsgspecError as error:
+                    raise ApiError(0, "InvalidResponse", f"watch of {self._path}: {error}") from error
+                if self._complaint:
+                    log.info("watch works again", extra={"resource": self._path})
+                    self._complaint = ""
+                if event.type == "ERROR":
+                    raise _watch_error(event.object, self._path)
+                key, self._version = _identity(event.object)
+                if event.type in ("ADDED", "MODIFIED"):
+                    self._known[key] = self._version
+                    if (changed := self._changed(key, event.object)) is not None:
+                        yield changed
+                elif event.type == "DELETED":
+                    self._known.pop(key, None)
+                    yield Deleted(key)
+                elif event.type != "BOOKMARK":
+                    raise ApiError(0, "InvalidResponse", f"watch of {self._path}: event of unknown type {event.type!r}")
+
+    def _changed(self, key: ObjectKey, raw: msgspec.Raw) -> Changed[T] | None:
+        try:
+            return Changed(key, self._decode(bytes(raw)))
+        except ValueError as error:
+            log.error(
+                "object cannot be decoded, its last state stays",
+                extra={"resource": self._path, "object": str(key), "error": str(error)},
+            )
+            return None
+
+    def _ended(self) -> tuple[RestartReason, float]:
+        now = time.monotonic()
+        delay = 0.0
+        if now - self._watch_began >= _SHORT_WATCH_SECONDS:
+            self._backoff.reset()
+        else:
+            delay = self._backoff.next()
+        if self._timing.resync is not None and now - self._listed_at >= self._timing.resync:
+            self._version = None
+            return RestartReason.RESYNC, delay
+        return RestartReason.ENDED, delay
+
+    def _failed(self, error: ApiError) -> tuple[RestartReason, float]:
+        delay = max(self._backoff.next(), error.retry_after or 0.0)
+        if (complaint := f"{error.status} {error.reason}") != self._complaint:
+            # Once a kind of failure, not once a try: an absent CRD or a server that is down may last for hours.
+            log.warning(
+                "watch failed", extra={"resource": self._path, "error": str(error), "retry_seconds": round(delay, 2)}
+            )
+            self._complaint = complaint
+        match error.status:
+            case 410 if self._version is None:
+                self._page_size = 0  # the list outlived the server's snapshot: ask for all at once
+                return RestartReason.EXPIRED, delay
+            case 410:
+                self._version = None
+                return RestartReason.EXPIRED, delay
+            case 429:
+                return RestartReason.THROTTLED, delay
+            case 0:
+                invalid = error.reason == "InvalidResponse"
+                if invalid:
+                    self._version = None
+                return RestartReason.INVALID if invalid else RestartReason.CONNECTION, delay
+            case status:
+                if status < 500:
+                    self._version = None
+                return RestartReason.REFUSED, delay
+
+
+def _identity(raw: msgspec.Raw) -> tuple[ObjectKey, str]:
+    try:
+        meta = _IDENTITY.decode(raw).metadata
+    except msgspec.MsgspecError as error:
+        raise ApiError(0, "InvalidResponse", f"object without readable metadata: {error}") from error
+    if not meta.resource_version:
+        raise ApiError(0, "InvalidResponse", f"object {meta.namespace}/{meta.name} without a resourceVersion")
+    return ObjectKey(meta.namespace, meta.name), meta.resource_version
+
+
+def _watch_error(raw: msgspec.Raw, path: str) -> ApiError:
+    try:
+        status = _STATUS.decode(raw)
+    except msgspec.MsgspecError as error:
+        return ApiError(0, "InvalidResponse", f"watch of {path}: {error}")
+    return ApiError(status.code or 500, status.reason or "Unknown", f"watch of {path}: {status.message or ''}")
