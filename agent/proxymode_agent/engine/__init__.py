@@ -1,0 +1,4 @@
+"""Keeps the kernel in agreement with Services: syncs, switches, retries, and tells where things stand."""
+
+from proxymode_agent.engine.snapshot import EnginePhase as EnginePhase
+from proxymode_agent.engine.snapshot import EngineSnapshot as EngineSnapshot

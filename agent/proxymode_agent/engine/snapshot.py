@@ -1,0 +1,56 @@
+"""What the engine tells the rest of the agent: an immutable picture of where the node's dataplane stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from proxymode_api.modes import ObservedMode
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from proxymode_api.modes import Mode
+
+    from proxymode_agent.services.model import ServicePortName
+    from proxymode_agent.switch import StepRecord, SwitchRecord
+
+
+class EnginePhase(StrEnum):
+    """The engine's state in one word; the values are those of NodeProxyMode's phase."""
+
+    PENDING = "Pending"
+    """Waits for the first complete list of Services and EndpointSlices, or to be told what is desired."""
+    OBSERVING = "Observing"
+    """No mode is desired and none of ours is in the kernel: programs nothing."""
+    PROGRAMMING = "Programming"
+    """The mode's first full sync has not succeeded yet."""
+    SWITCHING = "Switching"
+    ACTIVE = "Active"
+    """The dataplane does what Services say, as of the last sync."""
+    FAILED = "Failed"
+    """The last sync or switch failed; it is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """Where the node's dataplane stands. Times are wall-clock, UTC."""
+
+    phase: EnginePhase = EnginePhase.PENDING
+    desired: Mode | None = None
+    observed: ObservedMode = ObservedMode.NONE
+    synced: bool = False
+    """Whether the kernel agrees with all Services and EndpointSlices seen up to the last sync."""
+    services: int = 0
+    """Service ports programmed."""
+    endpoints: int = 0
+    last_sync: datetime | None = None
+    """End of the last successful sync."""
+    refused: tuple[tuple[ServicePortName, str], ...] = ()
+    """Service ports that the kernel would not take, and why."""
+    error: str = ""
+    """Why the last sync or switch failed; empty when it did not."""
+    steps: tuple[StepRecord, ...] = ()
+    """Steps done of the switch that is under way."""
+    last_switch: SwitchRecord | None = None

@@ -1,0 +1,80 @@
+"""The node this agent runs on, as the API server has it: watched once, read by everybody who needs it."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxymode_agent.cell import Cell
+from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason
+from proxymode_agent.kube.objects import Node, decode_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxymode_agent.kube.client import KubeClient
+
+BEING_DELETED_TAINT = "ToBeDeletedByClusterAutoscaler"
+"""Taint of a node that the cluster autoscaler is about to remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """The node at one moment. `known` is false until the first list; `node` None: the cluster has no such Node."""
+
+    known: bool = False
+    node: Node | None = None
+
+    @property
+    def eligible(self) -> bool:
+        """Whether load balancers should send new traffic to this node (kube-proxy: KEP-3836)."""
+        if self.node is None:
+            return True
+        leaving = any(taint.key == BEING_DELETED_TAINT for taint in self.node.spec.taints or ())
+        return not leaving and self.node.metadata.deletion_timestamp is None
+
+
+def internal_ips(node: Node) -> tuple[bytes, ...]:
+    """The node's InternalIP addresses, packed, in the order of status.addresses; what is no address is left out."""
+    packed = []
+    for address in node.status.addresses or ():
+        if address.type == "InternalIP":
+            try:
+                packed.append(ipaddress.ip_address(address.address).packed)
+            except ValueError:
+                continue
+    return tuple(dict.fromkeys(packed))
+
+
+class OwnNode:
+    """Watches the Node called `name`. `run` for ever in a task; read `view`."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        name: str,
+        *,
+        restarted: Callable[[RestartReason], None] = lambda reason: None,
+    ) -> None:
+        self.view: Cell[NodeView] = Cell(NodeView())
+        self._watch = ListWatch(
+            client,
+            "/api/v1/nodes",
+            decode_node,
+            field_selector=f"metadata.name={name}",
+            restarted=restarted,
+        )
+
+    async def run(self) -> None:
+        """Keep `view` fresh; ends only by cancellation."""
+        node: Node | None = None
+        async for event in self._watch.events():
+            match event:
+                case Changed(_, changed):
+                    node = changed
+                case Deleted():
+                    node = None
+            # A change within the first list is not shown before the list is complete, and after it at once.
+            if self.view.value.known or not isinstance(event, Changed | Deleted):
+                self.view.set(NodeView(known=True, node=node))
