@@ -54,23 +54,30 @@ def archive(entries: Iterable[Entry]) -> bytes:
     return bytes(out)
 
 
-def load_order(modules_dep: str, wanted: Iterable[str]) -> list[str]:
-    """Paths of the wanted modules and all they need, dependencies first, each once.
+def load_order(modules_dep: str, modules_builtin: str, wanted: Iterable[str]) -> list[str]:
+    """Paths of the wanted modules and all they need, dependencies first, each once; built-in ones left out.
 
-    `modules_dep` is the text of depmod's modules.dep, whose lines read `path: dependency...` with the nearest
-    dependency first. A wanted module that is not listed raises KeyError: it is built in or not shipped.
+    The texts are depmod's modules.dep, whose lines read `path: dependency...` with the nearest dependency first, and
+    the kernel's modules.builtin. Raises LookupError for a module that is in neither.
     """
     dependencies: dict[str, list[str]] = {}
-    path_of: dict[str, str] = {}
     for line in modules_dep.splitlines():
         path, _, needs = line.partition(":")
         dependencies[path] = needs.split()
-        path_of[path.rsplit("/", 1)[-1].split(".ko", 1)[0].replace("-", "_")] = path
+    path_of = {_module_name(path): path for path in dependencies}
+    builtin = {_module_name(path) for path in modules_builtin.splitlines()}
     ordered: dict[str, None] = {}
     for name in wanted:
-        path = path_of[name]
-        ordered.update(dict.fromkeys([*reversed(dependencies[path]), path]))
+        if name in path_of:
+            path = path_of[name]
+            ordered.update(dict.fromkeys([*reversed(dependencies[path]), path]))
+        elif name not in builtin:
+            raise LookupError(f"kernel module {name}: this kernel neither ships it nor has it built in")
     return list(ordered)
+
+
+def _module_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1].partition(".ko")[0].replace("-", "_")
 
 
 def base(*, busybox: Path, modules: Path, init: Path) -> bytes:
@@ -79,7 +86,8 @@ def base(*, busybox: Path, modules: Path, init: Path) -> bytes:
     `modules` is the kernel's /lib/modules/RELEASE after depmod; `init` the script that becomes /init. The
     modules get numbered names, so that the script loads them with a glob.
     """
-    paths = load_order((modules / "modules.dep").read_text(), BOOT_MODULES)
+    index, builtin = (modules / "modules.dep").read_text(), (modules / "modules.builtin").read_text()
+    paths = load_order(index, builtin, BOOT_MODULES)
     return archive(
         [
             *(folder(path) for path in ("bin", "dev", "modules", "proc", "sys")),
