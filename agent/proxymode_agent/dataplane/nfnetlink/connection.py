@@ -1,0 +1,256 @@
+"""The netlink socket: commits transactions, checks them without effect, and dumps what the kernel has.
+
+Synchronous: the kernel works a transaction off before send(2) returns, so no acknowledgement is asked for and what can
+be read afterwards without waiting is all there is to know. A connection belongs to the network namespace in which it
+was made, and serves one thread. It never joins a multicast group: :mod:`.transaction` says why nobody should.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, fields, text, to_text, to_u32
+from proxymode_agent.dataplane.nfnetlink.dumps import (
+    DumpedRule,
+    DumpedSet,
+    DumpedTable,
+    parse_chain,
+    parse_rule,
+    parse_set,
+    parse_table,
+)
+from proxymode_agent.dataplane.nfnetlink.elements import Element, parse_elements
+from proxymode_agent.dataplane.nfnetlink.objects import Chain, Set, Table
+from proxymode_agent.dataplane.nfnetlink.transaction import Command, Transaction
+from proxymode_agent.dataplane.nfnetlink.uapi import (
+    NETLINK_CAP_ACK,
+    NETLINK_EXT_ACK,
+    NETLINK_NETFILTER,
+    NFNL_SUBSYS_NFTABLES,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    SO_RCVBUFFORCE,
+    SO_SNDBUFFORCE,
+    SOL_NETLINK,
+    ElemListAttr,
+    ErrorAttr,
+    GenAttr,
+    Message,
+    MessageFlag,
+    NfProto,
+    RuleAttr,
+    SetAttr,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+SEND_BUFFER = 1 << 26  # bytes: the largest transaction
+RECEIVE_BUFFER = 1 << 22  # bytes: errors of one transaction
+DATAGRAM = 1 << 17  # bytes: the kernel's dumps come in datagrams of at most 32 KB
+DUMP_ATTEMPTS = 20  # a dump is begun anew when the ruleset changes meanwhile
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_ERROR = struct.Struct("=i")
+_NFGENMSG = 4
+
+
+@dataclass(frozen=True, slots=True)
+class KernelError:
+    """One error of a transaction: which command (None: the transaction as such), errno, and the kernel's words."""
+
+    command: Command | None
+    errno: int
+    detail: str = ""
+
+    def __str__(self) -> str:
+        what = "transaction" if self.command is None else str(self.command)
+        name = errno.errorcode.get(self.errno, str(self.errno))
+        return f"{what}: {os.strerror(self.errno)} ({name})" + (f": {self.detail}" if self.detail else "")
+
+
+class NfnetlinkError(DataplaneError):
+    """The kernel refused a request. `errno` is the first error's, `errors` are all of them."""
+
+    def __init__(self, errors: tuple[KernelError, ...]) -> None:
+        more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
+        super().__init__(f"nf_tables: {errors[0]}{more}")
+        self.errors = errors
+        self.errno = errors[0].errno
+
+
+class Connection:
+    """A connection to nf_tables in the current network namespace. Needs CAP_NET_ADMIN; raises DataplaneError."""
+
+    def __init__(self) -> None:
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        except OSError as error:
+            raise DataplaneError(
+                f"nf_tables: no netlink socket: {error}; is CONFIG_NETFILTER_NETLINK there?"
+            ) from error
+        try:
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        except OSError as error:
+            self._socket.close()
+            raise DataplaneError(f"nf_tables: netlink socket: {error}; CAP_NET_ADMIN is needed") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def commit(self, transaction: Transaction) -> None:
+        """Apply all of it or nothing. An empty one is not sent. Raises NfnetlinkError naming what was refused."""
+        if transaction:
+            errors = self._send(transaction)
+            if errors:
+                raise NfnetlinkError(errors)
+
+    def commit_all(self, transactions: Iterable[Transaction]) -> int:
+        """Commit one after another up to the first error. Returns the number of kernel objects written."""
+        written = 0
+        for transaction in transactions:
+            self.commit(transaction)
+            written += transaction.objects
+        return written
+
+    def check(self, transaction: Transaction) -> tuple[KernelError, ...]:
+        """What the kernel would refuse in it; nothing is changed. Modules that it needs are loaded.
+
+        The transaction is sent with one more command that must fail, so the kernel undoes it. What the kernel looks
+        at only when all commands are good (loops, hooks of expressions) is not checked.
+        """
+        failing = Table(NfProto.INET, f"proxymode-check-{os.getpid()}").delete()
+        errors = self._send(Transaction((*transaction.commands, failing)))
+        if not errors:
+            raise DataplaneError("nf_tables: a transaction that must fail was accepted")
+        return tuple(error for error in errors if error.command is not failing)
+
+    def generation(self) -> int:
+        """A number that changes with every transaction of anybody in this network namespace (NFT_MSG_GETGEN)."""
+        for body in self._request(Message.GETGEN, NfProto.IPV4, (), MessageFlag(0), "generation"):
+            return to_u32(fields(body)[GenAttr.ID])
+        raise DataplaneError("nf_tables: no answer to NFT_MSG_GETGEN")
+
+    def tables(self, family: NfProto) -> list[DumpedTable]:
+        """The tables of a family."""
+        return [parse_table(family, body) for body in self._dump(Message.GETTABLE, family, (), f"{family} tables")]
+
+    def chains(self, table: Table) -> list[Chain]:
+        """The chains of a table, in the order in which they were made."""
+        dump = self._dump(Message.GETCHAIN, table.family, (), f"chains of {table}")
+        parsed = (parse_chain(table, body) for body in dump)
+        return [chain for chain in parsed if chain is not None]
+
+    def rules(self, table: Table) -> list[DumpedRule]:
+        """The rules of a table, chain by chain."""
+        filters: Attributes = ((RuleAttr.TABLE, text(table.name)),)
+        return [parse_rule(body) for body in self._dump(Message.GETRULE, table.family, filters, f"rules of {table}")]
+
+    def sets(self, table: Table) -> list[DumpedSet]:
+        """The sets and maps of a table."""
+        filters: Attributes = ((SetAttr.TABLE, text(table.name)),)
+        return [parse_set(body) for body in self._dump(Message.GETSET, table.family, filters, f"sets of {table}")]
+
+    def elements(self, of: Set) -> Iterator[Element]:
+        """The elements of a set or map in no particular order. Raises NfnetlinkError; ENOENT: no such set."""
+        filters: Attributes = ((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name)))
+        for body in self._dump(Message.GETSETELEM, of.table.family, filters, f"elements of {of}"):
+            yield from parse_elements(of, body)
+
+    def _send(self, transaction: Transaction) -> tuple[KernelError, ...]:
+        try:
+            self._socket.send(transaction.encode())
+        except OSError as error:
+            return (KernelError(None, error.errno or errno.EIO, "send"),)
+        errors: list[KernelError] = []
+        while True:
+            try:
+                data = self._socket.recv(DATAGRAM, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return tuple(errors)
+            except OSError as error:  # ENOBUFS: more errors than the buffer holds
+                errors.append(KernelError(None, error.errno or errno.EIO, "receive"))
+                continue
+            for kind, flags, sequence, body in _messages(data):
+                if kind == NLMSG_ERROR:
+                    error_ = _error(transaction, sequence, flags, body)
+                    if error_ is not None:
+                        errors.append(error_)
+
+    def _dump(self, message: Message, family: NfProto, filters: Attributes, what: str) -> list[memoryview]:
+        return self._request(message, family, filters, MessageFlag.DUMP, what)
+
+    def _request(
+        self, message: Message, family: NfProto, attributes: Attributes, flags: MessageFlag, what: str
+    ) -> list[memoryview]:
+        command = Command(message, flags, family, encode(attributes), f"read {what}")
+        for _ in range(DUMP_ATTEMPTS):
+            self._socket.send(command.encode(0))
+            bodies = self._receive(command, dump=bool(flags & MessageFlag.DUMP))
+            if bodies is not None:
+                return bodies
+        raise DataplaneError(f"nf_tables: {what}: the ruleset changed during each of {DUMP_ATTEMPTS} dumps")
+
+    def _receive(self, command: Command, *, dump: bool) -> list[memoryview] | None:
+        """The answers' attributes up to the end of the dump; None if the ruleset changed meanwhile."""
+        bodies: list[memoryview] = []
+        interrupted = False
+        while True:
+            for kind, flags, _, body in _messages(self._socket.recv(DATAGRAM)):
+                interrupted |= bool(flags & MessageFlag.DUMP_INTR)
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    code = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
+                    if code == errno.EINTR:
+                        return None
+                    if code:
+                        raise NfnetlinkError((KernelError(command, code),))
+                    return None if interrupted else bodies
+                if kind >> 8 == NFNL_SUBSYS_NFTABLES:
+                    bodies.append(body[_NFGENMSG:])
+                    if not dump:
+                        return bodies
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
+    """(type, flags, sequence, body) of each netlink message in a datagram."""
+    view = memoryview(data)
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
+        yield kind, flags, sequence, view[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _error(transaction: Transaction, sequence: int, flags: int, body: memoryview) -> KernelError | None:
+    """A struct nlmsgerr with its extended acknowledgement; None for a plain acknowledgement (errno 0)."""
+    number = -_ERROR.unpack_from(body)[0]
+    if not number:
+        return None
+    command = transaction.commands[sequence - 1] if 0 < sequence <= len(transaction.commands) else None
+    details: list[str] = []
+    if flags & MessageFlag.ACK_TLVS:
+        offending = _HEADER.unpack_from(body, _ERROR.size)[0]
+        skipped = _HEADER.size if flags & MessageFlag.CAPPED else (offending + 3) & ~3
+        tlvs = fields(body[_ERROR.size + skipped :])
+        if command is not None and command.locate is not None and ErrorAttr.OFFS in tlvs:
+            details.append(command.locate(int.from_bytes(tlvs[ErrorAttr.OFFS], sys.byteorder)))
+        if ErrorAttr.MSG in tlvs:
+            details.append(to_text(tlvs[ErrorAttr.MSG]))
+    return KernelError(command, number, ": ".join(filter(None, details)))

@@ -1,0 +1,107 @@
+"""What the kernel dumps, as values that compare with declarations: pure, bytes in, values out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxymode_agent.dataplane.nfnetlink import userdata
+from proxymode_agent.dataplane.nfnetlink.attributes import fields, matches, parse, to_text, to_u32, to_u64
+from proxymode_agent.dataplane.nfnetlink.objects import Chain, Hook, Rule, Set, Table
+from proxymode_agent.dataplane.nfnetlink.uapi import (
+    ChainAttr,
+    HookAttr,
+    HookNumber,
+    NfProto,
+    Policy,
+    RuleAttr,
+    SetAttr,
+    TableAttr,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class DumpedTable:
+    """A table as it is; `dormant`: somebody switched its chains off."""
+
+    table: Table
+    dormant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DumpedRule:
+    """A rule as it is: `expressions` is the content of NFTA_RULE_EXPRESSIONS."""
+
+    chain: str
+    handle: int
+    expressions: memoryview
+    comment: str | None
+
+    def is_(self, rule: Rule) -> bool:
+        """Whether it is what `rule` declares."""
+        if self.chain != rule.chain.name or self.comment != rule.comment:
+            return False
+        dumped = [expression for _, expression in parse(self.expressions)]
+        return len(dumped) == len(rule.expressions) and all(
+            matches(expression.attribute, found) for expression, found in zip(rule.expressions, dumped, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DumpedSet:
+    """A set or map as it is, without its elements."""
+
+    name: str
+    attributes: Mapping[int, memoryview]
+
+    def is_(self, declared: Set) -> bool:
+        """Whether it has the name, flags, types, lengths and userdata that are declared."""
+        return self.name == declared.name and all(
+            value == self.attributes.get(kind, bytes(len(value))) for kind, value in declared.declaration
+        )
+
+
+def parse_table(family: NfProto, body: memoryview) -> DumpedTable:
+    """An NFT_MSG_NEWTABLE of a dump."""
+    attributes = fields(body)
+    comment = userdata.comment_of(attributes.get(TableAttr.USERDATA))
+    table = Table(family, to_text(attributes[TableAttr.NAME]), comment)
+    return DumpedTable(table, dormant=bool(to_u32(attributes[TableAttr.FLAGS]) & 1))  # NFT_TABLE_F_DORMANT
+
+
+def parse_chain(table: Table, body: memoryview) -> Chain | None:
+    """An NFT_MSG_NEWCHAIN of a dump; None if it is another table's."""
+    attributes = fields(body)
+    if to_text(attributes[ChainAttr.TABLE]) != table.name:
+        return None
+    hook: Hook | None = None
+    if ChainAttr.HOOK in attributes:
+        parts = fields(attributes[ChainAttr.HOOK])
+        priority = to_u32(parts[HookAttr.PRIORITY])
+        hook = Hook(
+            to_text(attributes[ChainAttr.TYPE]),
+            HookNumber(to_u32(parts[HookAttr.HOOKNUM])),
+            priority - (1 << 32) if priority >> 31 else priority,
+            Policy(to_u32(attributes[ChainAttr.POLICY])),
+        )
+    return Chain(table, to_text(attributes[ChainAttr.NAME]), hook)
+
+
+def parse_rule(body: memoryview) -> DumpedRule:
+    """An NFT_MSG_NEWRULE of a dump."""
+    attributes = fields(body)
+    return DumpedRule(
+        to_text(attributes[RuleAttr.CHAIN]),
+        to_u64(attributes[RuleAttr.HANDLE]),
+        attributes.get(RuleAttr.EXPRESSIONS, memoryview(b"")),
+        userdata.comment_of(attributes.get(RuleAttr.USERDATA)),
+    )
+
+
+def parse_set(body: memoryview) -> DumpedSet:
+    """An NFT_MSG_NEWSET of a dump."""
+    attributes = fields(body)
+    return DumpedSet(to_text(attributes[SetAttr.NAME]), attributes)

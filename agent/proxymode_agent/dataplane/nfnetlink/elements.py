@@ -1,0 +1,202 @@
+"""Set elements to netlink messages and back, 250,000 at a time.
+
+An element is a (key, data) pair of bytes: data is empty for a set, the value for a map, and what :func:`verdict`
+makes for a verdict map. A dump gives the same pairs as were sent, so that kernel and intent compare as dictionaries.
+Everything but key and data is the same for all elements of one size, so it is made once (struct nlattr headers).
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from typing import TYPE_CHECKING
+
+from proxymode_agent.dataplane.nfnetlink.attributes import HEADER, encode, fields, parse, text, to_text, to_u32
+from proxymode_agent.dataplane.nfnetlink.expressions import verdict_data
+from proxymode_agent.dataplane.nfnetlink.fields import show
+from proxymode_agent.dataplane.nfnetlink.transaction import HEADERS, Command
+from proxymode_agent.dataplane.nfnetlink.uapi import (
+    NLA_F_NESTED,
+    DataAttr,
+    ElemAttr,
+    ElemListAttr,
+    ListAttr,
+    Message,
+    MessageFlag,
+    VerdictAttr,
+    VerdictCode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from proxymode_agent.dataplane.nfnetlink.objects import Set
+
+Element = tuple[bytes, bytes]
+
+LIST_LIMIT = 0xFFFF - HEADER.size  # nla_len of the nested list of elements
+
+
+@cache
+def verdict(code: VerdictCode, chain: str | None = None) -> bytes:
+    """The data of a verdict map's element."""
+    return encode(verdict_data(code, chain))
+
+
+def add_elements(to: Set, elements: Iterable[Element]) -> Iterator[Command]:
+    """Commands of up to 64 KB each. An element whose key exists with other data makes a transaction fail (EEXIST)."""
+    return _commands(Message.NEWSETELEM, MessageFlag.CREATE, to, _packed(to, elements))
+
+
+def delete_elements(of: Set, keys: Iterable[bytes]) -> Iterator[Command]:
+    """Commands of up to 64 KB each. A key that is not there makes a transaction fail (ENOENT)."""
+    head = _key_header(of, 0)
+    padding = bytes(-of.key_length % 4)
+    return _commands(Message.DELSETELEM, MessageFlag(0), of, (head + key + padding for key in keys))
+
+
+def flush_elements(of: Set) -> Command:
+    """A command that deletes all elements."""
+    body = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
+    return Command(Message.DELSETELEM, MessageFlag(0), of.table.family, body, f"flush {of}")
+
+
+def parse_elements(of: Set, buffer: memoryview) -> Iterator[Element]:
+    """The elements in one NFT_MSG_NEWSETELEM of a dump."""
+    elements = fields(buffer).get(ElemListAttr.ELEMENTS)
+    if elements is None:
+        return iter(())
+    if of.data_length and not isinstance(of.data, tuple):
+        return _parse_verdicts(elements)
+    return _parse_fixed(of, bytes(elements)) or _parse_values(elements)
+
+
+def _key_header(of: Set, data_bytes: int) -> bytes:
+    """The attribute headers before a key, in an element with `data_bytes` after it."""
+    value = HEADER.size + of.key_length
+    key = HEADER.size + value
+    padded = (key + 3) & ~3
+    return struct.pack(
+        "=HHHHHH",
+        HEADER.size + padded + data_bytes,
+        ListAttr.ELEM | NLA_F_NESTED,
+        key,
+        ElemAttr.KEY | NLA_F_NESTED,
+        value,
+        DataAttr.VALUE,
+    )
+
+
+def _packed(of: Set, elements: Iterable[Element]) -> Iterator[bytes]:
+    key_padding = bytes(-of.key_length % 4)
+    if of.data is None:
+        head = _key_header(of, 0)
+        return (head + key + key_padding for key, _ in elements)
+    if isinstance(of.data, tuple):
+        value = HEADER.size + of.data_length
+        tail = bytes(-of.data_length % 4)
+        middle = key_padding + struct.pack(
+            "=HHHH", HEADER.size + value, ElemAttr.DATA | NLA_F_NESTED, value, DataAttr.VALUE
+        )
+        head = _key_header(of, HEADER.size + value + len(tail))
+        if not tail:
+            return (head + key + middle + data for key, data in elements)
+        return (head + key + middle + data + tail for key, data in elements)
+    return _packed_verdicts(of, key_padding, elements)
+
+
+def _packed_verdicts(of: Set, key_padding: bytes, elements: Iterable[Element]) -> Iterator[bytes]:
+    frames: dict[bytes, tuple[bytes, bytes]] = {}
+    for key, data in elements:
+        frame = frames.get(data)
+        if frame is None:
+            size = HEADER.size + len(data)
+            frame = frames[data] = (
+                _key_header(of, size),
+                key_padding + HEADER.pack(size, ElemAttr.DATA | NLA_F_NESTED) + data,
+            )
+        yield frame[0] + key + frame[1]
+
+
+def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[bytes]) -> Iterator[Command]:
+    head = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
+    verb = "add" if message is Message.NEWSETELEM else "delete"
+
+    def command(parts: list[bytes], size: int) -> Command:
+        header = HEADER.pack(HEADER.size + size, ElemListAttr.ELEMENTS | NLA_F_NESTED)
+        body = b"".join((head, header, *parts))
+
+        def locate(offset: int) -> str:
+            return _element_at(of, body, offset)
+
+        what = "1 element" if len(parts) == 1 else f"{len(parts)} elements"
+        label = f"{verb} {what} of {of}"
+        return Command(message, flags, of.table.family, body, label, len(parts), locate)
+
+    parts: list[bytes] = []
+    size = 0
+    for part in packed:
+        if size + len(part) > LIST_LIMIT:
+            yield command(parts, size)
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part)
+    if parts:
+        yield command(parts, size)
+
+
+def _element_at(of: Set, body: bytes, offset: int) -> str:
+    """The key of the element that begins at a byte of a message (nlmsghdr included, as the kernel counts)."""
+    element = fields(memoryview(body)[offset - HEADERS.size + HEADER.size :]).get(ElemAttr.KEY)
+    if element is None:
+        return ""
+    return show(of.key, bytes(fields(element)[DataAttr.VALUE]))
+
+
+def _parse_fixed(of: Set, elements: bytes) -> Iterator[Element] | None:
+    """Elements that all have key and value and nothing else; None if they do not look so."""
+    layout = f"12x{of.key_length}s{-of.key_length % 4}x"
+    if of.data is not None:
+        layout += f"8x{of.data_length}s{-of.data_length % 4}x"
+    size = struct.calcsize("=" + layout)
+    count, rest = divmod(len(elements), size)
+    if rest or not count:
+        return None
+    key_end = 12 + ((of.key_length + 3) & ~3)
+    headers = (*range(12), *(range(key_end, key_end + 8) if of.data is not None else ()))
+    first = elements[:size]
+    if HEADER.unpack_from(first)[0] != size:
+        return None
+    if any(elements[at::size] != first[at : at + 1] * count for at in headers):
+        return None
+    unpacked = struct.iter_unpack("=" + layout, elements)
+    if of.data is None:
+        return ((key, b"") for (key,) in unpacked)
+    return unpacked
+
+
+def _parse_values(elements: memoryview) -> Iterator[Element]:
+    for _, element in parse(elements):
+        parts = fields(element)
+        key = fields(parts[ElemAttr.KEY])[DataAttr.VALUE]
+        data = fields(parts[ElemAttr.DATA])[DataAttr.VALUE] if ElemAttr.DATA in parts else b""
+        yield bytes(key), bytes(data)
+
+
+def _parse_verdicts(elements: memoryview) -> Iterator[Element]:
+    known: dict[bytes, bytes] = {}
+    for _, element in parse(elements):
+        parts = fields(element)
+        raw = bytes(parts[ElemAttr.DATA])
+        data = known.get(raw)
+        if data is None:
+            data = known[raw] = _verdict_of(raw)
+        yield bytes(fields(parts[ElemAttr.KEY])[DataAttr.VALUE]), data
+
+
+def _verdict_of(raw: bytes) -> bytes:
+    attributes = fields(fields(raw)[DataAttr.VERDICT])
+    code = to_u32(attributes[VerdictAttr.CODE])
+    chain = attributes.get(VerdictAttr.CHAIN)
+    signed = VerdictCode(code - (1 << 32) if code >> 31 else code)
+    return verdict(signed, None if chain is None else to_text(chain))

@@ -1,0 +1,94 @@
+"""Commands and transactions: what is to be sent, as values to look at, count, cut into pieces and print.
+
+The kernel applies a transaction as a whole or not at all (struct nfgenmsg batches, net/netfilter/nfnetlink.c).
+It keeps memory for each of its objects until it ends, and while anybody on the machine listens to nf_tables events
+several kilobytes for each element: bulk work goes in transactions of one message each (:func:`one_by_one`).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxymode_agent.dataplane.nfnetlink.uapi import (
+    NFNL_MSG_BATCH_BEGIN,
+    NFNL_MSG_BATCH_END,
+    NFNL_SUBSYS_NFTABLES,
+    Message,
+    MessageFlag,
+    NfProto,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+HEADERS = struct.Struct("=IHHIIBBH")  # struct nlmsghdr, struct nfgenmsg (res_id is big-endian)
+_RES_ID = socket.htons(NFNL_SUBSYS_NFTABLES)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One message of a transaction. `text` says for people what it does; `objects`: how many kernel objects.
+
+    `locate` names the part of the message (an element) that holds a byte of `body`, for errors.
+    """
+
+    message: Message
+    flags: MessageFlag
+    family: NfProto
+    body: bytes
+    text: str
+    objects: int = 1
+    locate: Callable[[int], str] | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    def encode(self, sequence: int) -> bytes:
+        """The netlink message with a sequence number, by which an error names it."""
+        return _message(NFNL_SUBSYS_NFTABLES << 8 | self.message, self.flags, self.family, sequence, self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Commands that take effect together."""
+
+    commands: tuple[Command, ...]
+
+    @classmethod
+    def of(cls, *commands: Command) -> Transaction:
+        return cls(commands)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.commands))
+
+    def __bool__(self) -> bool:
+        return bool(self.commands)
+
+    @property
+    def objects(self) -> int:
+        """Kernel objects that it adds or deletes."""
+        return sum(command.objects for command in self.commands)
+
+    def encode(self) -> bytes:
+        """The batch; command number n (from 1) has the sequence number n."""
+        return b"".join(
+            (
+                _message(NFNL_MSG_BATCH_BEGIN, MessageFlag(0), 0, 0, b"", _RES_ID),
+                *(command.encode(number) for number, command in enumerate(self.commands, 1)),
+                _message(NFNL_MSG_BATCH_END, MessageFlag(0), 0, 0, b"", _RES_ID),
+            )
+        )
+
+
+def one_by_one(commands: Iterable[Command]) -> Iterator[Transaction]:
+    """A transaction for each command: as quick as one large one, and bounded in memory."""
+    for command in commands:
+        yield Transaction((command,))
+
+
+def _message(kind: int, flags: MessageFlag, family: int, sequence: int, body: bytes, res_id: int = 0) -> bytes:
+    length = HEADERS.size + len(body)
+    return HEADERS.pack(length, kind, flags | MessageFlag.REQUEST, sequence, 0, family, 0, res_id) + body
