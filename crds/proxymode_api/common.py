@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from proxymode_api import rules
 from proxymode_api.modes import Mode as Mode
 
 
@@ -28,13 +29,12 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-DURATION_PATTERN: Final = r"^(0|([0-9]+h)?([0-9]+m)?([0-9]+s)?)$"
-_DURATION: Final = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
+_DURATION: Final = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
 
 
 def parse_duration(text: str) -> timedelta:
     """`1h30m`, `90s`, `0` to a timedelta. Raises ValueError that says what would be right."""
-    match = _DURATION.match(text)
+    match = _DURATION.fullmatch(text)
     if text == "0":
         return timedelta()
     if not text or match is None:
@@ -50,10 +50,16 @@ def _checked_duration(text: str) -> str:
 
 Duration = Annotated[
     str,
-    Field(pattern=DURATION_PATTERN, min_length=1, max_length=20, examples=["30s", "10m", "1h30m"]),
+    Field(max_length=20, examples=["30s", "10m", "1h30m"], json_schema_extra=rules.extra(rules.DURATION)),
     AfterValidator(_checked_duration),
 ]
 """A non-negative length of time, as Go writes it, in whole hours, minutes and seconds."""
+
+Cidr = Annotated[str, Field(max_length=43, json_schema_extra=rules.extra(rules.CIDR))]
+"""An IPv4 or IPv6 prefix."""
+
+Interface = Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[^/:\s]+$")]
+"""A network interface's name or its beginning; bounds are the kernel's (dev_valid_name, IFNAMSIZ)."""
 
 
 class ConditionStatus(StrEnum):
@@ -63,7 +69,7 @@ class ConditionStatus(StrEnum):
 
 
 class Condition(Model):
-    """metav1.Condition (k8s.io/apimachinery): one aspect of an object's state, as of observedGeneration."""
+    """One aspect of the object's state, as of observedGeneration (metav1.Condition)."""
 
     type: str = Field(max_length=316, description="Type of the condition in CamelCase.")
     status: ConditionStatus = Field(description="True, False or Unknown.")
@@ -107,20 +113,27 @@ class DetectLocalMode(StrEnum):
 class DetectLocal(Model):
     """How traffic from pods is told from traffic from outside; the latter is masqueraded."""
 
+    model_config = ConfigDict(json_schema_extra=rules.extra(*rules.DETECT_LOCAL))
+
     mode: DetectLocalMode = Field(
         default=DetectLocalMode.CLUSTER_CIDR,
-        description="What identifies pod traffic: the node's own podCIDRs, the cluster's pod CIDRs, or an interface.",
+        description="What identifies traffic from pods: the cluster's pod CIDRs (ClusterCIDR), this node's own "
+        "(NodeCIDR), or the interface it comes in by (InterfaceNamePrefix, BridgeInterface); kube-proxy: "
+        "--detect-local-mode.",
     )
-    cluster_cidrs: list[str] = Field(
+    cluster_cidrs: list[Cidr] = Field(
         default_factory=list,
+        alias="clusterCIDRs",
         max_length=8,
-        description="Pod CIDRs of the cluster, IPv4 and IPv6; used when mode is ClusterCIDR.",
+        description="Pod CIDRs of the cluster, IPv4 and IPv6; for mode ClusterCIDR. With none given nothing is taken "
+        "for traffic from outside, so that only a pod's traffic to itself through a Service is masqueraded "
+        "(kube-proxy: --cluster-cidr).",
         examples=[["10.244.0.0/16"]],
     )
-    interface: str | None = Field(
+    interface: Interface | None = Field(
         default=None,
-        max_length=15,
-        description="Interface name prefix or bridge name; used when mode is InterfaceNamePrefix or BridgeInterface.",
+        description="Beginning of the interface names for mode InterfaceNamePrefix, name of the bridge for mode "
+        "BridgeInterface (kube-proxy: --pod-interface-name-prefix, --pod-bridge-interface).",
         examples=["cni0", "veth"],
     )
 
@@ -156,11 +169,12 @@ class IpvsOptions(Model):
         description="Set arp_ignore and arp_announce so that the node does not answer ARP for Service addresses; "
         "MetalLB in layer 2 mode needs it (kube-proxy: --ipvs-strict-arp).",
     )
-    exclude_cidrs: list[str] = Field(
+    exclude_cidrs: list[Cidr] = Field(
         default_factory=list,
         alias="excludeCIDRs",
         max_length=64,
-        description="Virtual servers in these CIDRs are somebody else's and never touched.",
+        description="Virtual servers in these CIDRs are somebody else's and never touched (kube-proxy: "
+        "--ipvs-exclude-cidrs).",
         examples=[["203.0.113.0/24"]],
     )
 
@@ -185,12 +199,14 @@ class DataplaneOptions(Model):
         default=False,
         description="Masquerade all traffic to Service addresses (kube-proxy: --masquerade-all).",
     )
-    node_port_addresses: list[str] = Field(
+    node_port_addresses: list[Annotated[str, Field(max_length=43)]] = Field(
         default_factory=list,
         max_length=64,
-        description="CIDRs of the node's addresses on which NodePorts answer, or the word primary. "
-        "Empty: the primary addresses in nftables mode, all local addresses in ipvs mode, as kube-proxy does.",
+        description="CIDRs of the node's addresses on which NodePorts answer, or the one word primary. Empty: the "
+        "primary addresses in nftables mode, all local addresses in ipvs mode, as kube-proxy does (kube-proxy: "
+        "--nodeport-addresses).",
         examples=[["primary"], ["192.168.0.0/16"]],
+        json_schema_extra=rules.extra(rules.NODE_PORT_ADDRESSES),
     )
     detect_local: DetectLocal = Field(
         default_factory=DetectLocal, description="How pod traffic is told from traffic from outside."

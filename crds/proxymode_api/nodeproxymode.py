@@ -154,5 +154,5 @@ class NodeProxyMode(Model):
     api_version: Literal["proxymode.io/v1alpha1"] = API_VERSION
     kind: Literal["NodeProxyMode"] = "NodeProxyMode"
     metadata: ObjectMeta
-    spec: NodeProxyModeSpec = Field(default_factory=NodeProxyModeSpec, description="What shall be.")
-    status: NodeProxyModeStatus = Field(default_factory=NodeProxyModeStatus, description="What is.")
+    spec: NodeProxyModeSpec = Field(default_factory=NodeProxyModeSpec)
+    status: NodeProxyModeStatus = Field(default_factory=NodeProxyModeStatus)

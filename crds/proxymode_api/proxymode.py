@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic resolves annotations at run time
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from proxymode_api import API_VERSION
+from proxymode_api import API_VERSION, rules
 from proxymode_api.common import (
     Condition,
     ConnectionPolicy,
@@ -19,10 +19,17 @@ from proxymode_api.common import (
     ObjectMeta,
 )
 
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-PERCENT_PATTERN = r"^(100|[1-9]?[0-9])%$"
-IntOrPercent = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=PERCENT_PATTERN)]
+NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+PERCENT_PATTERN: Final = r"^(100|[1-9][0-9]?)%$"
+IntOrPercent = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=PERCENT_PATTERN)]
 """A number of nodes, or a percentage of the selected nodes such as `25%`."""
+
+LABEL_KEY_PATTERN: Final = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=LABEL_KEY_PATTERN)]
+"""A label key: a name, or a DNS name, a slash and a name."""
+
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+"""A label value; may be empty."""
 
 
 class SelectorOperator(StrEnum):
@@ -33,17 +40,30 @@ class SelectorOperator(StrEnum):
 
 
 class LabelSelectorRequirement(Model):
-    """metav1.LabelSelectorRequirement."""
+    """One requirement on a label of the node (metav1.LabelSelectorRequirement)."""
 
-    key: str = Field(min_length=1, max_length=317, description="Label key.")
-    operator: SelectorOperator = Field(description="In, NotIn, Exists or DoesNotExist.")
-    values: list[str] = Field(default_factory=list, max_length=256, description="Values for In and NotIn.")
+    model_config = ConfigDict(json_schema_extra=rules.extra(*rules.SELECTOR_REQUIREMENT))
+
+    key: LabelKey = Field(description="Label key.", examples=["topology.kubernetes.io/zone"])
+    operator: SelectorOperator = Field(
+        description="In and NotIn compare the label with values; Exists and DoesNotExist ask whether it is there."
+    )
+    values: list[LabelValue] = Field(
+        default_factory=list, max_length=256, description="Label values, at least one, for In and NotIn only."
+    )
 
 
 class LabelSelector(Model):
-    """metav1.LabelSelector; empty selects everything."""
+    """Which nodes, by their labels; empty selects all (metav1.LabelSelector)."""
 
-    match_labels: dict[str, str] = Field(default_factory=dict, description="Labels that a node must carry.")
+    model_config = ConfigDict(json_schema_extra=rules.extra(map_type="atomic"))
+
+    match_labels: dict[str, LabelValue] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Labels that a node must carry, all of them.",
+        examples=[{"node-role.kubernetes.io/worker": ""}],
+    )
     match_expressions: list[LabelSelectorRequirement] = Field(
         default_factory=list, max_length=32, description="Requirements, all of which a node must meet."
     )
@@ -60,16 +80,20 @@ class Stage(Model):
     Stages are cumulative: a node belongs to the first stage that reaches it.
     """
 
+    model_config = ConfigDict(json_schema_extra=rules.extra(rules.STAGE_REACH))
+
     name: str = Field(
         min_length=1,
         max_length=63,
         pattern=NAME_PATTERN,
-        description="Name of the stage, unique in the list.",
+        description="Name of the stage, unique in the list; lower-case letters, digits and dashes.",
         examples=["canary"],
     )
-    selector: LabelSelector | None = Field(default=None, description="The nodes with these labels.")
+    selector: LabelSelector | None = Field(
+        default=None, description="The selected nodes with these labels; empty: all of them."
+    )
     count: int | None = Field(
-        default=None, ge=1, description="So many nodes in all, earlier stages included.", examples=[1]
+        default=None, ge=1, le=1_000_000, description="So many nodes in all, earlier stages included.", examples=[1]
     )
     percent: int | None = Field(
         default=None,
@@ -80,11 +104,13 @@ class Stage(Model):
     )
     soak: Duration = Field(
         default="0",
-        description="How long the finished stage is watched before the next begins.",
+        description="How long the finished stage is watched before the next begins; 0: not at all.",
         examples=["30m"],
     )
     approval: Approval = Field(
-        default=Approval.AUTOMATIC, description="Manual: the stage waits until it is promoted by a person."
+        default=Approval.AUTOMATIC,
+        description="Automatic: the stage begins by itself after the one before it. Manual: it waits until a person "
+        "promotes it with kubectl proxymode promote.",
     )
 
 
@@ -107,18 +133,19 @@ class Rollout(Model):
         default_factory=lambda: [Stage(name="all", percent=100)],
         min_length=1,
         max_length=32,
-        description="Steps in order; the last must reach every selected node (percent: 100).",
+        description="Steps in order; the last must reach every selected node (percent: 100 or an empty selector).",
+        json_schema_extra=rules.extra(*rules.STAGES, list_type="map", list_map_keys=["name"]),
     )
     max_unavailable: IntOrPercent = Field(
         default=1,
-        description="Most nodes that may be switching or not ready at one time: a number, or a percentage of the "
-        "selected nodes, rounded up as for Deployments but never below 1.",
-        examples=[1, "10%"],
+        description="Most nodes that may be switching or not ready at one time: a number from 1, or a percentage of "
+        "the selected nodes, rounded up.",
+        examples=["10%"],
+        json_schema_extra=rules.extra(rules.MAX_UNAVAILABLE),
     )
-    topology_key: str | None = Field(
+    topology_key: LabelKey | None = Field(
         default=None,
-        max_length=317,
-        description="Node label over whose values a stage's order is spread.",
+        description="Node label over whose values the order within a stage is spread.",
         examples=["topology.kubernetes.io/zone"],
     )
     min_ready_seconds: int = Field(
@@ -128,15 +155,22 @@ class Rollout(Model):
         description="How long a switched node must be Ready before it counts as updated.",
     )
     progress_deadline: Duration = Field(
-        default="10m", description="A node that has not switched after this time counts as failed."
+        default="10m",
+        description="A node that has not switched this long after it was told to counts as failed.",
+        json_schema_extra=rules.extra(rules.DURATION, rules.NOT_ZERO),
     )
-    failure_threshold: int = Field(default=1, ge=1, description="So many failed nodes stop the rollout.")
-    on_failure: OnFailure = Field(default=OnFailure.PAUSE, description="What happens when failureThreshold is reached.")
+    failure_threshold: int = Field(default=1, ge=1, le=1_000_000, description="So many failed nodes stop the rollout.")
+    on_failure: OnFailure = Field(
+        default=OnFailure.PAUSE,
+        description="What happens when failureThreshold is reached. Pause: nothing new starts. Rollback: the nodes "
+        "of this rollout go back to the mode that they had.",
+    )
     on_blocked: BlockedPolicy = Field(
         default=BlockedPolicy.SKIP,
-        description="Skip: the rollout goes round nodes that cannot run the mode; Stop: such a node stops its stage.",
+        description="What a node that cannot run the mode means. Skip: the rollout goes round it. Stop: it stops its "
+        "stage.",
     )
-    paused: bool = Field(default=False, description="Nothing new starts; nodes in mid-switch finish.")
+    paused: bool = Field(default=False, description="True: nothing new starts; nodes in mid-switch finish.")
 
 
 class SwitchOptions(Model):
@@ -144,7 +178,7 @@ class SwitchOptions(Model):
 
     connections: ConnectionPolicy = Field(
         default=ConnectionPolicy.CUT,
-        description="Cut: new connections move at once, those open on the old mode end.",
+        description="What happens to connections open on the old mode. Cut: they end; new ones move at once.",
     )
 
 
@@ -158,6 +192,8 @@ class ProxyModeSpec(DataplaneOptions):
     )
     priority: int = Field(
         default=0,
+        ge=-1_000_000_000,
+        le=1_000_000_000,
         description="Where several ProxyModes select a node, the highest priority decides; ties: the oldest.",
     )
     rollout: Rollout = Field(default_factory=Rollout, description="How the fleet moves.")
@@ -264,5 +300,5 @@ class ProxyMode(Model):
     api_version: Literal["proxymode.io/v1alpha1"] = API_VERSION
     kind: Literal["ProxyMode"] = "ProxyMode"
     metadata: ObjectMeta
-    spec: ProxyModeSpec = Field(description="What shall be.")
-    status: ProxyModeStatus = Field(default_factory=ProxyModeStatus, description="What is.")
+    spec: ProxyModeSpec
+    status: ProxyModeStatus = Field(default_factory=ProxyModeStatus)
