@@ -14,12 +14,13 @@ import random
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.kube.client import PAGE_SIZE, ApiError, Status
+from proxymode_agent.kube.objects import ObjectKey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,16 +31,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class ObjectKey(NamedTuple):
-    """An object's identity within its kind; `namespace` is empty for cluster-scoped kinds."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,19 @@ Shapes follow k8s.io/api core/v1 and discovery/v1. What the API marks optional i
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
+
+
+class ObjectKey(NamedTuple):
+    """An object's identity within its kind; `namespace` is empty for cluster-scoped kinds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 class ObjectMeta(msgspec.Struct, rename="camel", frozen=True, gc=False):
