@@ -132,7 +132,8 @@ def ipvs_conntrack(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Findi
 def ipvs_forwarding(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding:
     others = {method: count for method, count in facts.ipvs.forwarding.items() if method not in {"Masq", "Local"}}
     if not others:
-        return Finding(Verdict.PASS, f"{sum(facts.ipvs.forwarding.values())} real servers, all of them masqueraded")
+        count = sum(facts.ipvs.forwarding.values())
+        return Finding(Verdict.PASS, f"all {count} real servers are masqueraded" if count else "no real server")
     return Finding(
         Verdict.WARN,
         "real servers that no Kubernetes proxy makes: "
@@ -144,7 +145,8 @@ def ipvs_forwarding(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Find
 def ipvs_scheduling(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding:
     special = {name: count for name, count in facts.ipvs.schedulers.items() if name != "rr"}
     if not special:
-        return Finding(Verdict.PASS, f"{sum(facts.ipvs.schedulers.values())} virtual servers, none beyond rr")
+        count = sum(facts.ipvs.schedulers.values())
+        return Finding(Verdict.PASS, f"all {count} virtual servers use rr" if count else "no virtual server")
     return Finding(
         Verdict.WARN,
         ", ".join(f"{count} virtual servers with {name}" for name, count in sorted(special.items()))

@@ -1,0 +1,119 @@
+"""Reads a node: kernel, modules, sysctls, conntrack, IPVS, interfaces, nf_tables, and who else handles Services.
+
+Reads only. The one thing it writes is an nf_tables transaction that the kernel rolls back (`nftprobe`). What cannot be
+read is left out of the facts, never guessed: the checks say so. Blocking calls; run it in a thread, in the network
+namespace that the agent programs.
+
+Not seen: chains of iptables-legacy (they are not nf_tables), and processes of the host where the agent has a pid
+namespace of its own; a live kube-proxy is then noticed by its answer on /proxyMode.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from proxymode_agent.preflight.model import Facts, IpvsTable, KubeProxyFound
+from proxymode_agent.preflight.modules import module_states
+from proxymode_agent.preflight.nftprobe import NftView, view_nft
+
+SYSCTLS: Final = (
+    "net.ipv4.ip_forward",
+    "net.ipv4.vs.conntrack",
+    "net.ipv6.conf.all.forwarding",
+    "net.netfilter.nf_conntrack_max",
+)
+BPF_PINS: Final = {"cilium-socketlb": "sys/fs/bpf/cilium/socketlb"}
+KUBE_PROXY_METRICS: Final = ("127.0.0.1", 10249)
+"""kube-proxy's --metrics-bind-address by default; it answers /proxyMode there."""
+ASK_SECONDS: Final = 1.0
+
+
+def collect(root: Path = Path("/"), metrics: tuple[str, int] = KUBE_PROXY_METRICS) -> Facts:
+    """The facts of this node and of the calling thread's network namespace; takes milliseconds."""
+    name = os.uname()
+    nft = view_nft()
+    return Facts(
+        kernel=name.release,
+        architecture=name.machine,
+        modules=module_states(root, name.release),
+        sysctls={
+            name: value
+            for name in SYSCTLS
+            if (value := _number(root / f"proc/sys/{name.replace('.', '/')}")) is not None
+        },
+        conntrack_count=_number(root / "proc/sys/net/netfilter/nf_conntrack_count"),
+        nft=nft.probe,
+        ipvs_reachable=(root / "proc/thread-self/net/ip_vs").exists(),
+        ipvs=ipvs_table(root / "proc/thread-self/net/ip_vs"),
+        interfaces=frozenset(name for _, name in socket.if_nameindex()),
+        bpf_pins=frozenset(name for name, path in BPF_PINS.items() if (root / path).exists()),
+        nat_chains=nft.nat_chains,
+        kube_proxy=_kube_proxy(root, metrics, nft),
+    )
+
+
+def ipvs_table(path: Path) -> IpvsTable:
+    """Virtual servers by scheduler and real servers by forwarding method, from /proc/net/ip_vs (ip_vs_ctl.c)."""
+    schedulers: Counter[str] = Counter()
+    forwarding: Counter[str] = Counter()
+    try:
+        with path.open() as file:
+            for line in file:
+                words = line.split()
+                if line.startswith(("TCP ", "UDP ", "SCTP ", "FWM ")) and len(words) >= 3:
+                    schedulers[words[2]] += 1
+                elif line.startswith("  -> ") and len(words) >= 4 and words[3].lstrip("-").isdigit():
+                    forwarding[words[2]] += 1
+    except OSError:
+        return IpvsTable()
+    return IpvsTable(dict(schedulers), dict(forwarding))
+
+
+def _kube_proxy(root: Path, metrics: tuple[str, int], nft: NftView) -> KubeProxyFound:
+    mode = proxy_mode(*metrics)
+    running = f"answers on {metrics[0]}:{metrics[1]}" if mode else ""
+    if pid := kube_proxy_process(root):
+        running = f"process {pid}"
+    return KubeProxyFound(running=running, mode=mode, rules=nft.kube_proxy_rules)
+
+
+def proxy_mode(host: str, port: int) -> str:
+    """What a kube-proxy on host:port calls its mode; empty when none answers."""
+    connection = http.client.HTTPConnection(host, port, timeout=ASK_SECONDS)
+    try:
+        connection.request("GET", "/proxyMode")
+        response = connection.getresponse()
+        answer = response.read(64).decode("ascii", errors="replace").strip()
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+    return answer if response.status == 200 and answer.isalpha() else ""
+
+
+def kube_proxy_process(root: Path) -> int | None:
+    """A process called kube-proxy in this network namespace; others belong to other nodes (kind, tests)."""
+    try:
+        own = (root / "proc/thread-self/ns/net").stat().st_ino
+    except OSError:
+        return None
+    for entry in (root / "proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "comm").read_text().strip() == "kube-proxy" and (entry / "ns/net").stat().st_ino == own:
+                    return int(entry.name)
+            except OSError:
+                continue  # ended meanwhile, or not ours to look at
+    return None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
