@@ -271,6 +271,8 @@ class CtKey(IntEnum):
     DIRECTION = 1
     STATUS = 2
     MARK = 3
+    PROTO_SRC = 11
+    PROTO_DST = 12
     SRC_IP = 19
     DST_IP = 20
     SRC_IP6 = 21

@@ -1,0 +1,1 @@
+"""Conntrack entries over ctnetlink, and the connections of IPVS: counted, compared, carried over."""

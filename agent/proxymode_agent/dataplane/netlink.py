@@ -1,0 +1,143 @@
+"""A request/answer netlink socket: batches of changes with one answer each, and dumps.
+
+For the families where the kernel takes message after message: generic netlink (IPVS), rtnetlink, ctnetlink. Not for
+nf_tables, whose batches are transactions: see nfnetlink. Many messages go out with one system call and only the last
+asks for an acknowledgement, the others speak up only when they fail: about 10 us a change instead of 40 (RFC 3549
+section 2.3.2; include/uapi/linux/netlink.h). Message bodies are bytes that the caller packed.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+NLM_F_REQUEST: Final = 0x1
+NLM_F_ACK: Final = 0x4
+NLM_F_DUMP_INTR: Final = 0x10
+NLM_F_DUMP: Final = 0x300
+NLM_F_REPLACE: Final = 0x100
+NLM_F_EXCL: Final = 0x200
+NLM_F_CREATE: Final = 0x400
+NLM_F_APPEND: Final = 0x800
+_NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
+_SOL_NETLINK: Final = 270
+_NETLINK_CAP_ACK: Final = 10
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+
+_HEADER: Final = struct.Struct("=IHHII")  # nlmsg_len, nlmsg_type, nlmsg_flags, nlmsg_seq, nlmsg_pid
+_ERROR: Final = struct.Struct("=i")
+_BATCH: Final = 64  # messages a system call: the time between two of them stays short, the cost of the call is spread
+_DUMP_TRIES: Final = 8
+_ANSWER_SECONDS: Final = 30.0
+
+
+class Message(NamedTuple):
+    """One request: nlmsg_type, NLM_F_* beyond REQUEST, and what follows the header."""
+
+    kind: int
+    flags: int
+    body: bytes
+
+
+class DumpInterruptedError(OSError):
+    """The table changed during every one of several dumps, so none of them is a consistent picture."""
+
+
+class NetlinkSocket:
+    """One AF_NETLINK socket in the network namespace of the thread that opens it. Not thread-safe."""
+
+    def __init__(self, protocol: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        for option, size in ((_SO_SNDBUFFORCE, 4 << 20), (_SO_RCVBUFFORCE, 16 << 20)):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, size)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.bind((0, 0))
+        self._socket.settimeout(_ANSWER_SECONDS)
+        self._sequence = 0
+        self._buffer = bytearray(1 << 18)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def transact(self, messages: Sequence[Message]) -> dict[int, int]:
+        """Send all messages in order; returns errno by index of those that the kernel refused.
+
+        Each message stands for itself: one that fails does not stop those after it. Raises OSError when the kernel
+        does not answer.
+        """
+        refused: dict[int, int] = {}
+        for start in range(0, len(messages), _BATCH):
+            refused.update(self._batch(messages[start : start + _BATCH], start))
+        return refused
+
+    def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
+        """All answers to a dump request as (nlmsg_type, body). Repeats a dump that a change interrupted.
+
+        Raises DumpInterruptedError after several such, OSError with the kernel's errno if it refuses.
+        """
+        for _ in range(_DUMP_TRIES):
+            answers: list[tuple[int, bytes]] = []
+            consistent = True
+            for answer_kind, flags, view in self.stream(kind, body):
+                answers.append((answer_kind, bytes(view)))
+                consistent = consistent and not flags & NLM_F_DUMP_INTR
+            if consistent:
+                return answers
+        raise DumpInterruptedError(f"netlink dump {kind:#x} was interrupted by changes {_DUMP_TRIES} times in a row")
+
+    def stream(self, kind: int, body: bytes) -> Iterator[tuple[int, int, memoryview]]:
+        """One dump as (nlmsg_type, nlmsg_flags, body); a body is valid until the next step. Raises as `dump` does."""
+        self._send([Message(kind, NLM_F_DUMP, body)])
+        view = memoryview(self._buffer)
+        while True:
+            length = self._socket.recv_into(self._buffer)
+            offset = 0
+            while offset < length:
+                size, answer_kind, flags, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
+                if sequence == self._sequence:
+                    if answer_kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                        _raise_for(-_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0])
+                        return
+                    yield answer_kind, flags, view[offset + _HEADER.size : offset + size]
+                offset += (size + 3) & ~3
+
+    def _batch(self, messages: Sequence[Message], first_index: int) -> dict[int, int]:
+        first = self._sequence + 1
+        self._send([*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | NLM_F_ACK)])
+        refused: dict[int, int] = {}
+        while True:
+            length = self._socket.recv_into(self._buffer)
+            offset = 0
+            while offset < length:
+                size, kind, _, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
+                if kind == _NLMSG_ERROR and sequence >= first:
+                    error = -_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0]
+                    if error:
+                        refused[first_index + sequence - first] = error
+                    if sequence == self._sequence:
+                        return refused
+                offset += (size + 3) & ~3
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        parts: list[bytes] = []
+        for message in messages:
+            self._sequence += 1
+            padding = -len(message.body) % 4
+            size = _HEADER.size + len(message.body)
+            parts += (
+                _HEADER.pack(size, message.kind, NLM_F_REQUEST | message.flags, self._sequence, 0),
+                message.body,
+                bytes(padding),
+            )
+        self._socket.send(b"".join(parts))
+
+
+def _raise_for(error: int) -> None:
+    if error > 0:
+        raise OSError(error, f"netlink dump refused: errno {error}")
