@@ -1,0 +1,168 @@
+"""What state one node is in, seen from one template.
+
+Solves: exactly one of updated, pending, switching, failed and blocked for every node, whether it uses up the budget,
+whether it may be told, and when any of that changes by time alone. Deliberately knows no other node and no stage.
+
+How a node gets its state (its NodeProxyMode is *at* the template, or not):
+
+- at it, and its agent reports, about this turn, the mode and Ready for minReadySeconds: updated.
+- at it, and the agent reports phase Failed, or it was not Ready for progressDeadline (from the turn, or from when it
+  was last Ready or last heard of, whichever is later): failed.
+- at it, and phase Blocked: blocked, and still in flight, since the agent may begin once the block is gone.
+- at it otherwise: switching.
+- not at it, but still on its way to what it was told before: switching until done, failed or overdue.
+- not at it, and its preflight for the wanted mode has a block: blocked.
+- else pending; it may be told once its agent, heard of lately, has reported a passed preflight for the wanted mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from proxymode_api.nodeproxymode import Phase
+
+if TYPE_CHECKING:
+    from proxymode_operator.rollout.model import Asked, Node, Report, Template
+
+SILENT_AFTER: Final = timedelta(minutes=3)
+"""An agent writes at least every minute; three missed heartbeats mean that nothing is known about its node."""
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class NodeState(StrEnum):
+    UPDATED = "updated"
+    PENDING = "pending"
+    SWITCHING = "switching"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """One node's state.
+
+    `at_template`: told so, whether or not it has followed. `in_flight`: told something that it has not fully done.
+    `unavailable`: counts against the budget. `tellable`: may be told as far as this node itself goes. `silent`: its
+    agent never reported or not lately. `due`: when the state may change by time alone. `why`: for people, no times.
+    """
+
+    state: NodeState
+    at_template: bool
+    in_flight: bool
+    unavailable: bool
+    tellable: bool
+    silent: bool
+    due: datetime | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """The rollout's times that judge a node."""
+
+    min_ready: timedelta
+    deadline: timedelta
+    began: datetime
+    """When the revision began: the deadline's start for a node whose turn is not on record."""
+
+
+def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> Assessment:
+    """The node's state at `now`."""
+    asked, report = node.asked, node.report
+    silent = report is None or now >= report.heartbeat + SILENT_AFTER
+    unreachable = "its agent has not reported" if report is None else "its agent has gone silent" if silent else ""
+    outside = unreachable or ("the Node is not Ready" if not node.ready else "it is cordoned" if node.cordoned else "")
+    silent_due = report.heartbeat + SILENT_AFTER if report is not None and not silent else None
+
+    if node.foreign or asked is None or asked.intent.mode is None:
+        in_flight, overdue, due = False, False, None
+    else:
+        in_flight, overdue, due = _progress(asked, report, silent, patience, now)
+
+    at_template = asked is not None and not node.foreign and asked.intent.runs(wanted)
+    if at_template:
+        assert asked is not None
+        state, why = _state_at_template(asked, report, in_flight, overdue)
+        tellable = False
+    elif in_flight and not overdue and not _gave_up(asked, report):
+        state, why, tellable = NodeState.SWITCHING, "on its way to what an earlier revision asked", False
+    else:
+        state, why = _state_before_turn(node, wanted)
+        tellable = state is NodeState.PENDING and not why and not unreachable and node.ready
+
+    return Assessment(
+        state=state,
+        at_template=at_template,
+        in_flight=in_flight,
+        unavailable=bool(outside) or in_flight,
+        tellable=tellable,
+        silent=silent,
+        due=min((d for d in (due, silent_due) if d is not None and d > now), default=None),
+        why=why or (outside if state is not NodeState.UPDATED else ""),
+    )
+
+
+def _progress(
+    asked: Asked, report: Report | None, silent: bool, patience: Patience, now: datetime
+) -> tuple[bool, bool, datetime | None]:
+    """Of a node that was told: whether it is in flight, whether it is overdue, when one of them changes by time."""
+    told_at = asked.intent.turn.at if asked.intent.turn else None
+    assert asked.intent.mode is not None
+    if (
+        report is not None
+        and report.observed_generation >= asked.turn_generation
+        and report.mode.value == asked.intent.mode.value
+        and report.ready
+    ):
+        steady_at = max(report.ready_since or _LONG_AGO, told_at or _LONG_AGO) + patience.min_ready
+        return now < steady_at, False, steady_at
+    since = told_at or patience.began
+    if report is not None and not report.ready:
+        since = max(since, report.ready_since or _LONG_AGO)
+    if report is not None and silent:
+        since = max(since, report.heartbeat)
+    deadline = since + patience.deadline
+    return True, now >= deadline, deadline
+
+
+def _gave_up(asked: Asked | None, report: Report | None) -> bool:
+    """Whether the agent says, about the last turn, that it does not go on."""
+    return (
+        asked is not None
+        and report is not None
+        and report.observed_generation >= asked.turn_generation
+        and report.phase in (Phase.FAILED, Phase.BLOCKED)
+    )
+
+
+def _state_at_template(asked: Asked, report: Report | None, in_flight: bool, overdue: bool) -> tuple[NodeState, str]:
+    if not in_flight:
+        return NodeState.UPDATED, ""
+    if overdue:
+        return NodeState.FAILED, "not Ready in the wanted mode within progressDeadline"
+    if report is not None and _gave_up(asked, report):
+        if report.phase is Phase.FAILED:
+            return NodeState.FAILED, "its switch failed"
+        return NodeState.BLOCKED, f"blocked by {', '.join(report.blockers) or 'its preflight'}"
+    return NodeState.SWITCHING, ""
+
+
+def _state_before_turn(node: Node, wanted: Template) -> tuple[NodeState, str]:
+    """Of a node that may be told: pending or blocked, and what it waits for; no reason means nothing."""
+    if node.foreign:
+        return NodeState.PENDING, "its NodeProxyMode belongs to an earlier Node of this name and is not yet removed"
+    if node.asked is None:
+        return NodeState.PENDING, "it has no NodeProxyMode yet"
+    report = node.report
+    if report is None:
+        return NodeState.PENDING, "its agent has not reported"
+    # A report about an older generation may speak of another target's preflight, or of other options.
+    if report.preflight_mode is not wanted.mode or report.observed_generation < node.asked.generation:
+        return NodeState.PENDING, f"its agent has not yet reported a preflight for {wanted.mode}"
+    if report.blockers:
+        return NodeState.BLOCKED, f"blocked by {', '.join(report.blockers)}"
+    return NodeState.PENDING, ""

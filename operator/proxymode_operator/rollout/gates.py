@@ -1,0 +1,122 @@
+"""How far each stage is, and which stages are open.
+
+Solves: a stage opens when every earlier one is complete and has soaked, and it is approved. What opens a stage is read
+from the *stored* status only (completedAt, approved), never from what was computed a moment ago: whatever made a node
+move was on record before it moved, so that a restart, or a second replica, comes to the same conclusion.
+Deliberately tells no node; that is `planner`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxymode_api.common import parse_duration
+from proxymode_api.proxymode import Approval, StagePhase, StageStatus
+
+from proxymode_operator.rollout.assess import NodeState
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
+
+    from proxymode_api.proxymode import Stage
+
+    from proxymode_operator.rollout.assess import Assessment
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """One stage now. `is_open`: its nodes may be told. `over`: complete and soaked, by the stored status.
+
+    `due`: when its soak ends.
+    """
+
+    status: StageStatus
+    members: tuple[str, ...]
+    is_open: bool
+    over: bool
+    due: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """What a stage may be complete without: blocked nodes (onBlocked Skip), failed ones below failureThreshold."""
+
+    blocked: bool
+    failed: bool
+
+    def finished(self, node: Assessment) -> bool:
+        """Whether the stage waits for this node no longer."""
+        match node.state:
+            case NodeState.UPDATED:
+                return True
+            case NodeState.FAILED:
+                return self.failed
+            case NodeState.BLOCKED:
+                return self.blocked and not node.in_flight
+            case _:
+                return False
+
+
+def progress(
+    stages: Sequence[Stage],
+    stored: Mapping[str, StageStatus],
+    members: Mapping[str, tuple[str, ...]],
+    states: Mapping[str, Assessment],
+    *,
+    promoted: Collection[str],
+    tolerance: Tolerance,
+    now: datetime,
+) -> tuple[StageProgress, ...]:
+    """Every stage, in order. `promoted` names the stages that a person has approved just now.
+
+    A stage without nodes is complete as soon as it would open, and does not soak: there is nothing to watch.
+    """
+    result: list[StageProgress] = []
+    reached = bool(states)
+    for stage in stages:
+        before = stored.get(stage.name) or StageStatus(name=stage.name, phase=StagePhase.PENDING)
+        nodes = members[stage.name]
+        automatic = stage.approval is Approval.AUTOMATIC
+        is_open = reached and (automatic or before.approved)
+        approved = before.approved or stage.name in promoted or (automatic and reached)
+        done = is_open and all(tolerance.finished(states[node]) for node in nodes)
+        completed_at = before.completed_at or (now if done else None)
+        soaked_at = before.completed_at and before.completed_at + (parse_duration(stage.soak) if nodes else _NONE)
+        over = soaked_at is not None and now >= soaked_at
+        if completed_at is not None:
+            phase = StagePhase.COMPLETE if over else StagePhase.SOAKING
+        elif is_open:
+            phase = StagePhase.PROGRESSING
+        elif reached and not approved:
+            phase = StagePhase.AWAITING_APPROVAL
+        else:
+            phase = StagePhase.PENDING
+        status = StageStatus(
+            name=stage.name,
+            phase=phase,
+            nodes=len(nodes),
+            updated=sum(states[node].state is NodeState.UPDATED for node in nodes),
+            blocked=sum(states[node].state is NodeState.BLOCKED for node in nodes),
+            approved=approved,
+            started_at=before.started_at or completed_at,
+            completed_at=completed_at,
+        )
+        result.append(StageProgress(status, nodes, is_open, over, None if over else soaked_at))
+        reached = reached and over
+    return tuple(result)
+
+
+_NONE = parse_duration("0")
+
+
+def started(stages: Sequence[StageProgress], told: Mapping[str, datetime]) -> list[StageStatus]:
+    """The stages' statuses, with startedAt where a node of an open stage has been told."""
+    result: list[StageStatus] = []
+    for stage in stages:
+        times = [told[node] for node in stage.members if stage.is_open and node in told]
+        known = stage.status.started_at
+        first = min([*times, *([known] if known else [])], default=None)
+        result.append(stage.status if first == known else stage.status.model_copy(update={"started_at": first}))
+    return result

@@ -1,0 +1,220 @@
+"""The planner's words: a node as it sees it, the fleet of one ProxyMode, and what it decides.
+
+Solves: one vocabulary of frozen values between the cache (which makes them from API objects), the planner (which
+decides over them) and the writer (which turns decisions into requests). Deliberately holds no rule of the rollout and
+no JSON but that of `Turn`, the operator's own note on a NodeProxyMode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import datetime  # noqa: TC003 - pydantic resolves annotations at run time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from proxymode_api.common import ConnectionPolicy, DataplaneOptions, Mode, Model
+from proxymode_api.nodeproxymode import NodeProxyModeSpec, ObservedMode, Phase
+from pydantic import Field, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxymode_api.deprecation import Minor
+    from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
+
+TURN_ANNOTATION: Final = "proxymode.io/turn"
+PROMOTE_ANNOTATION: Final = "proxymode.io/promote"
+ABORT_ANNOTATION: Final = "proxymode.io/abort"
+PROMOTE_ALL: Final = "all"
+
+
+def dataplane_options(source: DataplaneOptions) -> DataplaneOptions:
+    """The options alone, of a spec that inherits them; comparable with those of any other spec."""
+    return DataplaneOptions.model_construct(**{name: getattr(source, name) for name in DataplaneOptions.model_fields})
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What one revision brings to every node: the mode and the dataplane's options."""
+
+    mode: Mode
+    options: DataplaneOptions
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits. Only what differs from the API's defaults counts, so that a newer operator, which knows
+        more options, computes the same hash for an unchanged object and starts no rollout."""
+        chosen = self.options.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        text = json.dumps({"mode": self.mode.value, "options": chosen}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Turn(Model):
+    """The operator's note on a NodeProxyMode about the last time it was told something that moves the dataplane.
+
+    Kept in the annotation `proxymode.io/turn`, because the planner needs after a restart what no spec field says: when
+    progressDeadline began, from which generation on a report is about this turn, and what a rollback returns to.
+    """
+
+    at: datetime = Field(description="When the node was told.")
+    generation: int = Field(description="metadata.generation that the telling made.")
+    before_mode: Mode | None = Field(default=None, description="What it ran before; none: nothing to return to.")
+    before_options: DataplaneOptions = Field(default_factory=DataplaneOptions, description="With which options.")
+
+    def dumps(self) -> str:
+        """The annotation's value."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=True)
+
+    @staticmethod
+    def loads(text: str | None) -> Turn | None:
+        """Reads the annotation; None when absent or when somebody made it unreadable."""
+        if text is None:
+            return None
+        try:
+            return Turn.model_validate_json(text)
+        except ValidationError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """Everything that the operator writes on one NodeProxyMode."""
+
+    mode: Mode | None = None
+    target_mode: Mode | None = None
+    options: DataplaneOptions = field(default_factory=DataplaneOptions)
+    connections: ConnectionPolicy = ConnectionPolicy.CUT
+    proxy_mode: str = ""
+    revision: int = 0
+    turn: Turn | None = None
+
+    def runs(self, template: Template) -> bool:
+        """Whether a node that follows this intent runs the template."""
+        return self.mode is template.mode and self.options == template.options
+
+    def spec(self) -> NodeProxyModeSpec:
+        """As the API's spec."""
+        return NodeProxyModeSpec(
+            mode=self.mode,
+            target_mode=self.target_mode,
+            connections=self.connections,
+            proxy_mode=self.proxy_mode,
+            revision=self.revision,
+            **{name: getattr(self.options, name) for name in DataplaneOptions.model_fields},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A NodeProxyMode as stored: the intent, and what identifies this version of it."""
+
+    uid: str
+    resource_version: str
+    generation: int
+    intent: Intent
+
+    @property
+    def turn_generation(self) -> int:
+        """From this generation on the agent's report is about what the node was last told."""
+        return self.intent.turn.generation if self.intent.turn else self.generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The agent's status, as far as the rollout cares. `ready_since` is when Ready last changed."""
+
+    observed_generation: int
+    mode: ObservedMode
+    phase: Phase
+    ready: bool
+    ready_since: datetime | None
+    heartbeat: datetime
+    preflight_mode: Mode | None
+    blockers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A Node and its NodeProxyMode, as the planner sees them.
+
+    `asked` is None without a NodeProxyMode, `report` is None until an agent has reported. `foreign` says that the
+    NodeProxyMode of this name belongs to an earlier Node: the garbage collector removes it, nobody else touches it.
+    """
+
+    name: str
+    uid: str
+    labels: Mapping[str, str]
+    created: datetime
+    ready: bool = True
+    cordoned: bool = False
+    asked: Asked | None = None
+    report: Report | None = None
+    foreign: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """One ProxyMode and the nodes that it decides about.
+
+    `overridden` maps the nodes that it selects too but does not decide about to the ProxyMode that does.
+    """
+
+    proxy_mode: ProxyMode
+    nodes: tuple[Node, ...]
+    overridden: Mapping[str, str] = field(default_factory=dict)
+    cluster: Minor | None = None
+
+
+class WriteKind(StrEnum):
+    """Why a NodeProxyMode is written."""
+
+    PREPARE = "prepare"
+    """Created, or told what will come: the dataplane does not move."""
+    TURN = "turn"
+    """Told to run this revision: the dataplane moves."""
+    RETURN = "return"
+    """Told to go back to what it ran before this revision: the dataplane moves."""
+    RELEASE = "release"
+    """No ProxyMode decides any more: the node keeps what it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One NodeProxyMode to apply. `base` is the version that the decision rests on; None: create it."""
+
+    node: str
+    node_uid: str
+    kind: WriteKind
+    intent: Intent
+    base: Asked | None
+
+
+class NoticeType(StrEnum):
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """An Event to post about the ProxyMode (events.k8s.io/v1: reason, action, note)."""
+
+    reason: str
+    action: str
+    note: str
+    type: NoticeType = NoticeType.NORMAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """What to do now, in this order: store the status, write the NodeProxyModes, drop the promote annotation, post.
+
+    `wake_at` is when something can change without an event: a soak that ends, a deadline that passes.
+    """
+
+    status: ProxyModeStatus
+    writes: tuple[Write, ...] = ()
+    drop_promote: bool = False
+    notices: tuple[Notice, ...] = ()
+    wake_at: datetime | None = None

@@ -1,0 +1,80 @@
+"""Events on the ProxyMode: what somebody who looks after the fleet wants to be told, once.
+
+Solves: an Event is the difference between two statuses, so an operator that restarts repeats none, and a node more or
+less makes none. Deliberately says nothing about single nodes; their agents do, on the Node.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxymode_api.common import ConditionStatus
+from proxymode_api.proxymode import FleetStatus
+
+from proxymode_operator.rollout.model import Notice, NoticeType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxymode_api.proxymode import ProxyModeStatus, StageStatus
+
+
+def notices(old: ProxyModeStatus, new: ProxyModeStatus) -> tuple[Notice, ...]:
+    """What happened between the two, in the order it happened."""
+    return tuple(_notices(old, new))
+
+
+def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
+    same_revision = old.revision == new.revision
+    if not same_revision:
+        over = f", in place of unfinished revision {old.revision}" if old.revision and not old.completed_at else ""
+        yield Notice(
+            reason="RolloutStarted",
+            action="Rollout",
+            note=f"revision {new.revision}: {new.nodes.desired} nodes to {new.mode}{over}",
+        )
+    before = {stage.name: stage for stage in old.stages} if same_revision else {}
+    for stage in new.stages:
+        yield from _stage_notices(before.get(stage.name), stage)
+    if new.completed_at and not (same_revision and old.completed_at):
+        skipped = f", {new.nodes.blocked} blocked and passed over" if new.nodes.blocked else ""
+        yield Notice(
+            reason="RolloutComplete",
+            action="Rollout",
+            note=f"revision {new.revision}: {new.nodes.progress} nodes run {new.mode}{skipped}",
+        )
+    if new.status is not old.status:
+        yield from _word_notices(old, new)
+
+
+def _stage_notices(old: StageStatus | None, new: StageStatus) -> Iterator[Notice]:
+    if new.approved and old is not None and not old.approved and old.phase == "AwaitingApproval":
+        yield Notice(reason="Promoted", action="Promote", note=f"stage {new.name} is approved")
+    if new.started_at and not (old and old.started_at):
+        yield Notice(reason="StageStarted", action="Rollout", note=f"stage {new.name}: {new.nodes} nodes")
+    if new.completed_at and not (old and old.completed_at):
+        yield Notice(
+            reason="StageComplete", action="Rollout", note=f"stage {new.name}: {new.updated}/{new.nodes} updated"
+        )
+
+
+def _word_notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
+    messages = {c.type: c.message for c in new.conditions if c.status is ConditionStatus.TRUE}
+    degraded = messages.get("Degraded", "")
+    warning = NoticeType.WARNING
+    match new.status:
+        case FleetStatus.REFUSED:
+            refused = next((c.message for c in new.conditions if c.type == "Accepted"), "")
+            yield Notice(reason="Refused", action="Accept", note=refused, type=warning)
+        case FleetStatus.PAUSED:
+            yield Notice(reason="Paused", action="Pause", note=f"{new.nodes.progress} nodes updated")
+        case FleetStatus.AWAITING_APPROVAL:
+            yield Notice(reason="AwaitingApproval", action="Promote", note=f"stage {new.current_stage} waits")
+        case FleetStatus.ROLLING_BACK:
+            yield Notice(reason="RollingBack", action="Rollback", note=degraded, type=warning)
+        case FleetStatus.STOPPED:
+            ended = new.history[0].outcome.value if new.history and new.history[0].revision == new.revision else ""
+            note = degraded or f"revision {new.revision} is {ended.lower()}: {new.nodes.progress} nodes updated"
+            yield Notice(reason=f"Rollout{ended or 'Stopped'}", action="Rollout", note=note, type=warning)
+    if old.status is FleetStatus.PAUSED and new.status is not FleetStatus.PAUSED:
+        yield Notice(reason="Resumed", action="Pause", note=f"{new.nodes.progress} nodes updated")

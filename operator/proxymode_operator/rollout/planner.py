@@ -1,0 +1,231 @@
+"""The planner: one pure function from a fleet and the time to what to do now.
+
+What it promises, whatever fails and whenever it runs:
+
+- A node is told only while fewer than maxUnavailable nodes are unavailable: in flight, their Node not Ready or
+  cordoned, or their agent silent. One that is in flight already may be told anew once it failed or is overdue, since
+  that makes no further node unavailable. A node whose agent has not reported a passed preflight is never told.
+- No node of a stage is told before every earlier stage is complete, has soaked, and the stage is approved, by what is
+  stored in the status. Paused, stopped and aborted mean that nothing new starts.
+- A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
+- At most four writes for a node in a rollout: prepared once (created, or told the mode to come, which moves nothing),
+  told once (mode, options, connections and revision together), and in a rollback told once to return. The fourth is
+  spare, for a change of ProxyMode. Only telling moves the dataplane.
+
+A revision begins when mode or options change, whichever way; undo is nothing else. It ends complete, superseded,
+aborted or rolled back, which history records; after the last two its template starts nothing more until the spec
+changes. Everything that the next decision rests on is in the API objects: status, annotations, NodeProxyModes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from proxymode_api.common import parse_duration
+from proxymode_api.proxymode import BlockedPolicy, OnFailure, RolloutOutcome
+
+from proxymode_operator.rollout import revisions
+from proxymode_operator.rollout.assess import NodeState, Patience, assess
+from proxymode_operator.rollout.gates import Tolerance, progress, started
+from proxymode_operator.rollout.model import Decisions, Template, dataplane_options
+from proxymode_operator.rollout.notices import notices
+from proxymode_operator.rollout.refusal import refusal
+from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
+from proxymode_operator.rollout.status import Situation, status
+from proxymode_operator.rollout.stops import failed_nodes, rollback, stop
+from proxymode_operator.rollout.writes import prepare, return_, told_at, turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
+
+    from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.gates import StageProgress
+    from proxymode_operator.rollout.model import Fleet, Node, Write
+
+
+def budget(max_unavailable: int | str, total: int) -> int:
+    """Nodes that may be unavailable at one time: a number, or a percentage of `total` rounded up; at least 1."""
+    if isinstance(max_unavailable, str):
+        return max(1, rounded_up(int(max_unavailable.removesuffix("%")), total))
+    return max(1, max_unavailable)
+
+
+def template_of(proxy_mode: ProxyMode) -> Template:
+    """What the ProxyMode wants every node to run."""
+    return Template(proxy_mode.spec.mode, dataplane_options(proxy_mode.spec))
+
+
+def plan(fleet: Fleet, now: datetime) -> Decisions:
+    """What to do now. Calling it again on what came of it yields, in the end, nothing to do."""
+    stored = fleet.proxy_mode.status
+    template = template_of(fleet.proxy_mode)
+    if refused := refusal(fleet.proxy_mode.spec):
+        states = _assess(fleet, template, now)
+        situation = Situation(fleet=fleet, states=states, stages=(), budget=1, completed=False, refusal=refused)
+        return _decisions(stored, status(situation, stored, now), states.values(), (), now)
+    if stored.template_hash == template.hash:
+        return _rollout(fleet, template, stored, now, begins=False)
+    begun = fleet.proxy_mode.model_copy(update={"status": revisions.begin(fleet, template, now)})
+    return _rollout(replace(fleet, proxy_mode=begun), template, stored, now, begins=True)
+
+
+def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: datetime, *, begins: bool) -> Decisions:
+    """Decides for a revision that is on record, or `begins` and will be once this decision's status is stored."""
+    proxy_mode, rollout = fleet.proxy_mode, fleet.proxy_mode.spec.rollout
+    before = proxy_mode.status
+    states = _assess(fleet, template, now)
+    tolerance = Tolerance(
+        blocked=rollout.on_blocked is BlockedPolicy.SKIP,
+        failed=len(failed_nodes(states)) < rollout.failure_threshold,
+    )
+    promotion = revisions.promotion(proxy_mode, begins=begins)
+    by_name = {stage.name: stage for stage in before.stages}
+    stages = progress(
+        rollout.stages,
+        by_name,
+        _members(fleet, states, skip_blocked=tolerance.blocked),
+        states,
+        promoted=promotion.stages,
+        tolerance=tolerance,
+        now=now,
+    )
+    end = _end(fleet, stages, tolerance)
+    if end.early:
+        # The stages stay as they were when the revision ended.
+        stages = tuple(replace(s, status=by_name.get(s.status.name, s.status), is_open=False) for s in stages)
+    back = rollback(fleet, states) if end.outcome is RolloutOutcome.ROLLED_BACK else None
+    situation = Situation(
+        fleet=fleet,
+        states=states,
+        stages=stages,
+        budget=budget(rollout.max_unavailable, len(fleet.nodes)),
+        completed=end.outcome is RolloutOutcome.COMPLETE,
+        ended=end.outcome if end.early else None,
+        rollback=back,
+        stop=None if end.early else stop(fleet, stages, states),
+        outstanding=tuple(name for name, found in states.items() if not tolerance.finished(found)),
+    )
+    # What is not yet on record (a revision that begins, an end) moves no node before it is.
+    told = () if begins or end.new else _tell(situation, template, now)
+    names = {write.node for write in told}
+    base = before.model_copy(
+        update={
+            "completed_at": before.completed_at or (now if end.outcome is RolloutOutcome.COMPLETE else None),
+            "history": [
+                *([revisions.record(fleet, end.outcome, now)] if end.new and end.outcome else []),
+                *before.history,
+            ][: revisions.HISTORY],
+            "stages": started(stages, _told(fleet, names, now)),
+        }
+    )
+    writes = (*told, *prepare(fleet, template, exclude=names, ended=end.early))
+    dues = [stage.due for stage in stages]
+    decisions = _decisions(stored, status(situation, base, now), states.values(), dues, now)
+    return replace(
+        decisions,
+        writes=writes,
+        drop_promote=promotion.done,
+        notices=(*decisions.notices, *promotion.notices),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How the revision ended, if it has; `new`: history does not know yet."""
+
+    outcome: RolloutOutcome | None = None
+    new: bool = False
+
+    @property
+    def early(self) -> bool:
+        return self.outcome in revisions.EARLY
+
+
+def _end(fleet: Fleet, stages: Sequence[StageProgress], tolerance: Tolerance) -> _End:
+    proxy_mode = fleet.proxy_mode
+    if (known := revisions.ended(proxy_mode)) is not None:
+        return _End(known)
+    if proxy_mode.status.completed_at is not None:
+        return _End(RolloutOutcome.COMPLETE)
+    if revisions.abort_asked(proxy_mode):
+        return _End(RolloutOutcome.ABORTED, new=True)
+    if not tolerance.failed and proxy_mode.spec.rollout.on_failure is OnFailure.ROLLBACK:
+        return _End(RolloutOutcome.ROLLED_BACK, new=True)
+    if fleet.nodes and all(stage.over for stage in stages):
+        return _End(RolloutOutcome.COMPLETE, new=True)
+    return _End()
+
+
+def _assess(fleet: Fleet, template: Template, now: datetime) -> dict[str, Assessment]:
+    rollout = fleet.proxy_mode.spec.rollout
+    patience = Patience(
+        min_ready=timedelta(seconds=rollout.min_ready_seconds),
+        deadline=parse_duration(rollout.progress_deadline),
+        began=fleet.proxy_mode.status.started_at or now,
+    )
+    return {node.name: assess(node, template, patience, now) for node in fleet.nodes}
+
+
+def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bool) -> Mapping[str, tuple[str, ...]]:
+    name, before = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status
+
+    def candidate(node: Node) -> Candidate:
+        found = states[node.name]
+        told = told_at(node, name, before.revision) if found.at_template else None
+        passed_over = skip_blocked and found.state is NodeState.BLOCKED and not found.at_template
+        return Candidate(node, told, found.at_template, passed_over)
+
+    complete = {stage.name for stage in before.stages if stage.completed_at}
+    rollout = fleet.proxy_mode.spec.rollout
+    return membership(rollout.stages, complete, map(candidate, fleet.nodes), rollout.topology_key)
+
+
+def _tell(s: Situation, template: Template, now: datetime) -> tuple[Write, ...]:
+    """The writes that move nodes, by a revision that is on record."""
+    proxy_mode = s.fleet.proxy_mode
+    nodes = {node.name: node for node in s.fleet.nodes}
+    if s.paused:
+        return ()
+    if s.rollback is not None and not revisions.abort_asked(proxy_mode):
+        return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.states))
+    if s.ended is not None or s.stop is not None:
+        return ()
+    order = [name for stage in s.stages if stage.is_open for name in stage.members if s.states[name].tellable]
+    return tuple(turn(nodes[name], template, proxy_mode, now) for name in _within(s.budget, order, s.states))
+
+
+def _within(allowed: int, order: Iterable[str], states: Mapping[str, Assessment]) -> list[str]:
+    """The nodes that may be told now. One that is in flight makes no further node unavailable."""
+    unavailable = sum(found.unavailable for found in states.values())
+    told: list[str] = []
+    for name in order:
+        if not states[name].in_flight:
+            if unavailable >= allowed:
+                continue
+            unavailable += not states[name].unavailable
+        told.append(name)
+    return told
+
+
+def _told(fleet: Fleet, now_told: set[str], now: datetime) -> dict[str, datetime]:
+    """When this revision told each node, the ones told just now included."""
+    name, revision = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status.revision
+    before = {node.name: when for node in fleet.nodes if (when := told_at(node, name, revision)) is not None}
+    return dict.fromkeys(now_told, now) | before
+
+
+def _decisions(
+    stored: ProxyModeStatus,
+    new: ProxyModeStatus,
+    states: Iterable[Assessment],
+    dues: Iterable[datetime | None],
+    now: datetime,
+) -> Decisions:
+    """The status with the Events that its difference from the stored one makes, and when to look again."""
+    times = [when for when in (*(found.due for found in states), *dues) if when is not None and when > now]
+    return Decisions(status=new, notices=notices(stored, new), wake_at=min(times, default=None))

@@ -1,0 +1,103 @@
+"""Which node belongs to which stage.
+
+Stages are cumulative: a node belongs to the first stage that reaches it. The rules, all without stored state:
+
+1. Order. Nodes that this revision has told come first, in the order they were told; then the others, spread over the
+   values of topologyKey (the oldest node of every value, then the second oldest of every value, …), age before name.
+   Where blocked nodes are skipped they come last, so that a canary stage of one node is one that can move.
+   The order depends on nothing that changes during a rollout but tellings and blocks: two runs agree, and each
+   revision begins with the same nodes.
+2. A selector takes every node with its labels that no earlier stage took; `count` and `percent` (rounded up) take
+   nodes in order until so many are in this stage and earlier ones together.
+3. A stage that is complete takes by `count` or `percent` only nodes that run the template already. So neither a node
+   that joins nor one that leaves pulls another into a finished stage or pushes a told one out of the stage it was told
+   in; nodes that join belong to the first stage that is not complete and reaches them, after completion to the last.
+
+Deliberately knows no time and opens no stage: that is `gates`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxymode_operator.rollout.selection import matches
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from proxymode_api.proxymode import Stage
+
+    from proxymode_operator.rollout.model import Node
+
+
+class Candidate(NamedTuple):
+    """A node and the three facts that place it: when this revision told it, whether it runs the template as far as
+    it was told, whether it cannot run it and is to be passed over."""
+
+    node: Node
+    told_at: datetime | None
+    runs_template: bool
+    passed_over: bool
+
+
+def rounded_up(percent: int, total: int) -> int:
+    """So many percent of `total`, rounded up."""
+    return -(-percent * total // 100)
+
+
+def ordered(candidates: Iterable[Candidate], topology_key: str | None) -> list[Candidate]:
+    """Rule 1."""
+    by_age = sorted(candidates, key=lambda c: (c.node.created, c.node.name))
+    seen: dict[str, int] = {}
+    placed: list[tuple[int, str, Candidate]] = []
+    for candidate in by_age:
+        domain = candidate.node.labels.get(topology_key, "") if topology_key else ""
+        rank = seen.get(domain, 0)
+        seen[domain] = rank + 1
+        # Without a topologyKey there is one domain, and the rank is the position by age.
+        placed.append((rank, domain, candidate))
+    placed.sort(key=lambda p: (p[0], p[1]))
+    untold = [c for _, _, c in placed if c.told_at is None]
+    told = sorted((c for _, _, c in placed if c.told_at is not None), key=_told_at)
+    return told + [c for c in untold if not c.passed_over] + [c for c in untold if c.passed_over]
+
+
+def _told_at(candidate: Candidate) -> datetime:
+    assert candidate.told_at is not None
+    return candidate.told_at
+
+
+def membership(
+    stages: Sequence[Stage], complete: Collection[str], candidates: Iterable[Candidate], topology_key: str | None
+) -> Mapping[str, tuple[str, ...]]:
+    """Names of the nodes of every stage, in order (rules 2 and 3). `complete` names the stages that are."""
+    remaining = ordered(candidates, topology_key)
+    total = len(remaining)
+    taken = 0
+    result: dict[str, tuple[str, ...]] = {}
+    last = stages[-1].name if stages else ""
+    for stage in stages:
+        limit = total if stage.selector is not None else _limit(stage, total)
+        members: list[str] = []
+        rest: list[Candidate] = []
+        for candidate in remaining:
+            closed = stage.name in complete and stage.name != last and not candidate.runs_template
+            if stage.selector is not None:
+                takes = matches(stage.selector, candidate.node.labels)
+            else:
+                takes = taken + len(members) < limit and not closed
+            if takes:
+                members.append(candidate.node.name)
+            else:
+                rest.append(candidate)
+        taken += len(members)
+        remaining = rest
+        result[stage.name] = tuple(members)
+    return result
+
+
+def _limit(stage: Stage, total: int) -> int:
+    if stage.count is not None:
+        return min(stage.count, total)
+    return rounded_up(stage.percent or 0, total)

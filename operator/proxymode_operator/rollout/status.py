@@ -1,0 +1,271 @@
+"""A ProxyMode's status as people and tools read it: counts, the one word, conditions.
+
+Conditions follow the API conventions (k8s.io/community, api-conventions.md, "Typical status properties"): every type
+is always there, reason is one CamelCase word, lastTransitionTime moves only when status does. Messages name nodes but
+no ages, so that a status is written when something changed and not because time passed.
+Deliberately decides nothing: it puts a `Situation` that the planner found into words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxymode_api.common import Condition, ConditionStatus, Mode
+from proxymode_api.deprecation import deprecation
+from proxymode_api.nodeproxymode import ObservedMode
+from proxymode_api.proxymode import FleetStatus, NodeCounts, RolloutOutcome, StagePhase
+
+from proxymode_operator.rollout.assess import NodeState
+from proxymode_operator.rollout.model import PROMOTE_ANNOTATION
+from proxymode_operator.rollout.stops import with_reasons
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from proxymode_api.proxymode import ProxyModeStatus
+
+    from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.gates import StageProgress
+    from proxymode_operator.rollout.model import Fleet, Node
+    from proxymode_operator.rollout.stops import Rollback, Stop
+
+_NAMED = 5
+_MODES = {
+    Mode.IPVS: frozenset({ObservedMode.IPVS, ObservedMode.KUBE_PROXY_IPVS}),
+    Mode.NFTABLES: frozenset({ObservedMode.NFTABLES, ObservedMode.KUBE_PROXY_NFTABLES}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What the planner found. `refusal`: why the spec cannot be followed. `ended`: how this revision ended early.
+
+    `rollback`: whom it brings back. `outstanding`: nodes that are neither updated nor given up.
+    """
+
+    fleet: Fleet
+    states: Mapping[str, Assessment]
+    stages: Sequence[StageProgress]
+    budget: int
+    completed: bool
+    refusal: str = ""
+    ended: RolloutOutcome | None = None
+    rollback: Rollback | None = None
+    stop: Stop | None = None
+    outstanding: tuple[str, ...] = ()
+
+    def names(self, state: NodeState) -> tuple[str, ...]:
+        """Nodes in this state, sorted."""
+        return tuple(sorted(name for name, found in self.states.items() if found.state is state))
+
+    @property
+    def paused(self) -> bool:
+        return self.fleet.proxy_mode.spec.rollout.paused
+
+    @property
+    def current(self) -> StageProgress | None:
+        """The first stage that is not over; None: all are."""
+        return next((stage for stage in self.stages if not stage.over), None)
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a, b, c, d, e and 7 more`."""
+    everything = sorted(names)
+    shown = ", ".join(everything[:_NAMED])
+    return shown if len(everything) <= _NAMED else f"{shown} and {len(everything) - _NAMED} more"
+
+
+def runs_mode(node: Node, mode: Mode) -> bool:
+    """Whether this mode is in the node's kernel, by our hand or kube-proxy's."""
+    return node.report is not None and node.report.mode in _MODES[mode]
+
+
+def counts(fleet: Fleet, states: Mapping[str, Assessment]) -> NodeCounts:
+    """Nodes by state."""
+    by_state = dict.fromkeys(NodeState, 0)
+    for found in states.values():
+        by_state[found.state] += 1
+    desired, updated = len(fleet.nodes), by_state[NodeState.UPDATED]
+    return NodeCounts(
+        desired=desired,
+        updated=updated,
+        ready=sum(node.report is not None and node.report.ready for node in fleet.nodes),
+        pending=by_state[NodeState.PENDING],
+        switching=by_state[NodeState.SWITCHING],
+        failed=by_state[NodeState.FAILED],
+        blocked=by_state[NodeState.BLOCKED],
+        ipvs=sum(runs_mode(node, Mode.IPVS) for node in fleet.nodes),
+        nftables=sum(runs_mode(node, Mode.NFTABLES) for node in fleet.nodes),
+        progress=f"{updated}/{desired}",
+    )
+
+
+def word(s: Situation) -> FleetStatus:
+    """The STATUS column. What keeps the rollout from going on comes before how far it is."""
+    if s.refusal:
+        return FleetStatus.REFUSED
+    if s.rollback is not None and s.rollback.under_way:
+        return FleetStatus.ROLLING_BACK
+    if s.ended is not None:
+        return FleetStatus.STOPPED
+    if not s.fleet.nodes:
+        return FleetStatus.PENDING
+    if s.completed and not s.outstanding:
+        return FleetStatus.COMPLETE
+    if s.paused:
+        return FleetStatus.PAUSED
+    if s.stop is not None:
+        return FleetStatus.STOPPED
+    by_phase = {
+        StagePhase.AWAITING_APPROVAL: FleetStatus.AWAITING_APPROVAL,
+        StagePhase.SOAKING: FleetStatus.SOAKING,
+    }
+    return by_phase.get(s.current.status.phase, FleetStatus.PROGRESSING) if s.current else FleetStatus.PROGRESSING
+
+
+def status(s: Situation, base: ProxyModeStatus, now: datetime) -> ProxyModeStatus:
+    """The whole status; `base` brings what is kept from one decision to the next."""
+    current = s.current or (s.stages[-1] if s.stages else None)
+    return base.model_copy(
+        update={
+            "observed_generation": s.fleet.proxy_mode.metadata.generation,
+            "status": word(s),
+            "current_stage": current.status.name if current else "",
+            "nodes": counts(s.fleet, s.states),
+            "conditions": conditions(s, now),
+        }
+    )
+
+
+def conditions(s: Situation, now: datetime) -> list[Condition]:
+    """All six, in a fixed order."""
+    found = [
+        ("Accepted", *_accepted(s)),
+        ("Progressing", *_progressing(s)),
+        ("Complete", *_complete(s)),
+        ("Degraded", *_degraded(s)),
+        ("Paused", *_paused(s)),
+        ("DeprecatedMode", *_deprecated(s)),
+    ]
+    before = {condition.type: condition for condition in s.fleet.proxy_mode.status.conditions}
+    generation = s.fleet.proxy_mode.metadata.generation
+    result: list[Condition] = []
+    for type_, holds, reason, message in found:
+        status = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
+        known = before.get(type_)
+        since = known.last_transition_time if known is not None and known.status is status else now
+        result.append(
+            Condition(
+                type=type_,
+                status=status,
+                reason=reason,
+                message=message,
+                observed_generation=generation,
+                last_transition_time=since,
+            )
+        )
+    return result
+
+
+def _accepted(s: Situation) -> tuple[bool, str, str]:
+    if s.refusal:
+        return False, "Refused", s.refusal
+    winners = listed(set(s.fleet.overridden.values()))
+    lost = f"{len(s.fleet.overridden)} more that it selects are decided by {winners}"
+    if not s.fleet.nodes and s.fleet.overridden:
+        return False, "Overridden", f"it decides about no node; {lost}"
+    if s.fleet.overridden:
+        return True, "PartlyOverridden", f"it decides about {len(s.fleet.nodes)} nodes; {lost}"
+    if not s.fleet.nodes:
+        return True, "NoNodes", "spec.nodeSelector selects no Linux node"
+    return True, "Accepted", f"it decides about {len(s.fleet.nodes)} nodes"
+
+
+def _progressing(s: Situation) -> tuple[bool, str, str]:
+    status = word(s)
+    match status:
+        case FleetStatus.REFUSED:
+            return False, "Refused", s.refusal
+        case FleetStatus.PENDING:
+            return False, "NoNodes", "there is no node to move"
+        case FleetStatus.COMPLETE:
+            return False, "RolloutComplete", _tally(s)
+        case FleetStatus.PAUSED:
+            return False, "Paused", f"spec.rollout.paused is true; {_tally(s)}"
+        case FleetStatus.ROLLING_BACK:
+            return True, "RollingBack", f"going back: {listed(s.rollback.under_way if s.rollback else ())}"
+        case FleetStatus.STOPPED if s.ended is not None:
+            return False, s.ended.value, f"this revision has ended; {_tally(s)}"
+        case FleetStatus.STOPPED:
+            assert s.stop is not None
+            return False, s.stop.reason, s.stop.message
+    current = s.current
+    name = current.status.name if current else ""
+    if status is FleetStatus.AWAITING_APPROVAL:
+        how = f"kubectl annotate proxymode {s.fleet.proxy_mode.metadata.name} {PROMOTE_ANNOTATION}={name}"
+        return False, "AwaitingApproval", f"stage {name} waits to be promoted: {how}"
+    if status is FleetStatus.SOAKING:
+        until = f" until {current.due:%Y-%m-%dT%H:%M:%SZ}" if current and current.due else ""
+        return True, "Soaking", f"stage {name} is watched{until}"
+    return True, "NodesSwitching", "; ".join([_tally(s), *_waiting(s)])
+
+
+def _tally(s: Situation) -> str:
+    parts = [f"{len(s.names(NodeState.UPDATED))} of {len(s.states)} nodes updated"]
+    parts += [f"{len(names)} {state}" for state in (NodeState.BLOCKED, NodeState.FAILED) if (names := s.names(state))]
+    return ", ".join(parts)
+
+
+def _waiting(s: Situation) -> list[str]:
+    """What the rollout waits for, each with the nodes."""
+    result: list[str] = []
+    if switching := s.names(NodeState.SWITCHING):
+        result.append(f"switching: {listed(switching)}")
+    reasons: dict[str, list[str]] = {}
+    open_nodes = {node for stage in s.stages if stage.is_open for node in stage.members}
+    for name, found in s.states.items():
+        pending = found.state is NodeState.PENDING and name in open_nodes
+        if found.why and (pending or (found.unavailable and not found.in_flight)):
+            reasons.setdefault(found.why, []).append(name)
+    result += [f"waiting for {listed(names)}: {why}" for why, names in sorted(reasons.items())]
+    unavailable = [name for name, found in s.states.items() if found.unavailable]
+    if len(unavailable) >= s.budget:
+        result.append(f"maxUnavailable of {s.budget} used up by {listed(unavailable)}")
+    return result
+
+
+def _complete(s: Situation) -> tuple[bool, str, str]:
+    if word(s) is not FleetStatus.COMPLETE:
+        return False, "NotComplete", _tally(s)
+    if skipped := s.names(NodeState.BLOCKED):
+        return True, "NodesSkipped", f"{_tally(s)}; blocked and passed over: {listed(skipped)}"
+    return True, "RolloutComplete", _tally(s)
+
+
+def _degraded(s: Situation) -> tuple[bool, str, str]:
+    if s.ended is RolloutOutcome.ROLLED_BACK:
+        stuck = s.rollback.stuck if s.rollback else ()
+        stay = f"; nothing to return to on {listed(stuck)}" if stuck else ""
+        return True, "RolledBack", f"too many nodes failed, this revision was taken back{stay}"
+    if s.stop is not None:
+        return True, s.stop.reason, s.stop.message
+    if failed := s.names(NodeState.FAILED):
+        return True, "NodesFailed", f"failed: {with_reasons(failed, s.states)}"
+    if silent := tuple(sorted(name for name, found in s.states.items() if found.silent and found.at_template)):
+        return True, "AgentsSilent", f"no agent has been heard of lately on {listed(silent)}"
+    return False, "AsExpected", ""
+
+
+def _paused(s: Situation) -> tuple[bool, str, str]:
+    if s.paused:
+        return True, "Requested", "spec.rollout.paused is true: nothing new starts"
+    return False, "NotPaused", ""
+
+
+def _deprecated(s: Situation) -> tuple[bool, str, str]:
+    found = deprecation(s.fleet.proxy_mode.spec.mode, s.fleet.cluster)
+    if found is None:
+        return False, "NotDeprecated", ""
+    return found.in_effect, found.state.value, found.message

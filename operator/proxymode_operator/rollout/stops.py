@@ -1,0 +1,96 @@
+"""What stops a rollout by itself, and whom a rollback brings back.
+
+Solves: failureThreshold, onBlocked Stop, a stage whose selector selects nothing. A stop lasts as long as its cause: a
+node that recovers lets the rollout go on. A rollback is for good; that it was decided is in the history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxymode_api.proxymode import BlockedPolicy
+
+from proxymode_operator.rollout.assess import NodeState
+from proxymode_operator.rollout.selection import matches
+from proxymode_operator.rollout.writes import told_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.gates import StageProgress
+    from proxymode_operator.rollout.model import Fleet
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why nothing more starts: the reason of conditions Degraded and Progressing, and their message."""
+
+    reason: str
+    message: str
+
+
+def with_reasons(names: Sequence[str], states: Mapping[str, Assessment]) -> str:
+    """`n1: its switch failed; n2: blocked by ip-vs-module; and 3 more`."""
+    shown = [f"{name}: {states[name].why}" for name in names[:_SHOWN]]
+    more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+    return "; ".join(shown + more)
+
+
+def failed_nodes(states: Mapping[str, Assessment]) -> list[str]:
+    """Sorted."""
+    return sorted(name for name, found in states.items() if found.state is NodeState.FAILED)
+
+
+def stop(fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Assessment]) -> Stop | None:
+    """The first cause that holds now."""
+    rollout = fleet.proxy_mode.spec.rollout
+    failed = failed_nodes(states)
+    if len(failed) >= rollout.failure_threshold:
+        why = f"{len(failed)} failed, failureThreshold is {rollout.failure_threshold}: {with_reasons(failed, states)}"
+        return Stop("FailureThresholdReached", why)
+    if rollout.on_blocked is BlockedPolicy.STOP:
+        blocked = [n for s in stages if s.is_open for n in s.members if states[n].state is NodeState.BLOCKED]
+        if blocked:
+            why = f"{len(blocked)} blocked, onBlocked is Stop: {with_reasons(blocked, states)}"
+            return Stop("NodesBlocked", why)
+    for stage, found in zip(rollout.stages, stages, strict=True):
+        if stage.selector is None or found.status.completed_at or not fleet.nodes:
+            continue
+        if not any(matches(stage.selector, node.labels) for node in fleet.nodes):
+            why = f"stage {stage.name}: its selector matches none of the {len(fleet.nodes)} nodes"
+            return Stop("StageSelectsNothing", f"{why}; correct it or take the stage out")
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """`to_tell`: nodes to bring back, in the order to tell them. `stuck`: nodes that ran nothing we could bring back.
+    `under_way`: those to tell and those told but not yet back."""
+
+    to_tell: tuple[str, ...] = ()
+    stuck: tuple[str, ...] = ()
+    under_way: tuple[str, ...] = ()
+
+
+def rollback(fleet: Fleet, states: Mapping[str, Assessment]) -> Rollback:
+    """Nodes in flight first, since they cost no budget; then the last told first."""
+    name, revision = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status.revision
+    told = {node.name: when for node in fleet.nodes if (when := told_at(node, name, revision)) is not None}
+    to_tell: list[str] = []
+    stuck: list[str] = []
+    returning: list[str] = []
+    for node in fleet.nodes:
+        if node.name not in told or node.asked is None or node.asked.intent.turn is None:
+            continue
+        if not states[node.name].at_template:
+            returning += [node.name] if states[node.name].in_flight else []
+        elif node.asked.intent.turn.before_mode is None:
+            stuck.append(node.name)
+        else:
+            to_tell.append(node.name)
+    to_tell.sort(key=lambda n: (states[n].in_flight, told[n], n), reverse=True)
+    return Rollback(tuple(to_tell), tuple(sorted(stuck)), tuple(sorted([*to_tell, *returning])))

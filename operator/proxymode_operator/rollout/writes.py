@@ -1,0 +1,145 @@
+"""The four ways in which a NodeProxyMode is written; see `planner` for when.
+
+Solves: what exactly changes in each. Only `turn` and `return_` change what the node's dataplane does; `prepare` changes
+what the agent checks ahead, and those options that its present mode does not use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from proxymode_api.common import Mode
+from proxymode_api.nodeproxymode import ObservedMode
+
+from proxymode_operator.rollout.model import Intent, Turn, Write, WriteKind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from datetime import datetime
+
+    from proxymode_api.proxymode import ProxyMode
+
+    from proxymode_operator.rollout.model import Asked, Fleet, Node, Template
+
+_MODE_FOUND = {
+    ObservedMode.IPVS: Mode.IPVS,
+    ObservedMode.KUBE_PROXY_IPVS: Mode.IPVS,
+    ObservedMode.NFTABLES: Mode.NFTABLES,
+    ObservedMode.KUBE_PROXY_NFTABLES: Mode.NFTABLES,
+}
+
+
+def told_at(node: Node, proxy_mode: str, revision: int) -> datetime | None:
+    """When this revision of this ProxyMode last told the node anything; None: it has not."""
+    asked = node.asked
+    if asked is None or node.foreign or asked.intent.turn is None:
+        return None
+    mine = asked.intent.proxy_mode == proxy_mode and asked.intent.revision == revision
+    return asked.intent.turn.at if mine else None
+
+
+def turn(node: Node, template: Template, proxy_mode: ProxyMode, now: datetime) -> Write:
+    """Told to run the template. What the node ran until now is noted for a rollback: what it was asked, or what was
+    found on it where nobody had asked."""
+    asked = _stored(node)
+    before = asked.intent.mode or (_MODE_FOUND.get(node.report.mode) if node.report else None)
+    intent = Intent(
+        mode=template.mode,
+        target_mode=template.mode,
+        options=template.options,
+        connections=proxy_mode.spec.switch.connections,
+        proxy_mode=proxy_mode.metadata.name,
+        revision=proxy_mode.status.revision,
+        turn=Turn(
+            at=now,
+            generation=asked.generation + 1,
+            before_mode=before,
+            before_options=asked.intent.options,
+        ),
+    )
+    return Write(node=node.name, node_uid=node.uid, kind=WriteKind.TURN, intent=intent, base=asked)
+
+
+def return_(node: Node, now: datetime) -> Write:
+    """Told to run again what it ran before this revision told it."""
+    asked = _stored(node)
+    note = asked.intent.turn
+    assert note is not None
+    assert note.before_mode is not None
+    intent = replace(
+        asked.intent,
+        mode=note.before_mode,
+        target_mode=note.before_mode,
+        options=note.before_options,
+        turn=Turn(
+            at=now,
+            generation=asked.generation + 1,
+            before_mode=asked.intent.mode,
+            before_options=asked.intent.options,
+        ),
+    )
+    return Write(node=node.name, node_uid=node.uid, kind=WriteKind.RETURN, intent=intent, base=asked)
+
+
+def prepare(fleet: Fleet, template: Template, *, exclude: Collection[str], ended: bool) -> tuple[Write, ...]:
+    """Creates what is missing and tells what will come. A revision that `ended` prepares no node for its template but
+    those that are new."""
+    proxy_mode = fleet.proxy_mode
+    name = proxy_mode.metadata.name
+    result: list[Write] = []
+    for node in fleet.nodes:
+        if node.name in exclude or node.foreign:
+            continue
+        asked = node.asked
+        if asked is None:
+            intent = Intent(
+                target_mode=template.mode,
+                options=template.options,
+                connections=proxy_mode.spec.switch.connections,
+                proxy_mode=name,
+            )
+        elif ended and asked.intent.proxy_mode == name:
+            continue
+        else:
+            intent = _prepared(asked.intent, template, name)
+        if asked is None or intent != asked.intent:
+            write = Write(node=node.name, node_uid=node.uid, kind=WriteKind.PREPARE, intent=intent, base=asked)
+            result.append(write)
+    return tuple(result)
+
+
+def _prepared(intent: Intent, template: Template, name: str) -> Intent:
+    """The intent with what may be known ahead. Another ProxyMode's revision number means nothing here."""
+    options = intent.options
+    if intent.mode is None:
+        options = template.options
+    elif intent.mode is not template.mode:
+        own = template.mode.value
+        options = options.model_copy(update={own: getattr(template.options, own)})
+    return replace(
+        intent,
+        target_mode=template.mode,
+        options=options,
+        proxy_mode=name,
+        revision=intent.revision if intent.proxy_mode == name else 0,
+    )
+
+
+def release(nodes: Mapping[str, Asked], uids: Mapping[str, str]) -> tuple[Write, ...]:
+    """No ProxyMode decides about these any more: they keep what they were asked, and name nobody."""
+    return tuple(
+        Write(
+            node=name,
+            node_uid=uids[name],
+            kind=WriteKind.RELEASE,
+            intent=replace(asked.intent, target_mode=asked.intent.mode, proxy_mode="", revision=0),
+            base=asked,
+        )
+        for name, asked in sorted(nodes.items())
+    )
+
+
+def _stored(node: Node) -> Asked:
+    assert node.asked is not None, f"{node.name} has no NodeProxyMode to tell"
+    return node.asked
