@@ -1,0 +1,254 @@
+"""The manifests say what they should: rights, capabilities, samples, images. That an API server takes them: tests/api."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from proxymode_api.proxymode import ProxyMode
+
+CHECKOUT = Path(__file__).parents[2]
+MANIFESTS = CHECKOUT / "manifests"
+IMAGES = CHECKOUT / "images"
+SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+@cache
+def everything() -> tuple[dict[str, Any], ...]:
+    return tuple(document for path in sorted((MANIFESTS / "base").glob("*/*.yaml")) for document in load(path))
+
+
+def one(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [o for o in everything() if o["kind"] == kind and o["metadata"]["name"] == name]
+    return found
+
+
+def may(component: str, verb: str, group: str, resource: str, name: str = "") -> bool:
+    """RBAC as the authorizer reads it: some rule of a role bound to the component's ServiceAccount allows it."""
+    subject = {"kind": "ServiceAccount", "name": f"proxymode-{component}", "namespace": "proxymode-system"}
+    bindings = [o for o in everything() if o["kind"].endswith("RoleBinding") and subject in o["subjects"]]
+    return any(
+        verb in rule["verbs"]
+        and group in rule["apiGroups"]
+        and resource in rule["resources"]
+        and ("resourceNames" not in rule or name in rule["resourceNames"])
+        for binding in bindings
+        for rule in one(binding["roleRef"]["kind"], binding["roleRef"]["name"])["rules"]
+    )
+
+
+@pytest.mark.parametrize("verb", ["get", "list", "watch"])
+def test_both_read_what_they_watch(verb: str) -> None:
+    assert may("operator", verb, "proxymode.io", "proxymodes")
+    for component in ("operator", "agent"):
+        assert may(component, verb, "proxymode.io", "nodeproxymodes")
+        assert may(component, verb, "", "nodes")
+    assert may("agent", verb, "", "services")
+    assert may("agent", verb, "discovery.k8s.io", "endpointslices")
+
+
+def test_no_field_has_two_writers() -> None:
+    for verb in ("patch", "update"):
+        assert may("operator", verb, "proxymode.io", "nodeproxymodes")
+        assert not may("operator", verb, "proxymode.io", "nodeproxymodes/status")
+        assert not may("agent", verb, "proxymode.io", "nodeproxymodes")
+        assert may("operator", verb, "proxymode.io", "proxymodes/status")
+        assert not may("operator", verb, "proxymode.io", "proxymodes"), "intent is people's"
+        assert not may("agent", verb, "proxymode.io", "proxymodes/status")
+    assert may("agent", "patch", "proxymode.io", "nodeproxymodes/status")
+
+
+def test_nobody_writes_to_nodes_or_services() -> None:
+    for component in ("operator", "agent"):
+        for verb in ("create", "patch", "update", "delete"):
+            for group, resource in (("", "nodes"), ("", "nodes/status"), ("", "services"), ("", "pods")):
+                assert not may(component, verb, group, resource)
+        assert not may(component, "get", "", "secrets")
+
+
+def test_no_rule_has_a_wildcard() -> None:
+    for document in everything():
+        for rule in document.get("rules", ()):
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+
+
+def test_the_lease_is_the_operators_own() -> None:
+    (role,) = [o for o in everything() if o["kind"] == "Role"]
+    assert role["metadata"]["namespace"] == "proxymode-system"
+    assert may("operator", "update", "coordination.k8s.io", "leases", "proxymode-operator")
+    assert not may("operator", "update", "coordination.k8s.io", "leases", "kube-scheduler")
+    assert not may("agent", "get", "coordination.k8s.io", "leases", "proxymode-operator")
+
+
+def pod(kind: str, name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = one(kind, name)["spec"]["template"]["spec"]
+    return spec
+
+
+def test_the_agent_has_net_admin_and_nothing_else() -> None:
+    spec = pod("DaemonSet", "proxymode-agent")
+    (container,) = spec["containers"]
+    context = container["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert "privileged" not in context
+    assert not {"hostPID", "hostIPC"} & spec.keys()
+    writable = [mount["name"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    assert writable == ["state"]
+    assert [v["hostPath"]["path"] for v in spec["volumes"] if v["name"] == "state"] == ["/var/lib/proxymode"]
+
+
+def test_the_agent_runs_on_every_linux_node_and_needs_no_service_to_start() -> None:
+    spec = pod("DaemonSet", "proxymode-agent")
+    assert spec["hostNetwork"] is True
+    assert spec["dnsPolicy"] == "Default"
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["containers"][0]["envFrom"] == [{"configMapRef": {"name": "api-server"}}]
+
+
+def test_the_agent_keeps_off_kube_proxys_ports() -> None:
+    (container,) = pod("DaemonSet", "proxymode-agent")["containers"]
+    ports = {int(port) for argument in container["args"] for port in re.findall(r"-address=.*:(\d+)$", argument)}
+    assert ports == {10349, 10356}
+    assert not ports & {10249, 10256}
+
+
+def test_the_operator_is_nobody() -> None:
+    spec = pod("Deployment", "proxymode-operator")
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["priorityClassName"] == "system-cluster-critical"
+    (container,) = spec["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert "hostNetwork" not in spec
+    assert one("Deployment", "proxymode-operator")["spec"]["replicas"] == 2
+    selector = one("PodDisruptionBudget", "proxymode-operator")["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= one("Deployment", "proxymode-operator")["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_probes_ask_the_ports_that_the_flags_open() -> None:
+    for kind, name in (("Deployment", "proxymode-operator"), ("DaemonSet", "proxymode-agent")):
+        (container,) = pod(kind, name)["containers"]
+        named = {port["name"]: port["containerPort"] for port in container["ports"]}
+        (flag,) = [a for a in container["args"] if a.startswith("--healthz-bind-address=")]
+        for probe in ("livenessProbe", "readinessProbe"):
+            port = container[probe]["httpGet"]["port"]
+            assert named.get(port, port) == int(flag.rpartition(":")[2])
+
+
+def test_modules_are_loaded_by_an_init_container_that_only_the_overlay_has() -> None:
+    assert "initContainers" not in pod("DaemonSet", "proxymode-agent")
+    (patch,) = load(MANIFESTS / "overlays/load-modules/init-container.yaml")
+    (init,) = patch["spec"]["template"]["spec"]["initContainers"]
+    assert init["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["SYS_MODULE"]}
+    assert "containers" not in patch["spec"]["template"]["spec"]
+
+
+def test_the_policy_names_the_agents_real_user() -> None:
+    account = one("ServiceAccount", "proxymode-agent")["metadata"]
+    policy = one("ValidatingAdmissionPolicy", "proxymode-agent-own-node")
+    (condition,) = policy["spec"]["matchConditions"]
+    assert f"'system:serviceaccount:{account['namespace']}:{account['name']}'" in condition["expression"]
+    assert pod("DaemonSet", "proxymode-agent")["serviceAccountName"] == account["name"]
+
+
+def test_the_base_lists_every_file() -> None:
+    (base,) = load(MANIFESTS / "base/kustomization.yaml")
+    files = {str(path.relative_to(MANIFESTS / "base")) for path in (MANIFESTS / "base").glob("*/*.yaml")}
+    assert files == {entry for entry in base["resources"] if "/" in entry and not entry.startswith("..")}
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_samples_are_read_by_the_models_without_a_field_lost(path: Path) -> None:
+    (document,) = load(path)
+    spec = ProxyMode.model_validate(document).model_dump(mode="json", by_alias=True, exclude_unset=True)["spec"]
+    assert spec == document["spec"]
+
+
+def test_there_are_samples() -> None:
+    assert {path.stem for path in SAMPLES} == {"simple", "staged-canary", "by-zone"}
+
+
+def instructions(dockerfile: Path) -> list[list[str]]:
+    """The Dockerfile as instruction and words; comments and continuation lines resolved."""
+    text = re.sub(r"(?m)^#.*\n", "", dockerfile.read_text()).replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line.strip()]
+
+
+def stages(dockerfile: Path) -> list[list[list[str]]]:
+    out: list[list[list[str]]] = []
+    for words in instructions(dockerfile):
+        if words[0] == "FROM":
+            out.append([])
+        out[-1].append(words)
+    return out
+
+
+COMPONENTS = pytest.mark.parametrize("component", ["operator", "agent"])
+
+
+@COMPONENTS
+def test_what_an_image_copies_exists(component: str) -> None:
+    copies = [words for words in instructions(IMAGES / component / "Dockerfile") if words[0] == "COPY"]
+    assert copies
+    for words in copies:
+        if not words[1].startswith("--from="):
+            for source in words[1:-1]:
+                assert (CHECKOUT / source).exists(), source
+
+
+@COMPONENTS
+def test_an_image_copies_every_package_of_the_wheel(component: str) -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    copied = {s for words in instructions(IMAGES / component / "Dockerfile") if words[0] == "COPY" for s in words[1:-1]}
+    assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied
+    assert {project["project"]["readme"], *project["project"]["license-files"]} <= copied
+
+
+@COMPONENTS
+def test_everything_installed_is_locked_with_hashes(component: str) -> None:
+    for words in instructions(IMAGES / component / "Dockerfile"):
+        text = " ".join(words)
+        for command in re.findall(r"pip install [^&]*", text):
+            assert "--require-hashes" in command or "--no-index" in command, command
+    for lock in ("build", component):
+        for entry in re.split(r"\n(?=[a-zA-Z0-9])", (CHECKOUT / f"requirements/{lock}.lock").read_text().strip()):
+            if not entry.startswith("#"):
+                assert re.match(r"[\w.\[\]-]+==[\w.+!-]+ .*--hash=sha256:", entry, re.DOTALL), entry[:60]
+
+
+@COMPONENTS
+def test_the_final_stage_builds_nothing(component: str) -> None:
+    build, final = stages(IMAGES / component / "Dockerfile")
+    assert any("wheel" in words for words in build)
+    assert not any("pip" in words for words in final)
+    assert [words[1:] for words in final if words[0] == "USER"] == [["0:0" if component == "agent" else "65532:65532"]]
+
+
+@COMPONENTS
+def test_the_entry_point_is_one_that_the_wheel_installs(component: str) -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    (entry,) = [w for w in instructions(IMAGES / component / "Dockerfile") if w[0] == "ENTRYPOINT"]
+    assert entry[1].strip("[]") in project["project"]["scripts"]
+
+
+@COMPONENTS
+def test_manifests_run_the_image_under_the_version_of_the_project(component: str) -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    (base,) = load(MANIFESTS / "base/kustomization.yaml")
+    assert {"name": f"proxymode-{component}", "newTag": project["project"]["version"]} in base["images"]
+    kind = "Deployment" if component == "operator" else "DaemonSet"
+    assert pod(kind, f"proxymode-{component}")["containers"][0]["image"] == f"proxymode-{component}"
