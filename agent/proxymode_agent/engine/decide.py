@@ -1,0 +1,106 @@
+"""What the engine does next, as a pure function of where things stand.
+
+All times are seconds of one monotonic clock. Pacing lives here too: a change is written at once when the dataplane
+has been idle, a burst in batches, so that syncs never take more than a tenth of the dataplane's time; a check for
+drift reads the whole kernel state back and takes no more than a fiftieth.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from proxymode_api.modes import Mode, ObservedMode
+
+_OURS: Final = {ObservedMode.IPVS: Mode.IPVS, ObservedMode.NFTABLES: Mode.NFTABLES}
+_REST_PER_SYNC: Final = 9.0
+_REST_CAP_SECONDS: Final = 1.0
+_REST_PER_FULL_SYNC: Final = 49.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before `until`; math.inf: before something changes."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Bring `mode` up to date. `full`: read the kernel back; else write what changed since the last sync."""
+
+    mode: Mode
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Move to `to`, also to finish a move that was begun."""
+
+    to: Mode
+
+
+Action = Wait | Sync | Switch
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything that the decision depends on.
+
+    `complete`: Services and EndpointSlices were listed. `told`: somebody said what is desired, be it nothing.
+    `unfinished`: the target of a switch that was begun and not ended. `pending`: changes are waiting to be written.
+    `full_at`, `pending_at`, `switch_at`: not before which time a full sync is due, changes may be written, and a switch
+    may be tried; -inf is at once.
+    """
+
+    now: float
+    complete: bool
+    told: bool
+    desired: Mode | None
+    observed: ObservedMode
+    unfinished: Mode | None
+    pending: bool
+    full_at: float
+    pending_at: float
+    switch_at: float
+
+
+def ours(observed: ObservedMode) -> Mode | None:
+    """The mode in the kernel, where it is one of this agent's making."""
+    return _OURS.get(observed)
+
+
+def decide(situation: Situation) -> Action:
+    """The next thing to do.
+
+    Nothing is touched while the cluster is half known. A switch that failed is tried again later; until then the mode
+    that is in the kernel is kept up to date, so that a node that cannot move still serves.
+    """
+    s = situation
+    if not (s.complete and s.told):
+        return Wait(math.inf)
+    target = s.desired or s.unfinished
+    current = ours(s.observed)
+    switch_at = math.inf
+    if target is not None and (target is not current or s.unfinished is not None):
+        if s.now >= s.switch_at:
+            return Switch(target)
+        switch_at = s.switch_at
+    if current is None:
+        return Wait(switch_at)
+    if s.now >= s.full_at:
+        return Sync(current, full=True)
+    if s.pending and s.now >= s.pending_at:
+        return Sync(current, full=False)
+    return Wait(min(switch_at, s.full_at, s.pending_at if s.pending else math.inf))
+
+
+def rest_after(duration: float) -> float:
+    """How long changes are collected after a sync that took `duration` seconds."""
+    return min(_REST_CAP_SECONDS, _REST_PER_SYNC * duration)
+
+
+def full_sync_interval(period: float, duration: float) -> float:
+    """How long until the next check for drift, when the last one took `duration` seconds and `period` is wished for."""
+    return max(period, _REST_PER_FULL_SYNC * duration)

@@ -1,0 +1,345 @@
+"""The engine: the one task that makes the kernel do what Services say, in the mode that is desired.
+
+What to do next is decided in `decide`; here it is done, timed, counted, logged, and retried with capped back-off. An
+API server that is away changes nothing: the last known Services stay programmed, and drift is still repaired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from proxymode_api.modes import ObservedMode
+
+from proxymode_agent.backoff import Backoff
+from proxymode_agent.cell import Cell
+from proxymode_agent.engine.decide import Situation, Switch, Sync, Wait, decide, full_sync_interval, ours, rest_after
+from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
+from proxymode_agent.engine.worker import DataplaneWorker, Kernel
+from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
+from proxymode_agent.services.tracker import ServiceTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxymode_api.modes import Mode
+
+    from proxymode_agent.dataplane.base import SyncResult
+    from proxymode_agent.engine.worker import Switcher
+    from proxymode_agent.kube.objects import EndpointSlice, Service
+    from proxymode_agent.metrics import Metrics
+    from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
+    from proxymode_agent.switch import StepRecord
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often, in seconds. `sync_period`: between two checks for drift, at least; the others bound retries."""
+
+    sync_period: float = 30.0
+    retry_first: float = 0.5
+    retry_cap: float = 60.0
+    switch_retry_first: float = 5.0
+    switch_retry_cap: float = 300.0
+
+
+class _Goal(NamedTuple):
+    mode: Mode | None
+    config: DataplaneConfig
+
+
+class Engine:
+    """Feed it events (`on_service`, `on_slice`), tell it what is desired (`set_desired`), read `snapshot`, and `run` it
+    in a task. All methods are to be called on the event loop; none of them blocks."""
+
+    def __init__(
+        self,
+        switcher_factory: Callable[[DataplaneConfig], Switcher],
+        metrics: Metrics,
+        *,
+        pace: Pace = Pace(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._metrics = metrics
+        self._pace = pace
+        self._clock = clock
+        self._worker = DataplaneWorker(switcher_factory, clock)
+        self._tracker = ServiceTracker()
+        self._wake = asyncio.Event()
+        self._cell: Cell[EngineSnapshot] = Cell(EngineSnapshot())
+        # Inputs.
+        self._goal: _Goal | None = None
+        self._services_listed = self._slices_listed = False
+        self._changed: set[ServicePortName] = set()  # ports that differ from what was written last
+        self._unwritten_since: float | None = None
+        # The kernel, as last seen, under this configuration.
+        self._opened: DataplaneConfig | None = None
+        self._kernel = Kernel(ObservedMode.NONE, None)
+        # Not before when: retry a failure or check for drift, write changes, try a switch.
+        self._full_at = self._pending_at = self._switch_at = -math.inf
+        self._retry = Backoff(pace.retry_first, pace.retry_cap)
+        self._switch_retry = Backoff(pace.switch_retry_first, pace.switch_retry_cap)
+        self._sync_error = self._switch_error = ""
+
+    def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None:
+        """What the node shall run. None: keep whatever mode of ours is in the kernel up to date, switch nothing."""
+        if self._goal is None or self._goal.mode is not mode:
+            self._switch_at = -math.inf
+            self._switch_retry.reset()
+            self._switch_error = ""
+        if self._goal is None or self._goal.config != config:
+            self._full_at = -math.inf
+        self._goal = _Goal(mode, config)
+        self._wake.set()
+
+    def on_service(self, event: Changed[Service] | Deleted | Synced) -> None:
+        """A Service changed, or all of them are known now."""
+        match event:
+            case Changed(key, service):
+                self._tracker.set_service(key, service)
+            case Deleted(key):
+                self._tracker.drop_service(key)
+            case Synced():
+                self._services_listed = True
+        self._fed()
+
+    def on_slice(self, event: Changed[EndpointSlice] | Deleted | Synced) -> None:
+        """An EndpointSlice changed, or all of them are known now."""
+        match event:
+            case Changed(key, endpoint_slice):
+                self._tracker.set_slice(key, endpoint_slice)
+            case Deleted(key):
+                self._tracker.drop_slice(key)
+            case Synced():
+                self._slices_listed = True
+        self._fed()
+
+    def snapshot(self) -> EngineSnapshot:
+        """Where things stand now."""
+        return self._cell.value
+
+    async def changed(self, seen: EngineSnapshot) -> EngineSnapshot:
+        """The latest snapshot, as soon as it differs from `seen`."""
+        return await self._cell.changed(seen)
+
+    @property
+    def behind_since(self) -> float | None:
+        """Since when, on the engine's clock, the kernel waits for something to be written; None: it is up to date, or
+        nothing of ours is to be in it."""
+        waits = [since for since in (self._unwritten_since, self._worker.busy_since) if since is not None]
+        return min(waits, default=None)
+
+    async def run(self) -> None:
+        """Work for ever; ends only by cancellation, after the kernel call that is under way. Leaves the kernel as it
+        is."""
+        try:
+            while True:
+                self._wake.clear()
+                delay = await self._advance() - self._clock()
+                if delay > 0:
+                    await self._rest(delay)
+        finally:
+            self._worker.close()
+
+    async def _rest(self, delay: float) -> None:
+        try:
+            async with asyncio.timeout(None if delay == math.inf else delay):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _advance(self) -> float:
+        """Do the next thing; until when there is nothing to do then, in the past: there may be more at once."""
+        if self._goal is not None and self._goal.config != self._opened:
+            if self._clock() < self._full_at:
+                return self._full_at
+            await self._open(self._goal.config)
+            return -math.inf
+        match decide(self._situation()):
+            case Wait(until):
+                self._publish(phase=self._resting_phase())
+                if self._cell.value.phase in (EnginePhase.PENDING, EnginePhase.OBSERVING):
+                    self._unwritten_since = None
+                return until
+            case Sync(mode, full):
+                await self._sync(mode, full=full)
+            case Switch(to):
+                await self._switch(to)
+        return -math.inf
+
+    def _situation(self) -> Situation:
+        return Situation(
+            now=self._clock(),
+            complete=self._services_listed and self._slices_listed,
+            told=self._goal is not None,
+            desired=self._goal.mode if self._goal else None,
+            observed=self._kernel.observed,
+            unfinished=self._kernel.unfinished,
+            pending=bool(self._changed) or self._tracker.dirty,
+            full_at=self._full_at,
+            pending_at=self._pending_at,
+            switch_at=self._switch_at,
+        )
+
+    async def _open(self, config: DataplaneConfig) -> None:
+        try:
+            self._kernel = await self._worker.open(config)
+        except Exception as error:
+            self._failed("dataplane cannot be opened", error)
+            return
+        self._opened = config
+        self._full_at = -math.inf
+        self._sync_error = ""
+        log.info(
+            "dataplane opened",
+            extra={"observed": self._kernel.observed.value, "unfinished_switch": self._kernel.unfinished or "none"},
+        )
+
+    async def _sync(self, mode: Mode, *, full: bool) -> None:
+        began = self._clock()
+        kind = "full" if full else "incremental"
+        first = not self._cell.value.synced
+        try:
+            if full:
+                self._kernel = await self._worker.observe()
+                if ours(self._kernel.observed) is not mode:
+                    return  # somebody took it away: decide anew with what is there
+            state = self._take()
+            if not full and not self._changed:
+                self._unwritten_since = None
+                return
+            drift = full and not first and not self._changed
+            if first:
+                self._publish(phase=EnginePhase.PROGRAMMING)
+            result = await self._worker.sync(mode, state, None if full else frozenset(self._changed))
+        except Exception as error:
+            self._metrics.syncs.labels(kind, "failure").inc()
+            self._unwritten_since = self._unwritten_since or began
+            self._failed(f"{kind} sync failed", error)
+            return
+        seconds = self._clock() - began
+        self._changed.clear()
+        self._unwritten_since = began if self._tracker.dirty else None
+        self._retry.reset()
+        self._sync_error = ""
+        self._pending_at = began + seconds + rest_after(seconds)
+        if full:
+            self._full_at = began + seconds + full_sync_interval(self._pace.sync_period, seconds)
+        self._synced(result, kind, seconds, drift=drift and result.written > 0)
+
+    async def _switch(self, to: Mode) -> None:
+        state = self._take()
+        began = self._clock()
+        log.info("switch begins", extra={"from_mode": self._kernel.observed.value, "to_mode": to.value})
+        self._publish(phase=EnginePhase.SWITCHING, synced=False, steps=())
+        try:
+            record = await self._worker.switch(to, state, self._stepped)
+        except Exception as error:
+            delay = self._switch_retry.next()
+            self._switch_at = self._clock() + delay
+            self._switch_error = f"switch to {to}: {error}"
+            self._unwritten_since = self._unwritten_since or began
+            _log_failure("switch failed", error, delay)
+            result = "failure"
+        else:
+            self._unwritten_since = began if self._tracker.dirty else None
+            self._switch_retry.reset()
+            self._switch_error = ""
+            result = "success"
+            self._publish(last_switch=record)
+        seconds = self._clock() - began
+        self._metrics.switch_duration.labels(to.value, result).observe(seconds)
+        log.info("switch ended", extra={"to_mode": to.value, "result": result, "seconds": round(seconds, 3)})
+        # A full sync follows in either case: it verifies the new mode, or mends the old one.
+        self._full_at = -math.inf
+        try:
+            self._kernel = await self._worker.observe()
+        except Exception as error:
+            self._opened = None
+            self._failed("dataplane cannot be observed", error)
+        self._publish(steps=())
+
+    def _fed(self) -> None:
+        if self._tracker.dirty and self._unwritten_since is None:
+            self._unwritten_since = self._clock()
+        self._wake.set()
+
+    def _take(self) -> ServiceState:
+        update = self._tracker.take()
+        self._changed |= update.changed
+        for kind, key, text in update.problems:
+            self._metrics.object_problems.labels(kind).inc()
+            log.warning("object cannot be used as it is", extra={"kind": kind, "object": str(key), "problem": text})
+        return update.state
+
+    def _stepped(self, step: StepRecord) -> None:
+        if self._cell.value.phase is EnginePhase.SWITCHING:
+            self._publish(steps=(*self._cell.value.steps, step))
+
+    def _synced(self, result: SyncResult, kind: str, seconds: float, *, drift: bool) -> None:
+        known = dict(self._cell.value.refused)
+        for name, reason in result.refused:
+            if known.get(name) != reason:
+                log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
+        now = datetime.now(UTC)
+        self._metrics.synced(result, kind, seconds, now.timestamp())
+        log.log(
+            logging.WARNING if drift else logging.INFO if kind == "full" and result.written else logging.DEBUG,
+            "drift repaired" if drift else "synced",
+            extra={
+                "kind": kind,
+                "written": result.written,
+                "services": result.services,
+                "endpoints": result.endpoints,
+                "milliseconds": round(seconds * 1000, 2),
+            },
+        )
+        self._publish(
+            synced=True, services=result.services, endpoints=result.endpoints, refused=result.refused, last_sync=now
+        )
+
+    def _failed(self, what: str, error: Exception) -> None:
+        delay = self._retry.next()
+        self._full_at = self._clock() + delay
+        self._pending_at = self._full_at
+        self._sync_error = f"{what}: {error}"
+        _log_failure(what, error, delay)
+        self._publish(synced=False, phase=EnginePhase.FAILED)
+
+    def _resting_phase(self) -> EnginePhase:
+        if self._sync_error or self._switch_error:
+            return EnginePhase.FAILED
+        if self._goal is None or not (self._services_listed and self._slices_listed):
+            return EnginePhase.PENDING
+        if ours(self._kernel.observed) is None:
+            return EnginePhase.OBSERVING
+        return EnginePhase.ACTIVE if self._cell.value.synced else EnginePhase.PROGRAMMING
+
+    def _publish(self, **changes: Any) -> None:
+        self._metrics.observed(self._kernel.observed)
+        self._cell.set(
+            replace(
+                self._cell.value,
+                desired=self._goal.mode if self._goal else None,
+                observed=self._kernel.observed,
+                error=self._switch_error or self._sync_error,
+                **changes,
+            )
+        )
+
+
+def _log_failure(what: str, error: Exception, delay: float) -> None:
+    """One line; with a traceback only for what no dataplane raises on purpose."""
+    expected = type(error).__module__.startswith("proxymode_agent.")
+    log.error(
+        what,
+        extra={"error": str(error), "retry_seconds": round(delay, 1)},
+        exc_info=None if expected else error,
+    )

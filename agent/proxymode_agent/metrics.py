@@ -1,0 +1,114 @@
+"""Every metric of the agent, in one place, named with its unit. Prefix: proxymode_agent_."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from proxymode_api.modes import ObservedMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxymode_agent.dataplane.base import SyncResult
+    from proxymode_agent.kube.listwatch import RestartReason
+
+_PREFIX: Final = "proxymode_agent"
+_SYNC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SWITCH_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+def agent_version() -> str:
+    """Version of the installed distribution; `unknown` when the code runs from a bare folder."""
+    try:
+        return version("proxymode")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Metrics:
+    """The agent's metrics on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry: Final = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.sync_duration: Final = Histogram(
+            f"{_PREFIX}_sync_duration_seconds",
+            "Time to bring the kernel into agreement with Services; kind is full (kernel read back) or incremental.",
+            ["kind"],
+            buckets=_SYNC_BUCKETS,
+            registry=self.registry,
+        )
+        self.syncs: Final = Counter(
+            f"{_PREFIX}_syncs_total",
+            "Syncs by kind (full, incremental) and result (success, failure).",
+            ["kind", "result"],
+            registry=self.registry,
+        )
+        self.sync_written: Final = Counter(
+            f"{_PREFIX}_sync_written_objects_total",
+            "Kernel objects that syncs added, changed or removed.",
+            registry=self.registry,
+        )
+        self.last_sync: Final = Gauge(
+            f"{_PREFIX}_last_successful_sync_timestamp_seconds",
+            "When the last successful sync ended, Unix time.",
+            registry=self.registry,
+        )
+        self.services: Final = Gauge(f"{_PREFIX}_services", "Service ports programmed.", registry=self.registry)
+        self.endpoints: Final = Gauge(f"{_PREFIX}_endpoints", "Endpoints programmed.", registry=self.registry)
+        self.refused: Final = Gauge(
+            f"{_PREFIX}_refused_services", "Service ports that the kernel would not take.", registry=self.registry
+        )
+        self.object_problems: Final = Counter(
+            f"{_PREFIX}_object_problems_total",
+            "Things in Services and EndpointSlices that cannot be used and were left out, by kind of object.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.watch_restarts: Final = Counter(
+            f"{_PREFIX}_watch_restarts_total",
+            "Watches begun anew, by resource and reason.",
+            ["resource", "reason"],
+            registry=self.registry,
+        )
+        self.mode: Final = Gauge(
+            f"{_PREFIX}_mode",
+            "1 for the Service dataplane that is in the kernel now, 0 for the others.",
+            ["mode"],
+            registry=self.registry,
+        )
+        self.switch_duration: Final = Histogram(
+            f"{_PREFIX}_switch_duration_seconds",
+            "Time to move from one mode to another, by target mode and result (success, failure).",
+            ["to", "result"],
+            buckets=_SWITCH_BUCKETS,
+            registry=self.registry,
+        )
+        Gauge(
+            f"{_PREFIX}_build_info", "1, labelled with the agent's version.", ["version"], registry=self.registry
+        ).labels(agent_version()).set(1)
+
+    def watch_restarted(self, resource: str) -> Callable[[RestartReason], None]:
+        """A callback for ListWatch that counts restarts of one resource's watch."""
+
+        def count(reason: RestartReason) -> None:
+            self.watch_restarts.labels(resource, reason.value).inc()
+
+        return count
+
+    def synced(self, result: SyncResult, kind: str, seconds: float, now: float) -> None:
+        """Note a successful sync; `now` is Unix time."""
+        self.syncs.labels(kind, "success").inc()
+        self.sync_duration.labels(kind).observe(seconds)
+        self.sync_written.inc(result.written)
+        self.last_sync.set(now)
+        self.services.set(result.services)
+        self.endpoints.set(result.endpoints)
+        self.refused.set(len(result.refused))
+
+    def observed(self, mode: ObservedMode) -> None:
+        """Set the mode gauge."""
+        for candidate in ObservedMode:
+            self.mode.labels(candidate.value).set(1 if candidate is mode else 0)
