@@ -1,4 +1,4 @@
-"""The manifests say what they should: rights, capabilities, samples, images. That an API server takes them: tests/api."""
+"""What the manifests promise: rights, capabilities, samples, images. That an API server takes them is for tests/api."""
 
 from __future__ import annotations
 
