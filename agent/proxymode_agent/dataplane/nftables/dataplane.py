@@ -1,0 +1,134 @@
+"""The nftables dataplane: keeps this network namespace's two tables `proxymode` as the Service state says.
+
+Synchronous, one thread. What it knows of the kernel between syncs is a cache: whatever goes wrong, the next sync reads
+the kernel back. It does not watch for foreign changes; whoever calls does, and then syncs without `changed`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from proxymode_agent.dataplane.base import DataplaneError, SyncResult
+from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Transaction
+from proxymode_agent.dataplane.nftables import grace
+from proxymode_agent.dataplane.nftables.frontends import Frontends
+from proxymode_agent.dataplane.nftables.layout import TABLE, TRAITS, Layout, layout
+from proxymode_agent.dataplane.nftables.plan import Plan, TableState
+from proxymode_agent.dataplane.nftables.readback import read_base, read_elements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxymode_api.common import Mode
+
+    from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
+
+
+class FamilyTable:
+    """One family's table in the kernel."""
+
+    def __init__(self, kernel: Connection, table: Layout) -> None:
+        self._kernel = kernel
+        self._layout = table
+        self._state: TableState | None = None
+        self._frontends = Frontends(table.family)
+
+    @property
+    def frontends(self) -> Frontends:
+        """What the Service ports of the last sync claim."""
+        return self._frontends
+
+    def sync_all(self, ports: Mapping[ServicePortName, ServicePort]) -> int:
+        """Read the kernel back and write what differs. Returns the number of objects written."""
+        self._state = None
+        base = read_base(self._kernel, self._layout)
+        self._kernel.commit(base.repair)
+        state = TableState(self._layout, read_elements(self._kernel, self._layout, base))
+        self._frontends = Frontends(self._layout.family)
+        wants = self._frontends.update(ports, ports)
+        plan = state.plan_all(wants.services, wants.nodeports)
+        self._commit(plan)
+        self._kernel.commit(base.strangers)
+        self._state = state
+        return base.repair.objects + plan.objects + base.strangers.objects
+
+    def sync_changed(self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName]) -> int:
+        """Write what the changed Service ports need. If the kernel is not as it was left: :meth:`sync_all`."""
+        state, self._state = self._state, None
+        if state is None:
+            return self.sync_all(ports)
+        plan = state.plan(*self._frontends.update(ports, changed))
+        try:
+            self._commit(plan)
+        except DataplaneError:
+            return self.sync_all(ports)
+        self._state = state
+        return plan.objects
+
+    def remove(self) -> None:
+        """Delete the table if it is there."""
+        self._state = None
+        if any(found.table.name == TABLE for found in self._kernel.tables(self._layout.table.family)):
+            self._kernel.commit(Transaction.of(self._layout.table.delete()))
+
+    def _commit(self, plan: Plan) -> None:
+        self._kernel.commit_all(plan.make)
+        if plan.clear:
+            grace.wait()
+            self._kernel.commit_all(plan.clear)
+
+
+class NftablesDataplane:
+    """Dataplane of mode nftables (see :class:`~proxymode_agent.dataplane.base.Dataplane`) for this thread's network
+    namespace. Raises DataplaneError if there is no nf_tables or no right to use it."""
+
+    def __init__(self, config: DataplaneConfig) -> None:
+        self._kernel = Connection()
+        installed = version("proxymode")
+        self._tables = [FamilyTable(self._kernel, layout(family, config, installed)) for family in TRAITS]
+
+    @property
+    def mode(self) -> Mode:
+        from proxymode_api.common import Mode
+
+        return Mode.NFTABLES
+
+    def present(self) -> bool:
+        """Whether a table of ours is in the kernel."""
+        return present(self._kernel)
+
+    def sync(self, state: ServiceState, changed: frozenset[ServicePortName] | None = None) -> SyncResult:
+        """Make the kernel do what `state` says; see the protocol. One family's failure does not hold up the other."""
+        written = 0
+        errors: list[DataplaneError] = []
+        for table in self._tables:
+            try:
+                if changed is None:
+                    written += table.sync_all(state.ports)
+                else:
+                    written += table.sync_changed(state.ports, changed)
+            except DataplaneError as error:
+                errors.append(error)
+        if errors:
+            raise DataplaneError("; ".join(map(str, errors))) from errors[0]
+        return SyncResult(
+            written,
+            services=sum(table.frontends.services for table in self._tables),
+            endpoints=sum(table.frontends.endpoints for table in self._tables),
+            refused=tuple(refused for table in self._tables for refused in table.frontends.refused()),
+        )
+
+    def remove(self) -> None:
+        """Delete both tables; connections that they made live on in conntrack while any nat chain remains."""
+        for table in self._tables:
+            table.remove()
+
+    def close(self) -> None:
+        """Close the socket; leaves the kernel as it is."""
+        self._kernel.close()
+
+
+def present(kernel: Connection) -> bool:
+    """Whether a table of this dataplane is in the kernel, whoever made it."""
+    return any(found.table.name == TABLE for family in (NfProto.IPV4, NfProto.IPV6) for found in kernel.tables(family))
