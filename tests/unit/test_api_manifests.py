@@ -105,8 +105,8 @@ def test_the_agent_has_net_admin_and_nothing_else() -> None:
     assert "privileged" not in context
     assert not {"hostPID", "hostIPC"} & spec.keys()
     writable = [mount["name"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
-    assert writable == ["state"]
-    assert [v["hostPath"]["path"] for v in spec["volumes"] if v["name"] == "state"] == ["/var/lib/proxymode"]
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
+    assert [paths[name] for name in writable] == ["/var/lib/proxymode", "/proc/sys/net"]
 
 
 def test_the_agent_runs_on_every_linux_node_and_needs_no_service_to_start() -> None:

@@ -16,7 +16,8 @@ from proxymode_agent.dataplane.base import DataplaneError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ROOT: Final = Path("/proc/sys")
+_ROOT: Final = Path(os.environ.get("PROXYMODE_PROC_SYS", "/proc/sys"))
+"""A container's own /proc/sys is read-only and cannot be mounted over: the manifests mount the host's elsewhere."""
 _ALWAYS: Final = {
     "net/ipv4/vs/conntrack": "1",  # conntrack entries for IPVS connections: masquerading needs them
     "net/ipv4/vs/expire_nodest_conn": "1",  # a connection whose real server is gone ends at once
@@ -53,7 +54,8 @@ def apply(settings: Mapping[str, str]) -> int:
         except OSError as error:
             raise DataplaneError(
                 f"sysctl {name} must be {value} and cannot be set: {os.strerror(error.errno or 0)}; "
-                f"set it on the node, or mount /proc/sys/net writable into the agent's container"
+                f"set it on the node, or mount the host's /proc/sys/net into the agent's container as "
+                f"/host/proc/sys/net and set PROXYMODE_PROC_SYS=/host/proc/sys"
             ) from error
         written += 1
     return written
