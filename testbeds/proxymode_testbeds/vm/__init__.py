@@ -16,6 +16,7 @@ It is not a general virtual machine manager: one network card, no disks, no snap
 from proxymode_testbeds.vm.kernel import KERNELS
 from proxymode_testbeds.vm.machine import BootError, VirtualMachine
 from proxymode_testbeds.vm.process import CommandError, CommandRefusedError, ConnectionLostError, GuestProcess
+from proxymode_testbeds.vm.qemu import QemuMissingError
 
 __all__ = [
     "KERNELS",
@@ -24,5 +25,6 @@ __all__ = [
     "CommandRefusedError",
     "ConnectionLostError",
     "GuestProcess",
+    "QemuMissingError",
     "VirtualMachine",
 ]

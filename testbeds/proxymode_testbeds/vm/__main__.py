@@ -1,6 +1,7 @@
 """`python -m proxymode_testbeds.vm run -- COMMAND...`: one command in a fresh guest; `shell`: a terminal in one.
 
-The command starts in the current folder, its standard streams are this process's, and so is its exit code.
+The command starts in the current folder; its standard streams are this process's, and so is its exit code. `build`
+only fetches and prepares what a guest needs, into the cache.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from proxymode_testbeds.vm import KERNELS, BootError, CommandRefusedError, VirtualMachine
+from proxymode_testbeds.vm import KERNELS, BootError, CommandRefusedError, QemuMissingError, VirtualMachine, qemu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,12 @@ SHELL = ("script", "--quiet", "--command", "bash", "/dev/null")  # a terminal fo
 
 
 def main() -> int:
-    return asyncio.run(_main(_parse()))
+    options = _parse()
+    if options.action == "build":
+        machine = qemu.prepare(options.kernel)
+        print(f"Linux {machine.kernel.release}, {' '.join(machine.accelerator)}")
+        return 0
+    return asyncio.run(_main(options))
 
 
 async def _main(options: argparse.Namespace) -> int:
@@ -40,7 +46,7 @@ async def _main(options: argparse.Namespace) -> int:
         return await work
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
-    except (BootError, CommandRefusedError) as error:
+    except (BootError, CommandRefusedError, QemuMissingError) as error:
         print(error, file=sys.stderr)
         return 125
 
@@ -113,6 +119,8 @@ def _parse() -> argparse.Namespace:
     actions = parser.add_subparsers(dest="action", required=True)
     run = actions.add_parser("run", parents=[guest], help="one command in a fresh guest")
     run.add_argument("command", nargs="+", help="after --: the command and its arguments")
+    build = actions.add_parser("build", help="fetch and prepare a guest's kernel, find out whether KVM works")
+    build.add_argument("--kernel", default="6.1", choices=list(KERNELS), help="kernel series (default: %(default)s)")
     actions.add_parser("shell", parents=[guest], help="a terminal in a fresh guest")
     return parser.parse_args()
 

@@ -23,7 +23,7 @@ KVM = ("-accel", "kvm", "-cpu", "host")
 EMULATION = ("-accel", "tcg,thread=multi", "-cpu", "max")
 
 
-def arguments(kernel: Kernel, qemu: str) -> tuple[str, ...]:
+def choose(kernel: Kernel, qemu: str) -> tuple[str, ...]:
     """qemu's arguments for the fastest way that works on this machine. Blocks for the probe, once."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return EMULATION

@@ -12,7 +12,6 @@ import contextlib
 import os
 import secrets
 import shlex
-import shutil
 import socket
 import sys
 import tempfile
@@ -22,8 +21,7 @@ from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, BinaryIO
 
 import proxymode_testbeds
-from proxymode_testbeds.vm import accelerator, initramfs
-from proxymode_testbeds.vm import kernel as kernels
+from proxymode_testbeds.vm import initramfs, qemu
 from proxymode_testbeds.vm.monitor import Monitor
 from proxymode_testbeds.vm.process import CommandError, GuestProcess
 from proxymode_testbeds.vm_guest.frames import Request
@@ -31,7 +29,8 @@ from proxymode_testbeds.vm_guest.frames import Request
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-QEMU = "qemu-system-x86_64"
+    from proxymode_testbeds.vm.kernel import Kernel
+
 BOOT_SECONDS = 180.0  # a deadline, not an estimate: emulation on a busy machine is slow
 QUIT_SECONDS = 10.0
 CONSOLE_LINES_KEPT = 200
@@ -39,9 +38,6 @@ CONSOLE_LINES_KEPT = 200
 HOST_ADDRESS = "10.0.2.2"  # qemu's user network gives these two
 GUEST_ADDRESS = "10.0.2.15"
 COMMAND_PORT = 1023
-
-KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 quiet mitigations=off nokaslr no5lvl tsc=reliable"
-"""Quiet and unprotected for speed; `panic=-1` with qemu's -no-reboot makes a panic end qemu at once."""
 
 
 class BootError(Exception):
@@ -74,27 +70,23 @@ class VirtualMachine:
         """A guest with two CPUs until the end of the context.
 
         `writable` names an existing folder of the host in which the guest may write, at the same path; `console` a
-        file that gets all the guest's console output. Raises BootError, and what `vm.kernel` and `debs` raise where
-        the kernel cannot be had.
+        file that gets all the guest's console output. Raises BootError, and what `qemu.prepare` raises.
         """
-        qemu = shutil.which(QEMU)
-        if qemu is None:
-            raise BootError(f"{QEMU} is not on PATH; Debian's package qemu-system-x86 has it")
-        prepared = await asyncio.to_thread(kernels.prepare, kernel)
-        acceleration = await asyncio.to_thread(accelerator.arguments, prepared, qemu)
+        machine = await asyncio.to_thread(qemu.prepare, kernel)
         secret = secrets.token_hex(16)
         async with contextlib.AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proxymode-vm-")))
+            settings = initramfs.file("boot.env", boot_settings(machine.kernel, writable, secret).encode())
             initrd = folder / "initrd"
-            settings = boot_settings(prepared, writable, secret)
-            initrd.write_bytes(
-                prepared.initramfs.read_bytes() + initramfs.archive([initramfs.file("boot.env", settings.encode())])
-            )
+            initrd.write_bytes(machine.kernel.initramfs.read_bytes() + initramfs.archive([settings]))
             ours, theirs = socket.socketpair()
+            stack.callback(ours.close)
             with theirs:
-                arguments = qemu_arguments(prepared, initrd, memory_mb, writable, theirs.fileno())
+                command = qemu.command(
+                    machine, initrd=initrd, memory_mb=memory_mb, writable=writable, monitor=theirs.fileno()
+                )
                 process = await asyncio.create_subprocess_exec(
-                    *("setpriv", "--pdeathsig", "KILL", qemu, *acceleration, *arguments),
+                    *command,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
@@ -228,7 +220,7 @@ def environment() -> dict[str, str]:
     return fixed | cache
 
 
-def boot_settings(kernel: kernels.Kernel, writable: Path | None, secret: str) -> str:
+def boot_settings(kernel: Kernel, writable: Path | None, secret: str) -> str:
     """The text of /boot.env, which `vm_guest/init.sh` reads: shell assignments."""
     values = {
         "MODULES": kernel.modules,
@@ -240,29 +232,6 @@ def boot_settings(kernel: kernels.Kernel, writable: Path | None, secret: str) ->
         "PYTHONPATH": Path(proxymode_testbeds.__file__).parents[1],
     }
     return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in values.items())
-
-
-def qemu_arguments(
-    kernel: kernels.Kernel, initrd: Path, memory_mb: int, writable: Path | None, monitor: int
-) -> list[str]:
-    """The machine without its accelerator. `monitor` is the descriptor of a connected socket for QMP."""
-    return [
-        *("-machine", "q35", "-smp", "2", "-m", str(memory_mb)),
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-kernel", str(kernel.image), "-initrd", str(initrd), "-append", KERNEL_ARGUMENTS),
-        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-        *("-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"),
-        # romfile: without it qemu wants a network boot ROM from another package.
-        *("-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="),
-        *_share("host", Path("/"), "readonly=on"),
-        *(_share("writable", writable.absolute(), "readonly=off") if writable else ()),
-    ]
-
-
-def _share(tag: str, folder: Path, access: str) -> tuple[str, ...]:
-    # multidevs=remap: the folder may span file systems, whose inode numbers would collide in the guest.
-    backend = f"local,id={tag},path={folder},security_model=none,multidevs=remap,{access}"
-    return ("-fsdev", backend, "-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -1,0 +1,110 @@
+"""One socket that asks one question at a time, and knows what became of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from functools import partial
+from typing import TYPE_CHECKING
+
+from proxymode_testbeds.traffic.loop import READ, WRITE, now
+from proxymode_testbeds.traffic.report import reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxymode_testbeds.traffic.loop import Loop
+
+
+class Exchange:
+    """Connects, asks a first question and reports.
+
+    `on_answer(exchange, backend)` may ask again later; `on_end(exchange, reason)` comes at most once, never from
+    within the constructor and not after :meth:`close`. Who owns it keeps the deadline, by calling :meth:`fail`.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        kind: socket.SocketKind,
+        peer: tuple[str, int],
+        timeout: float,
+        on_answer: Callable[[Exchange, str], None],
+        on_end: Callable[[Exchange, str], None],
+    ) -> None:
+        self.sequence = 0  # of the last question
+        self.backend = ""  # who answered last; empty before the first answer
+        self.handshake: float | None = None  # seconds; None until connected
+        self.began_at = self.asked_at = now()
+        self.deadline: float | None = self.began_at + timeout  # None while no answer is due
+        self._loop = loop
+        self._timeout = timeout
+        self._on_answer = on_answer
+        self._on_end = on_end
+        self._received = b""
+        self._open = True
+        family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
+        self._socket = socket.socket(family, kind)
+        self._socket.setblocking(False)
+        if kind == socket.SOCK_STREAM:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop.watch(self._socket, WRITE, self._connected)
+        number = self._socket.connect_ex(peer)
+        if number not in (0, errno.EINPROGRESS):
+            loop.after(0, partial(self.fail, reason_of(OSError(number, os.strerror(number)))))
+
+    def ask(self) -> None:
+        if not self._open:
+            return
+        self.sequence += 1
+        self.asked_at = now()
+        self.deadline = self.asked_at + self._timeout
+        try:
+            self._socket.send(b"%d\n" % self.sequence)
+        except OSError as error:
+            self.fail(reason_of(error))
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self.deadline = None
+            self._loop.forget(self._socket)
+            self._socket.close()
+
+    def fail(self, reason: str) -> None:
+        if self._open:
+            self.close()
+            self._on_end(self, reason)
+
+    def _connected(self) -> None:
+        number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self.fail(reason_of(OSError(number, os.strerror(number))))
+            return
+        self.handshake = now() - self.began_at
+        self._loop.watch(self._socket, READ, self._readable)
+        self.ask()
+
+    def _readable(self) -> None:
+        try:
+            chunk = self._socket.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.fail(reason_of(error))
+            return
+        if not chunk:
+            self.fail("eof")
+            return
+        self._received += chunk
+        if not self._received.endswith(b"\n"):
+            return
+        backend, _, echo = self._received.rstrip(b"\n").rpartition(b" ")
+        self._received = b""
+        if echo != b"%d" % self.sequence:
+            self.fail("mismatch")
+            return
+        self.deadline = None
+        self.backend = backend.decode()
+        self._on_answer(self, self.backend)
