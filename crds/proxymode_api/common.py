@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from proxymode_api import rules
+from proxymode_api.modes import IpvsScheduler as IpvsScheduler
 from proxymode_api.modes import Mode as Mode
 
 
@@ -136,24 +137,6 @@ class DetectLocal(Model):
         "BridgeInterface (kube-proxy: --pod-interface-name-prefix, --pod-bridge-interface).",
         examples=["cni0", "veth"],
     )
-
-
-class IpvsScheduler(StrEnum):
-    """Schedulers of Linux IPVS (net/netfilter/ipvs); each is a kernel module ip_vs_NAME."""
-
-    RR = "rr"
-    WRR = "wrr"
-    LC = "lc"
-    WLC = "wlc"
-    LBLC = "lblc"
-    LBLCR = "lblcr"
-    SH = "sh"
-    DH = "dh"
-    SED = "sed"
-    NQ = "nq"
-    FO = "fo"
-    OVF = "ovf"
-    MH = "mh"
 
 
 class IpvsOptions(Model):

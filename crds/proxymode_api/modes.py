@@ -1,4 +1,4 @@
-"""The names of Service dataplanes, apart from the models so that the agent's hot path need not import pydantic."""
+"""Names of Service dataplanes and schedulers, apart from the models so that the agent's hot path needs no pydantic."""
 
 from __future__ import annotations
 
@@ -21,3 +21,21 @@ class ObservedMode(StrEnum):
     KUBE_PROXY_IPTABLES = "kube-proxy-iptables"
     KUBE_PROXY_IPVS = "kube-proxy-ipvs"
     KUBE_PROXY_NFTABLES = "kube-proxy-nftables"
+
+
+class IpvsScheduler(StrEnum):
+    """Schedulers of Linux IPVS (net/netfilter/ipvs); each is a kernel module ip_vs_NAME."""
+
+    RR = "rr"
+    WRR = "wrr"
+    LC = "lc"
+    WLC = "wlc"
+    LBLC = "lblc"
+    LBLCR = "lblcr"
+    SH = "sh"
+    DH = "dh"
+    SED = "sed"
+    NQ = "nq"
+    FO = "fo"
+    OVF = "ovf"
+    MH = "mh"

@@ -89,14 +89,20 @@ class Engine:
         self._sync_error = self._switch_error = ""
 
     def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None:
-        """What the node shall run. None: keep whatever mode of ours is in the kernel up to date, switch nothing."""
+        """What the node shall run. None: keep whatever mode of ours is in the kernel up to date, switch nothing.
+
+        The snapshot says so at once, and is not `synced` before the kernel has been compared with the new wish.
+        """
+        goal = _Goal(mode, config)
+        if goal == self._goal:
+            return
         if self._goal is None or self._goal.mode is not mode:
             self._switch_at = -math.inf
             self._switch_retry.reset()
             self._switch_error = ""
-        if self._goal is None or self._goal.config != config:
-            self._full_at = -math.inf
-        self._goal = _Goal(mode, config)
+        self._goal = goal
+        self._full_at = -math.inf
+        self._publish(synced=False, phase=self._resting_phase(synced=False))
         self._wake.set()
 
     def on_service(self, event: Changed[Service] | Deleted | Synced) -> None:
@@ -164,7 +170,7 @@ class Engine:
             return -math.inf
         match decide(self._situation()):
             case Wait(until):
-                self._publish(phase=self._resting_phase())
+                self._publish(phase=self._resting_phase(synced=self._cell.value.synced))
                 if self._cell.value.phase in (EnginePhase.PENDING, EnginePhase.OBSERVING):
                     self._unwritten_since = None
                 return until
@@ -313,14 +319,14 @@ class Engine:
         _log_failure(what, error, delay)
         self._publish(synced=False, phase=EnginePhase.FAILED)
 
-    def _resting_phase(self) -> EnginePhase:
+    def _resting_phase(self, *, synced: bool) -> EnginePhase:
         if self._sync_error or self._switch_error:
             return EnginePhase.FAILED
         if self._goal is None or not (self._services_listed and self._slices_listed):
             return EnginePhase.PENDING
         if ours(self._kernel.observed) is None:
             return EnginePhase.OBSERVING
-        return EnginePhase.ACTIVE if self._cell.value.synced else EnginePhase.PROGRAMMING
+        return EnginePhase.ACTIVE if synced else EnginePhase.PROGRAMMING
 
     def _publish(self, **changes: Any) -> None:
         self._metrics.observed(self._kernel.observed)

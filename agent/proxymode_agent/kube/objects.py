@@ -81,6 +81,7 @@ class Taint(msgspec.Struct, frozen=True, gc=False):
 
 
 class NodeSpec(msgspec.Struct, frozen=True, gc=False):
+    pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
     taints: list[Taint] | None = None
 
 

@@ -1,0 +1,129 @@
+"""Values of command line flags: text to a checked value, or one line that says what would be right. Pure."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proxymode_api.modes import IpvsScheduler, Mode
+
+from proxymode_agent.log import LogFormat
+
+if TYPE_CHECKING:
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+PRIMARY: Final = "primary"
+"""The word for the node's own addresses in --nodeport-addresses."""
+_NODE_NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+_DURATION: Final = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$")
+
+
+class BindAddress(NamedTuple):
+    """Where a server listens; port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _bad(value: str, right: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{value!r} {right}")
+
+
+def mode(value: str) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        raise _bad(value, "is not a mode this agent programs; use nftables or ipvs") from None
+
+
+def log_format(value: str) -> LogFormat:
+    try:
+        return LogFormat(value)
+    except ValueError:
+        raise _bad(value, "is not a logging format; use logfmt or json") from None
+
+
+def node_name(value: str) -> str:
+    if not _NODE_NAME.match(value.strip().lower()):
+        raise _bad(value, "is not a node name; use lower case letters, digits, '-' and '.'")
+    return value.strip().lower()
+
+
+def _network(value: str) -> Network:
+    try:
+        return ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise _bad(value, "is not a network; write it as in 10.244.0.0/16 or fd00:10:244::/56") from None
+
+
+def networks(value: str) -> tuple[Network, ...]:
+    return tuple(_network(text.strip()) for text in value.split(",") if text.strip())
+
+
+def node_port_addresses(value: str) -> list[str]:
+    texts = [text.strip() for text in value.split(",") if text.strip()]
+    for text in texts:
+        if text != PRIMARY:
+            try:
+                ipaddress.ip_network(text, strict=False)
+            except ValueError:
+                raise _bad(text, "is neither a network such as 192.168.0.0/16 nor the word primary") from None
+    return texts
+
+
+def boolean(value: str) -> bool:
+    if value.lower() in ("true", "1", "t"):
+        return True
+    if value.lower() in ("false", "0", "f"):
+        return False
+    raise _bad(value, "is neither true nor false")
+
+
+def masquerade_bit(value: str) -> int:
+    if not value.isdigit() or int(value) > 31:
+        raise _bad(value, "is not a bit of the packet mark; use 0 to 31")
+    return int(value)
+
+
+def scheduler(value: str) -> IpvsScheduler:
+    try:
+        return IpvsScheduler(value)
+    except ValueError:
+        raise _bad(value, f"is not an IPVS scheduler; use one of {', '.join(IpvsScheduler)}") from None
+
+
+def verbosity(value: str) -> int:
+    if not value.isdigit():
+        raise _bad(value, "is not a log level; use a number from 0 (normal) to 10")
+    return int(value)
+
+
+def duration(value: str) -> float:
+    match = _DURATION.match(value)
+    if match is None or not value:
+        raise _bad(value, "is not a duration; write hours, minutes and seconds as in 30s, 1m30s or 1h")
+    hours, minutes, seconds = match.groups()
+    total = int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)
+    if total <= 0:
+        raise _bad(value, "is too short; use a second or more, such as 30s")
+    return total
+
+
+def bind_address(value: str) -> BindAddress | None:
+    if not value:
+        return None
+    right = "is not an address to listen on; write it as in 127.0.0.1:10249 or [::1]:10249"
+    host, separator, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise _bad(value, right)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise _bad(value, right) from None
+    return BindAddress(host, int(port))

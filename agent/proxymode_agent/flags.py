@@ -1,0 +1,237 @@
+"""The command line, named as kube-proxy's where a flag means the same, checked before anything is started.
+
+A bad value ends with exit status 2 and one line that names flag, value and what would be right. Flags about the
+dataplane go with --mode, the standalone agent; without it the node's NodeProxyMode decides, and they are refused
+rather than ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from proxymode_agent import flag_values as values
+from proxymode_agent.metrics import agent_version
+from proxymode_agent.services.model import DataplaneConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxymode_api.modes import Mode
+
+    from proxymode_agent.flag_values import BindAddress
+    from proxymode_agent.log import LogFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Standalone:
+    """What the flags say about the dataplane, where no operator decides. `node_port_primary`: NodePorts answer on the
+    node's own addresses, besides those in `config`."""
+
+    mode: Mode
+    config: DataplaneConfig
+    node_port_primary: bool
+
+    def resolve(self, node_ips: tuple[bytes, ...]) -> DataplaneConfig:
+        """The configuration for a node with these packed addresses."""
+        node_ports = self.config.node_port_addresses
+        if self.node_port_primary:
+            node_ports = (node_ports or ()) + tuple(ipaddress.ip_network(address) for address in node_ips)
+        return replace(self.config, node_port_addresses=node_ports, node_ips=node_ips)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, checked. `standalone` None: the node's NodeProxyMode decides. Addresses None: do not serve."""
+
+    kubeconfig: Path | None
+    node_name: str
+    standalone: Standalone | None
+    metrics_address: BindAddress | None
+    healthz_address: BindAddress | None
+    state_dir: Path
+    sync_period: float
+    log_format: LogFormat
+    verbosity: int
+    cleanup: bool
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The options; ends the process with status 2 where they are wrong, 0 for --help and --version."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    given = {flag for flag in _DATAPLANE_FLAGS if getattr(parsed, flag) is not None}
+    if given and parsed.mode is None and not parsed.cleanup:
+        flag = min(given).replace("_", "-")
+        parser.error(f"argument --{flag}: needs --mode; without it the node's NodeProxyMode decides")
+    return Options(
+        kubeconfig=parsed.kubeconfig,
+        node_name=parsed.node_name,
+        standalone=None if parsed.mode is None else _standalone(parsed),
+        metrics_address=parsed.metrics_bind_address,
+        healthz_address=parsed.healthz_bind_address,
+        state_dir=parsed.state_dir,
+        sync_period=parsed.sync_period,
+        log_format=parsed.logging_format,
+        verbosity=parsed.v,
+        cleanup=parsed.cleanup,
+    )
+
+
+_DATAPLANE_FLAGS: Final = (
+    "cluster_cidr",
+    "nodeport_addresses",
+    "masquerade_all",
+    "iptables_masquerade_bit",
+    "ipvs_scheduler",
+    "ipvs_strict_arp",
+    "ipvs_exclude_cidrs",
+)
+
+
+def _standalone(parsed: argparse.Namespace) -> Standalone:
+    default = DataplaneConfig()
+    addresses: list[str] = parsed.nodeport_addresses or []
+    networks = tuple(ipaddress.ip_network(text, strict=False) for text in addresses if text != values.PRIMARY)
+    return Standalone(
+        mode=parsed.mode,
+        config=DataplaneConfig(
+            cluster_cidrs=parsed.cluster_cidr or (),
+            masquerade_all=bool(parsed.masquerade_all),
+            masquerade_bit=(
+                default.masquerade_bit if parsed.iptables_masquerade_bit is None else parsed.iptables_masquerade_bit
+            ),
+            node_port_addresses=networks or None,
+            ipvs_scheduler=parsed.ipvs_scheduler or default.ipvs_scheduler,
+            ipvs_strict_arp=bool(parsed.ipvs_strict_arp),
+            ipvs_exclude_cidrs=parsed.ipvs_exclude_cidrs or (),
+        ),
+        node_port_primary=values.PRIMARY in addresses,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="proxymode-agent",
+        description="Programs this node's Service dataplane, in the mode that its NodeProxyMode asks for, or, with "
+        "--mode, alone. Rules stay in place when it stops.",
+        allow_abbrev=False,
+    )
+    general = parser.add_argument_group("general")
+    general.add_argument(
+        "--kubeconfig", type=Path, metavar="FILE", help="how to reach the API server; default: the Pod's ServiceAccount"
+    )
+    general.add_argument(
+        "--node-name",
+        "--hostname-override",
+        type=values.node_name,
+        default=os.uname().nodename.strip().lower(),
+        metavar="NAME",
+        help="name of this node's Node object (default: the host name, %(default)s)",
+    )
+    general.add_argument(
+        "--state-dir",
+        type=Path,
+        default=Path("/var/lib/proxymode"),
+        metavar="DIR",
+        help="where the journal of a switch is kept (default: %(default)s)",
+    )
+    general.add_argument(
+        "--sync-period",
+        type=values.duration,
+        default="30s",
+        metavar="DURATION",
+        help="at most this often the kernel is read back to repair drift (default: %(default)s)",
+    )
+    general.add_argument(
+        "--metrics-bind-address",
+        type=values.bind_address,
+        default="127.0.0.1:10249",
+        metavar="HOST:PORT",
+        help="where /metrics answers; empty: nowhere (default: %(default)s)",
+    )
+    general.add_argument(
+        "--healthz-bind-address",
+        type=values.bind_address,
+        default="0.0.0.0:10256",
+        metavar="HOST:PORT",
+        help="where /healthz, /livez and /readyz answer; empty: nowhere (default: %(default)s)",
+    )
+    general.add_argument(
+        "--logging-format",
+        type=values.log_format,
+        default="logfmt",
+        metavar="FORMAT",
+        help="logfmt or json (default: %(default)s)",
+    )
+    general.add_argument(
+        "--v",
+        "-v",
+        type=values.verbosity,
+        default="0",
+        metavar="LEVEL",
+        help="log level as klog's; 4 and more is debug",
+    )
+    general.add_argument("--version", action="version", version=f"proxymode-agent {agent_version()}")
+    general.add_argument(
+        "--cleanup",
+        nargs="?",
+        const=True,
+        default=False,
+        type=values.boolean,
+        metavar="true|false",
+        help="remove everything that this program ever made, in both modes, and exit",
+    )
+
+    alone = parser.add_argument_group("standalone", "With --mode no operator and no CRDs are needed.")
+    alone.add_argument("--mode", type=values.mode, metavar="MODE", help="nftables or ipvs")
+    alone.add_argument(
+        "--cluster-cidr",
+        type=values.networks,
+        metavar="CIDR[,CIDR]",
+        help="networks of the cluster's pods; what comes from elsewhere is masqueraded",
+    )
+    alone.add_argument(
+        "--nodeport-addresses",
+        type=values.node_port_addresses,
+        metavar="CIDR|primary[,…]",
+        help="addresses of the node on which NodePorts answer; default: the primary ones in nftables mode, all local "
+        "ones in ipvs mode",
+    )
+    alone.add_argument(
+        "--masquerade-all",
+        nargs="?",
+        const=True,
+        type=values.boolean,
+        metavar="true|false",
+        help="masquerade all traffic to Service addresses",
+    )
+    alone.add_argument(
+        "--iptables-masquerade-bit",
+        "--masquerade-bit",
+        type=values.masquerade_bit,
+        metavar="BIT",
+        help="bit of the packet mark that asks for masquerading, 0 to 31 (default: 14)",
+    )
+    alone.add_argument(
+        "--ipvs-scheduler", type=values.scheduler, metavar="NAME", help="scheduler of virtual servers (default: rr)"
+    )
+    alone.add_argument(
+        "--ipvs-strict-arp",
+        nargs="?",
+        const=True,
+        type=values.boolean,
+        metavar="true|false",
+        help="do not answer ARP for Service addresses on other interfaces",
+    )
+    alone.add_argument(
+        "--ipvs-exclude-cidrs",
+        type=values.networks,
+        metavar="CIDR[,CIDR]",
+        help="virtual servers in these networks are somebody else's",
+    )
+    return parser
