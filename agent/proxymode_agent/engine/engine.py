@@ -23,6 +23,7 @@ from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
 from proxymode_agent.services.tracker import ServiceTracker
+from proxymode_agent.switch.record import SwitchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from proxymode_agent.kube.objects import EndpointSlice, Service
     from proxymode_agent.metrics import Metrics
     from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
-    from proxymode_agent.switch import StepRecord
+    from proxymode_agent.switch.record import StepRecord
 
 log = logging.getLogger(__name__)
 
@@ -254,6 +255,8 @@ class Engine:
             self._unwritten_since = self._unwritten_since or began
             _log_failure("switch failed", error, delay)
             result = "failure"
+            if isinstance(error, SwitchError):
+                self._publish(last_switch=error.record)
         else:
             self._unwritten_since = began if self._tracker.dirty else None
             self._switch_retry.reset()
@@ -324,9 +327,11 @@ class Engine:
             return EnginePhase.FAILED
         if self._goal is None or not (self._services_listed and self._slices_listed):
             return EnginePhase.PENDING
-        if ours(self._kernel.observed) is None:
+        current = ours(self._kernel.observed)
+        if current is None and self._goal.mode is None:
             return EnginePhase.OBSERVING
-        return EnginePhase.ACTIVE if synced else EnginePhase.PROGRAMMING
+        settled = synced and self._goal.mode in (None, current)
+        return EnginePhase.ACTIVE if settled else EnginePhase.PROGRAMMING
 
     def _publish(self, **changes: Any) -> None:
         self._metrics.observed(self._kernel.observed)

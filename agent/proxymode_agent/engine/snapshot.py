@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from proxymode_api.modes import Mode
 
     from proxymode_agent.services.model import ServicePortName
-    from proxymode_agent.switch import StepRecord, SwitchRecord
+    from proxymode_agent.switch.record import StepRecord, SwitchRecord
 
 
 class EnginePhase(StrEnum):

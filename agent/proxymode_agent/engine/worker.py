@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from proxymode_agent.dataplane.base import Dataplane, SyncResult
     from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
-    from proxymode_agent.switch import StepRecord, SwitchRecord
+    from proxymode_agent.switch.record import StepRecord, SwitchRecord
 
 R = TypeVar("R")
 
