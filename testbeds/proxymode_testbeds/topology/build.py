@@ -15,17 +15,19 @@ import signal
 import subprocess
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxymode_testbeds import cache, netns
 from proxymode_testbeds.topology.plan import ROUTER, UPLINK, plan, uplink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from proxymode_testbeds.topology.fleet import Fleet
 
 LOCKS = Path("/run/proxymode-topology")
+T = TypeVar("T")
+
 TOKEN_BITS = 14  # of the prefix; with an uplink they also choose its addresses
 
 
@@ -45,6 +47,10 @@ class Topology:
     def run(self, name: str, argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
         """`netns.run` in the namespace of a node, pod or client."""
         return netns.run(self.netns(name), argv, **options)
+
+    def call(self, name: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """`netns.call` in the namespace of a node, pod or client."""
+        return netns.call(self.netns(name), function, *args, **kwargs)
 
     def popen(self, name: str, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
         """`netns.popen` in the namespace of a node, pod or client. What still runs at the end is killed."""

@@ -100,11 +100,11 @@ class Exchange:
         self._received += chunk
         if not self._received.endswith(b"\n"):
             return
-        backend, _, echo = self._received.rstrip(b"\n").rpartition(b" ")
+        backend, _source, echo = self._received.decode().split()
         self._received = b""
-        if echo != b"%d" % self.sequence:
+        if echo != str(self.sequence):
             self.fail("mismatch")
             return
         self.deadline = None
-        self.backend = backend.decode()
+        self.backend = backend
         self._on_answer(self, self.backend)

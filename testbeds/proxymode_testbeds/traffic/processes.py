@@ -11,10 +11,12 @@ import queue
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
     from types import TracebackType
 
 WORD_SECONDS = 60.0  # a deadline under emulation, not an estimate
@@ -34,18 +36,22 @@ class TrafficProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def wait_for(self, event: str) -> dict[str, Any]:
-        """The next line of that event, skipping others; raises TrafficError when it does not come."""
+    def wait_for(self, event: str, condition: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+        """The next line of that event that meets the condition, skipping others; TrafficError when it does not come.
+
+        `client.wait_for("second", lambda counters: counters["lost"] == 5)` waits for five losses.
+        """
+        deadline = time.monotonic() + WORD_SECONDS
         while True:
             try:
-                found = self._events.get(timeout=WORD_SECONDS)
+                found = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise TrafficError(f"no {event!r} within {WORD_SECONDS:g} s") from None
+                raise TrafficError(f"no such {event!r} within {WORD_SECONDS:g} s") from None
             if found is None:
                 raise TrafficError(f"ended with code {self._process.wait()} without saying {event!r}")
             if found["event"] == "error":
                 raise TrafficError(found["message"])
-            if found["event"] == event:
+            if found["event"] == event and condition(found):
                 return found
 
     def signal(self, number: int) -> None:

@@ -1,4 +1,4 @@
-"""A backend: answers every line with its own name and that line, over TCP and UDP.
+"""A backend: answers every line with its own name, the address it came from and that line, over TCP and UDP.
 
 It says `{"event":"ready","tcp":PORT,"udp":PORT}` when it listens, and what it did when it is stopped. Stopping closes
 every connection, as a pod's end does.
@@ -18,7 +18,7 @@ BACKLOG = 4096
 
 class Server:
     def __init__(self, name: str, address: str) -> None:
-        self._prefix = name.encode() + b" "
+        self._name = name
         self._address = address
         self._loop = Loop()
         self._open: dict[socket.socket, bytearray] = {}  # the beginning of a line whose end has not come
@@ -65,14 +65,18 @@ class Server:
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                connection, _ = listener.accept()
+                connection, peer = listener.accept()
                 connection.setblocking(False)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._connections += 1
                 self._open[connection] = bytearray()
-                self._loop.watch(connection, READ, partial(self._answer, connection))
+                self._loop.watch(connection, READ, partial(self._answer, connection, self._prefix(peer)))
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _prefix(self, peer: tuple[str, int]) -> bytes:
+        # An IPv4 peer of a socket for both families comes as ::ffff:10.0.0.1.
+        return f"{self._name} {peer[0].removeprefix('::ffff:')} ".encode()
+
+    def _answer(self, connection: socket.socket, prefix: bytes) -> None:
         received = self._open[connection]
         try:
             chunk = connection.recv(1 << 16)
@@ -81,7 +85,7 @@ class Server:
                 *lines, rest = received.split(b"\n")
                 received[:] = rest
                 # Clients ask one question at a time, so the answer always fits the socket's buffer.
-                connection.send(b"".join(self._prefix + line + b"\n" for line in lines))
+                connection.send(b"".join(prefix + line + b"\n" for line in lines))
                 self._answers += len(lines)
                 return
         except BlockingIOError:
@@ -98,5 +102,5 @@ class Server:
                 question, peer = datagrams.recvfrom(2048)
                 # A client that is gone already, or unreachable, is the client's result.
                 with contextlib.suppress(OSError):
-                    datagrams.sendto(self._prefix + question, peer)
+                    datagrams.sendto(self._prefix(peer) + question, peer)
                     self._answers += 1

@@ -1,0 +1,34 @@
+"""Tests that need ip_vs and dummy devices, hence Debian's kernel: they run inside the VM, and refuse elsewhere."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+from proxymode_testbeds.fixtures import node_fleet, one_node, traffic, two_nodes
+
+__all__ = ["node_fleet", "one_node", "traffic", "two_nodes"]
+
+HERE = Path(__file__).parent
+MODULES = ("ip_vs", "dummy", "nf_tables")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.vm)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernel_has_ip_vs() -> None:
+    for module in MODULES:
+        probe = subprocess.run(["modprobe", module], capture_output=True, text=True, check=False)
+        if probe.returncode != 0:
+            pytest.fail(
+                f"tests/vm need the kernel module {module}, which {platform.release()} lacks"
+                f" ({probe.stderr.strip()}); run them in the guest:"
+                " python -m proxymode_testbeds.vm run -- .venv/bin/pytest tests/vm",
+                pytrace=False,
+            )
