@@ -29,7 +29,7 @@ from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from proxymode_agent.dataplane.ipvs.model import AddressChange, Element, ServerChange
     from proxymode_agent.services.model import DataplaneConfig, Frontend, ServicePortName, ServiceState
@@ -83,8 +83,8 @@ class IpvsDataplane:
         self._wanted = None
         if not self.present() or not available():
             return 0
-        ours = self._ours(self._table.elements(), set(self._bound()))
-        changes = [DeleteVirtualServer(frontend) for frontend in self._open_servers().frontends() if frontend in ours]
+        ours = self._ours(self._table.elements(), self._bound())
+        changes = [DeleteVirtualServer(frontend) for frontend in self._open_servers().frontends() if ours(frontend)]
         refused = self._open_servers().apply(changes)
         if refused:
             raise DataplaneError(f"cannot {refused[0][0]}: {refused[0][1]}")
@@ -121,8 +121,9 @@ class IpvsDataplane:
             elements = frozenset(element for element in elements if element.family != length) | new
         written += self._addresses.claim_device()
         bound = self._bound(keep=after.addresses.keys())
+        ours = self._ours(elements, bound)
         before = IpvsState(
-            virtual_servers=servers.read(self._ours(elements, set(bound)) | after.virtual_servers.keys()),
+            virtual_servers=servers.read(lambda frontend: frontend in after.virtual_servers or ours(frontend)),
             addresses=bound,
             elements=elements,
         )
@@ -168,15 +169,17 @@ class IpvsDataplane:
             self._servers = Servers()
         return self._servers
 
-    def _ours(self, elements: frozenset[Element], bound: set[bytes]) -> set[Frontend]:
-        """Which of the kernel's virtual servers are ours."""
+    def _ours(self, elements: frozenset[Element], bound: Iterable[bytes]) -> Callable[[Frontend], bool]:
+        """Tells which of the kernel's virtual servers are ours."""
+        addresses = set(bound)
         node_ports = {element.key for element in elements if element.set is Set.NODE_PORTS}
-        return {
-            frontend
-            for frontend in self._open_servers().frontends()
-            if not self._excluded(frontend.address)
-            and (frontend.address in bound or frontend_key(frontend) in node_ports)
-        }
+
+        def ours(frontend: Frontend) -> bool:
+            return not self._excluded(frontend.address) and (
+                frontend.address in addresses or frontend_key(frontend) in node_ports
+            )
+
+        return ours
 
     def _bound(self, keep: Iterable[bytes] = ()) -> dict[bytes, bytes | None]:
         """The addresses on kube-ipvs0, without excluded ones that are not in `keep`."""

@@ -32,7 +32,7 @@ from proxymode_agent.dataplane.nfnetlink.attributes import encode, fields, text,
 from proxymode_agent.services.model import Endpoint, Frontend, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Callable, Sequence
 
 _NETLINK_GENERIC: Final = 16
 _GENL_ID_CTRL: Final = 0x10
@@ -123,12 +123,12 @@ class Servers:
                 found[frontend] = to_text(service[_SVC_SCHED_NAME])
         return found
 
-    def read(self, wanted: Container[Frontend]) -> dict[Frontend, VirtualServer]:
-        """Those of the virtual servers that `wanted` contains, with their real servers."""
+    def read(self, wanted: Callable[[Frontend], bool]) -> dict[Frontend, VirtualServer]:
+        """Those of the virtual servers for which `wanted` says so, with their real servers."""
         return {
             frontend: VirtualServer(scheduler, self._real_servers(frontend))
             for frontend, scheduler in self.frontends().items()
-            if frontend in wanted
+            if wanted(frontend)
         }
 
     def apply(self, changes: Sequence[ServerChange]) -> list[tuple[ServerChange, str]]:

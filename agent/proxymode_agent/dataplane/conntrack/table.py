@@ -1,0 +1,40 @@
+"""I/O: the conntrack table of a network namespace over ctnetlink."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Self
+
+from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, parse
+from proxymode_agent.dataplane.netlink import NetlinkSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NETLINK_NETFILTER: Final = 12
+_CT_NEW: Final = 0x100  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW
+_CT_GET: Final = 0x101
+
+
+class ConntrackTable:
+    """The conntrack table of the network namespace that this object was made in. Errors are OSErrors."""
+
+    def __init__(self) -> None:
+        self._netlink = NetlinkSocket(_NETLINK_NETFILTER)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def entries(self, *, translated_only: bool = True) -> Iterator[Entry]:
+        """TCP and UDP entries of both address families. Entries that change during the dump may come twice or not."""
+        for layout in LAYOUTS:
+            for kind, _, message in self._netlink.stream(_CT_GET, layout.header):
+                if kind == _CT_NEW:
+                    entry = parse(layout, message, translated_only=translated_only)
+                    if entry is not None:
+                        yield entry

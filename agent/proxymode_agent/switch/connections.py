@@ -1,0 +1,75 @@
+"""Which established connections hang on a mode, and which of them still do what they did. Pure, over conntrack entries.
+
+TCP only: a UDP "connection" is a guess of conntrack's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxymode_api.modes import Mode
+
+from proxymode_agent.dataplane.conntrack.entries import TCP_ESTABLISHED, Entry, Key, key_of
+from proxymode_agent.switch.record import Connections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxymode_agent.dataplane.conntrack.entries import Path
+    from proxymode_agent.services.model import Frontend, ServiceState
+
+Held = dict[Key, "Path"]
+"""Connections by key, with the reply direction: from which endpoint, and to whom."""
+
+
+class Frontends(NamedTuple):
+    """What clients address: cluster IPs, and NodePorts (protocol, port) on any address."""
+
+    cluster_ips: frozenset[Frontend]
+    node_ports: frozenset[tuple[int, int]]
+
+    def include(self, entry: Entry) -> bool:
+        """Whether the connection was made to one of them."""
+        protocol, path = entry.protocol, entry.original
+        return (path.destination, protocol, path.destination_port) in self.cluster_ips or (
+            protocol,
+            path.destination_port,
+        ) in self.node_ports
+
+
+def frontends(state: ServiceState) -> Frontends:
+    """The frontends of all Service ports."""
+    return Frontends(
+        cluster_ips=frozenset(port.cluster_ip for port in state.ports.values()),
+        node_ports=frozenset(
+            (port.name.protocol, port.node_port) for port in state.ports.values() if port.node_port is not None
+        ),
+    )
+
+
+def held_by(mode: Mode, entries: Iterable[Entry], services: Frontends) -> Held:
+    """Established connections to Services that `mode` translates."""
+    return {
+        key_of(entry): entry.reply
+        for entry in entries
+        if entry.established and _translates(mode, entry) and services.include(entry)
+    }
+
+
+def opening(entries: Iterable[Entry], services: Frontends) -> set[Key]:
+    """Connections to Services whose handshake goes through IPVS right now."""
+    return {
+        key_of(entry)
+        for entry in entries
+        if entry.tcp is not None and entry.tcp.state < TCP_ESTABLISHED and entry.by_ipvs and services.include(entry)
+    }
+
+
+def compare(before: Mapping[Key, Path], entries: Iterable[Entry]) -> Connections:
+    """What became of connections. One that ended by itself meanwhile is kept as long as conntrack remembers its end."""
+    kept = sum(1 for entry in entries if entry.by_nftables and before.get(key_of(entry)) == entry.reply)
+    return Connections(found=len(before), kept=kept)
+
+
+def _translates(mode: Mode, entry: Entry) -> bool:
+    return entry.by_ipvs if mode is Mode.IPVS else entry.by_nftables

@@ -1,0 +1,108 @@
+"""A switch's memory across a crash: one small file that exists from its first step to its last.
+
+The kernel's state is the truth about what is done; the file only adds what cannot be read from it: that a switch was
+under way, where to and since when. It is written whole, synchronised to disk and renamed into place. A file that
+cannot be understood counts as none, with a warning: the kernel still tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from proxymode_api.modes import Mode, ObservedMode
+
+from proxymode_agent.switch.record import StepRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A switch that is under way. `final`: the old mode is no longer whole."""
+
+    from_mode: ObservedMode
+    to_mode: Mode
+    started_at: datetime
+    final: bool
+    steps: tuple[StepRecord, ...]
+
+
+class Journal:
+    """The file `switch.json` in the agent's state directory. Raises OSError where that cannot be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = folder / "switch.json"
+
+    def read(self) -> Entry | None:
+        """The switch that is under way; None: none is."""
+        try:
+            return _parse(json.loads(self._file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            _log.warning("switch journal ignored", extra={"file": str(self._file), "reason": repr(error)})
+            return None
+
+    def write(self, entry: Entry) -> None:
+        """On disk when this returns."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        new = self._file.with_suffix(".new")
+        with new.open("w") as file:
+            json.dump(_wire(entry), file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._file)
+        self._sync_folder()
+
+    def clear(self) -> None:
+        """The switch is over."""
+        with contextlib.suppress(FileNotFoundError):
+            self._file.unlink()
+            self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _wire(entry: Entry) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "from": entry.from_mode,
+        "to": entry.to_mode,
+        "startedAt": entry.started_at.isoformat(),
+        "final": entry.final,
+        "steps": [
+            {"name": step.name, "startedAt": step.started_at.isoformat(), "milliseconds": step.milliseconds}
+            for step in entry.steps
+        ],
+    }
+
+
+def _parse(wire: Any) -> Entry:
+    if wire["format"] != _FORMAT:
+        raise ValueError(f"format {wire['format']!r} is not {_FORMAT}")
+    return Entry(
+        from_mode=ObservedMode(wire["from"]),
+        to_mode=Mode(wire["to"]),
+        started_at=datetime.fromisoformat(wire["startedAt"]),
+        final=bool(wire["final"]),
+        steps=tuple(
+            StepRecord(step["name"], datetime.fromisoformat(step["startedAt"]), int(step["milliseconds"]))
+            for step in wire["steps"]
+        ),
+    )
