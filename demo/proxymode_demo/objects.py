@@ -1,109 +1,117 @@
-"""Pure: the cluster's objects that a control plane would have made: Nodes, Services, EndpointSlices, ProxyModes."""
+"""Pure: the cluster's objects that a control plane would have made: Nodes, Services, EndpointSlices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxymode_testbeds.topology import Fleet, NodeSpec, PodSpec
 
 ZONES = ("zone-a", "zone-b")
-WEB = ("10.96.0.10", 80, 8080)
-ECHO = ("10.96.0.11", 53, 5300)
-"""Cluster IP, Service port and target port of the two Services: TCP and UDP."""
+
+
+CLUSTER_IP = "10.96.0.10"
+TARGET_PORT = 8080
 
 
 @dataclass(frozen=True, slots=True)
-class DemoNode:
-    """A node: its name, its address on the nodes' network, its pods' network and its backend pods' addresses."""
+class DemoPort:
+    """A port of the one Service, `web`; its endpoints are TARGET_PORT of every backend pod."""
 
     name: str
-    address: str
-    pod_cidr: str
-    backends: tuple[str, ...]
+    protocol: str
+    port: int
 
 
-def node(index: int, backends: int) -> DemoNode:
-    """The index-th node, counted from 1; it has `backends` pods that serve."""
-    return DemoNode(
-        name=f"node-{index}",
-        address=f"192.168.50.{10 + index}",
-        pod_cidr=f"10.244.{index}.0/24",
-        backends=tuple(f"10.244.{index}.{10 + pod}" for pod in range(backends)),
-    )
+HTTP = DemoPort("http", "TCP", 80)
+DNS = DemoPort("dns", "UDP", 53)
 
 
-def node_object(demo_node: DemoNode, index: int) -> dict[str, Any]:
+def backends(fleet: Fleet) -> list[tuple[NodeSpec, PodSpec]]:
+    """Every node's pods but the last, which is the node's client."""
+    return [(node, pod) for node in fleet.nodes for pod in node.pods[:-1]]
+
+
+def node(spec: NodeSpec, zone: str) -> dict[str, Any]:
     """v1 Node as a kubelet would have registered it."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {
-            "name": demo_node.name,
+            "name": spec.name,
             "labels": {
                 "kubernetes.io/os": "linux",
-                "kubernetes.io/hostname": demo_node.name,
-                "topology.kubernetes.io/zone": ZONES[index % len(ZONES)],
+                "kubernetes.io/hostname": spec.name,
+                "topology.kubernetes.io/zone": zone,
             },
         },
-        "spec": {"podCIDR": demo_node.pod_cidr, "podCIDRs": [demo_node.pod_cidr]},
+        "spec": {"podCIDR": str(spec.pod_cidrs[0]), "podCIDRs": [str(cidr) for cidr in spec.pod_cidrs]},
     }
 
 
-def node_status(demo_node: DemoNode, now: str) -> dict[str, Any]:
-    """The status subresource of that Node: its address, and Ready."""
-    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastTransitionTime": now}
+def node_status(spec: NodeSpec, now: str) -> dict[str, Any]:
+    """The status subresource of that Node: its address, and Ready since `now` (RFC 3339)."""
+    ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}
     return {
-        "addresses": [
-            {"type": "InternalIP", "address": demo_node.address},
-            {"type": "Hostname", "address": demo_node.name},
-        ],
-        "conditions": [ready | {"lastHeartbeatTime": now}],
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": spec.address},
+                {"type": "Hostname", "address": spec.name},
+            ],
+            "conditions": [ready | {"lastHeartbeatTime": now, "lastTransitionTime": now}],
+        }
     }
 
 
-def service(name: str, protocol: str, cluster_ip: str, port: int, target_port: int) -> dict[str, Any]:
+def service() -> dict[str, Any]:
     """v1 Service of type ClusterIP."""
+    ports = [
+        {"name": port.name, "protocol": port.protocol, "port": port.port, "targetPort": TARGET_PORT}
+        for port in (HTTP, DNS)
+    ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {"name": "web", "namespace": "default"},
         "spec": {
             "type": "ClusterIP",
-            "clusterIP": cluster_ip,
-            "clusterIPs": [cluster_ip],
+            "clusterIP": CLUSTER_IP,
+            "clusterIPs": [CLUSTER_IP],
             "ipFamilies": ["IPv4"],
             "ipFamilyPolicy": "SingleStack",
-            "selector": {"app": name},
-            "ports": [{"name": name, "protocol": protocol, "port": port, "targetPort": target_port}],
+            "selector": {"app": "web"},
+            "ports": ports,
         },
     }
 
 
-def endpoint_slice(name: str, protocol: str, target_port: int, nodes: list[DemoNode]) -> dict[str, Any]:
-    """discovery.k8s.io/v1 EndpointSlice with every backend pod of every node."""
+def endpoint_slice(pods: Sequence[tuple[NodeSpec, PodSpec]]) -> dict[str, Any]:
+    """discovery.k8s.io/v1 EndpointSlice of that Service with all backend pods, ready."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "name": f"{name}-1",
+            "name": "web-1",
             "namespace": "default",
-            "labels": {"kubernetes.io/service-name": name},
+            "labels": {"kubernetes.io/service-name": "web"},
         },
         "addressType": "IPv4",
-        "ports": [{"name": name, "protocol": protocol, "port": target_port}],
+        "ports": [{"name": port.name, "protocol": port.protocol, "port": TARGET_PORT} for port in (HTTP, DNS)],
         "endpoints": [
-            {"addresses": [address], "conditions": {"ready": True, "serving": True}, "nodeName": demo_node.name}
-            for demo_node in nodes
-            for address in demo_node.backends
+            {
+                "addresses": [pod.address],
+                "conditions": {"ready": True, "serving": True, "terminating": False},
+                "nodeName": spec.name,
+            }
+            for spec, pod in pods
         ],
     }
 
 
-def cluster(nodes: list[DemoNode]) -> list[dict[str, Any]]:
+def cluster(fleet: Fleet) -> list[dict[str, Any]]:
     """Everything but the ProxyMode, in the order in which it is applied."""
-    return [
-        *(node_object(demo_node, index) for index, demo_node in enumerate(nodes)),
-        service("web", "TCP", *WEB),
-        endpoint_slice("web", "TCP", WEB[2], nodes),
-        service("echo", "UDP", *ECHO),
-        endpoint_slice("echo", "UDP", ECHO[2], nodes),
-    ]
+    nodes = [node(spec, ZONES[index % len(ZONES)]) for index, spec in enumerate(fleet.nodes)]
+    return [*nodes, service(), endpoint_slice(backends(fleet))]
