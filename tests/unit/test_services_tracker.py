@@ -1,0 +1,177 @@
+"""The tracker: whatever the order of events, the state is that of a fresh build, and `changed` names what differs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from proxymode_agent.kube.objects import (
+    EndpointConditions,
+    EndpointSlice,
+    ObjectKey,
+    ObjectMeta,
+    Service,
+    ServicePortSpec,
+    ServiceSpec,
+    SliceEndpoint,
+    SlicePort,
+)
+from proxymode_agent.services.build import SERVICE_NAME_LABEL
+from proxymode_agent.services.tracker import ServiceTracker
+
+if TYPE_CHECKING:
+    from proxymode_agent.services.model import ServiceState
+
+NAMES = ("a", "b", "c")
+SLICES = ("s1", "s2", "s3", "s4")
+PORT_NAMES = ("", "http", "dns")
+
+services = st.builds(
+    lambda spec: Service(metadata=ObjectMeta(name="x"), spec=spec),
+    st.builds(
+        ServiceSpec,
+        type=st.sampled_from(["ClusterIP", "NodePort", "ExternalName"]),
+        cluster_ips=st.sampled_from([None, ["None"], ["10.96.0.1"], ["10.96.0.2", "fd00::2"], ["fd00::3"]]),
+        ports=st.none()
+        | st.lists(
+            st.builds(
+                ServicePortSpec,
+                port=st.sampled_from([80, 443]),
+                name=st.sampled_from(PORT_NAMES),
+                protocol=st.sampled_from(["TCP", "UDP", "NONE"]),
+                node_port=st.sampled_from([0, 30080]),
+            ),
+            max_size=2,
+            unique_by=lambda port: (port.name, port.protocol),
+        ),
+    ),
+)
+conditions = st.builds(
+    EndpointConditions,
+    ready=st.none() | st.booleans(),
+    serving=st.none() | st.booleans(),
+    terminating=st.none() | st.booleans(),
+)
+slices = st.builds(
+    EndpointSlice,
+    metadata=st.builds(
+        ObjectMeta,
+        name=st.just("x"),
+        labels=st.none() | st.fixed_dictionaries({SERVICE_NAME_LABEL: st.sampled_from(NAMES)}),
+    ),
+    address_type=st.sampled_from(["IPv4", "IPv6", "FQDN"]),
+    endpoints=st.lists(
+        st.builds(
+            SliceEndpoint,
+            addresses=st.sampled_from([["10.1.0.1"], ["10.1.0.2"], ["fd00::1"], ["bad"], []]),
+            conditions=conditions,
+        ),
+        max_size=3,
+    ),
+    ports=st.none()
+    | st.lists(
+        st.builds(
+            SlicePort,
+            name=st.none() | st.sampled_from(PORT_NAMES),
+            protocol=st.none() | st.sampled_from(["TCP", "UDP"]),
+            port=st.none() | st.sampled_from([8080, 8081]),
+        ),
+        max_size=2,
+    ),
+)
+service_events = st.tuples(st.just("service"), st.sampled_from(NAMES), st.none() | services)
+slice_events = st.tuples(st.just("slice"), st.sampled_from(SLICES), st.none() | slices)
+takes = st.tuples(st.just("take"), st.just(""), st.none())
+sequences = st.lists(service_events | slice_events | takes, max_size=30)
+
+
+def feed(tracker: ServiceTracker, kind: str, name: str, value: Service | EndpointSlice | None) -> None:
+    key = ObjectKey("ns", name)
+    match kind, value:
+        case "service", None:
+            tracker.drop_service(key)
+        case "slice", None:
+            tracker.drop_slice(key)
+        case _, Service():
+            tracker.set_service(key, value)
+        case _, EndpointSlice():
+            tracker.set_slice(key, value)
+
+
+def fresh(final: dict[tuple[str, str], Service | EndpointSlice]) -> ServiceState:
+    tracker = ServiceTracker()
+    for (kind, name), value in sorted(final.items(), key=lambda item: item[0]):
+        feed(tracker, kind, name, value)
+    return tracker.take().state
+
+
+@given(sequences)
+def test_any_order_of_events_ends_as_a_fresh_build_and_names_what_changed(
+    sequence: list[tuple[str, str, Service | EndpointSlice | None]],
+) -> None:
+    tracker = ServiceTracker()
+    final: dict[tuple[str, str], Service | EndpointSlice] = {}
+    before = tracker.take().state
+    for kind, name, value in [*sequence, ("take", "", None)]:
+        if kind != "take":
+            feed(tracker, kind, name, value)
+            final.pop((kind, name), None)
+            if value is not None:
+                final[kind, name] = value
+            continue
+        snapshot = dict(before.ports)
+        update = tracker.take()
+        assert not tracker.dirty
+        assert dict(before.ports) == snapshot, "a state that was handed out must never change"
+        differing = {
+            port
+            for port in before.ports.keys() | update.state.ports.keys()
+            if before.ports.get(port) != update.state.ports.get(port)
+        }
+        assert update.changed == differing
+        assert update.state == fresh(final)
+        before = update.state
+
+
+def web() -> Service:
+    return Service(
+        metadata=ObjectMeta(name="a"), spec=ServiceSpec(cluster_ips=["10.96.0.1"], ports=[ServicePortSpec(port=80)])
+    )
+
+
+def pods(*addresses: str) -> EndpointSlice:
+    return EndpointSlice(
+        metadata=ObjectMeta(name="s1", labels={SERVICE_NAME_LABEL: "a"}),
+        address_type="IPv4",
+        endpoints=[SliceEndpoint(addresses=[address]) for address in addresses],
+        ports=[SlicePort(port=8080)],
+    )
+
+
+def test_a_change_that_means_nothing_is_no_change() -> None:
+    tracker = ServiceTracker()
+    tracker.set_service(ObjectKey("ns", "a"), web())
+    tracker.set_slice(ObjectKey("ns", "s1"), pods("10.1.0.1", "10.1.0.2"))
+    before = tracker.take()
+    assert len(before.changed) == 1
+    tracker.set_slice(ObjectKey("ns", "s1"), pods("10.1.0.2", "10.1.0.1"))  # another order
+    relabelled = msgspec.structs.replace(web(), metadata=ObjectMeta(name="a", labels={"team": "shop"}))
+    tracker.set_service(ObjectKey("ns", "a"), relabelled)
+    after = tracker.take()
+    assert after.changed == frozenset()
+    assert after.state is before.state
+
+
+def test_problems_are_reported_once_and_the_rest_is_programmed() -> None:
+    tracker = ServiceTracker()
+    tracker.set_service(ObjectKey("ns", "a"), web())
+    tracker.set_slice(ObjectKey("ns", "s1"), pods("10.1.0.1", "127.0.0.1"))
+    update = tracker.take()
+    (problem,) = update.problems
+    assert (problem.kind, str(problem.key)) == ("EndpointSlice", "ns/s1")
+    assert "127.0.0.1" in problem.text
+    (port,) = update.state.ports.values()
+    assert [str(endpoint) for endpoint in port.endpoints] == ["10.1.0.1:8080"]
+    assert tracker.take().problems == ()
