@@ -1,0 +1,84 @@
+"""From a NodeProxyMode's options and the Node itself to what the dataplane is told. Pure.
+
+Deliberately refuses what this agent cannot do instead of doing something near it: traffic masqueraded wrongly is worse
+than a node that stays as it is and says why.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from proxymode_api.common import DetectLocalMode
+
+from proxymode_agent.kube.own_node import internal_ips
+from proxymode_agent.services.model import DataplaneConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxymode_api.common import DataplaneOptions
+
+    from proxymode_agent.kube.objects import Node
+
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+PRIMARY = "primary"
+"""The word for the node's own addresses in nodePortAddresses (kube-proxy: --nodeport-addresses=primary)."""
+
+
+class OptionsError(Exception):
+    """An option that this agent cannot follow; the message names the field, the value and what would be right."""
+
+
+def dataplane_config(options: DataplaneOptions, node: Node | None) -> DataplaneConfig:
+    """The options resolved for this node. Raises OptionsError."""
+    addresses = internal_ips(node) if node is not None else ()
+    return DataplaneConfig(
+        cluster_cidrs=_local_networks(options, node),
+        masquerade_all=options.masquerade_all,
+        masquerade_bit=options.nftables.masquerade_bit,
+        node_port_addresses=_node_port_networks(options.node_port_addresses, addresses),
+        node_ips=addresses,
+        ipvs_scheduler=options.ipvs.scheduler.value,
+        ipvs_strict_arp=options.ipvs.strict_arp,
+        ipvs_exclude_cidrs=_networks("ipvs.excludeCIDRs", options.ipvs.exclude_cidrs),
+    )
+
+
+def _local_networks(options: DataplaneOptions, node: Node | None) -> tuple[Network, ...]:
+    detect = options.detect_local
+    match detect.mode:
+        case DetectLocalMode.CLUSTER_CIDR:
+            return _networks("detectLocal.clusterCIDRs", detect.cluster_cidrs)
+        case DetectLocalMode.NODE_CIDR:
+            cidrs = (node.spec.pod_cidrs or ()) if node is not None else ()
+            if not cidrs:
+                raise OptionsError(
+                    "detectLocal.mode: NodeCIDR needs podCIDRs in the Node's spec and this Node has none; "
+                    "use ClusterCIDR with clusterCIDRs"
+                )
+            return _networks("podCIDRs of the Node", cidrs)
+        case other:
+            raise OptionsError(
+                f"detectLocal.mode: {other.value} is not supported by this agent; use ClusterCIDR or NodeCIDR"
+            )
+
+
+def _node_port_networks(texts: Iterable[str], node_ips: tuple[bytes, ...]) -> tuple[Network, ...] | None:
+    """None where nothing is said: the mode's own default."""
+    texts = tuple(texts)
+    if not texts:
+        return None
+    primary = tuple(ipaddress.ip_network(address) for address in node_ips) if PRIMARY in texts else ()
+    return primary + _networks("nodePortAddresses", (text for text in texts if text != PRIMARY))
+
+
+def _networks(field: str, texts: Iterable[str]) -> tuple[Network, ...]:
+    networks = []
+    for text in texts:
+        try:
+            networks.append(ipaddress.ip_network(text, strict=False))
+        except ValueError as error:
+            raise OptionsError(f"{field}: {text!r} is not a network; write it as in 10.244.0.0/16") from error
+    return tuple(networks)

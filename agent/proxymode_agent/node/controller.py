@@ -1,0 +1,330 @@
+"""The loop between NodeProxyMode and the engine: reads the spec, checks the node, tells the engine, writes the status.
+
+One task decides and writes; others only wake it. A mode that a check blocks is not set: the node keeps what it has, up
+to date, and says why. Without a NodeProxyMode, or while it cannot be read, the node goes on as it was last asked.
+
+It programs nothing itself and knows nothing of Services: that is the engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from proxymode_api.deprecation import parse_minor
+from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, Preflight
+from pydantic import ValidationError
+
+from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced
+from proxymode_agent.node import events, memory
+from proxymode_agent.node.conditions import Observation, blockers
+from proxymode_agent.node.config import OptionsError, dataplane_config
+from proxymode_agent.node.status import build
+from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
+from proxymode_agent.preflight import checks, facts
+from proxymode_agent.services.model import DataplaneConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import date
+    from pathlib import Path
+
+    from proxymode_api.deprecation import Minor
+    from proxymode_api.modes import Mode
+    from proxymode_api.nodeproxymode import NodeProxyModeStatus, PreflightResult
+
+    from proxymode_agent.cell import Cell
+    from proxymode_agent.engine.snapshot import EngineSnapshot
+    from proxymode_agent.kube.client import KubeClient
+    from proxymode_agent.kube.objects import Node
+    from proxymode_agent.kube.own_node import NodeView
+    from proxymode_agent.preflight.model import Facts
+
+log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What the controller needs of the engine; see proxymode_agent.engine."""
+
+    def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None: ...
+    def snapshot(self) -> EngineSnapshot: ...
+    async def changed(self, seen: EngineSnapshot) -> EngineSnapshot: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Assessment:
+    """What one spec means on this node, by facts collected until `due`. `config` None: its options cannot be followed.
+
+    `blocking`: checks that block spec.mode. `preflight`: results for where the node is to go (targetMode, else mode).
+    """
+
+    spec: NodeProxyModeSpec
+    generation: int
+    node: Node | None
+    facts: Facts
+    blocking: tuple[PreflightResult, ...]
+    preflight: Preflight | None
+    config: DataplaneConfig | None
+    options_error: str
+    due: datetime
+
+
+class NodeController:
+    """Follows the NodeProxyMode called as the node; `run` in a task. `node`: the Node itself, watched elsewhere."""
+
+    def __init__(
+        self,
+        node_name: str,
+        kube: KubeClient,
+        engine: Engine,
+        node: Cell[NodeView],
+        state_dir: Path,
+        *,
+        agent_version: str,
+        restarted: Callable[[RestartReason], None] = lambda reason: None,
+        collect: Callable[[], Facts] = facts.collect,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        pace: Pace = DEFAULT_PACE,
+    ) -> None:
+        self._name = node_name
+        self._kube = kube
+        self._engine = engine
+        self._node = node
+        self._state_dir = state_dir
+        self._agent_version = agent_version
+        self._restarted_hook = restarted
+        self._collect = collect
+        self._clock = clock
+        self._pace = pace
+
+        self._wake = asyncio.Event()
+        self._memory = memory.Memory()
+        self._object: NodeProxyMode | None = None
+        self._readable = False  # the NodeProxyMode is known, or known not to be there
+        self._unreadable = False  # asking for it has failed; the memory has to do
+        self._assessment: _Assessment | None = None
+        self._told: tuple[Mode | None, DataplaneConfig] | None = None
+        self._cluster_version = ""
+        self._warned_on: date | None = None  # tried, whether or not it could be posted
+        self._status = StatusWriter(kube, node_name, clock() + pace.settle, pace)
+
+    async def run(self) -> None:
+        """Work for ever; ends only by cancellation."""
+        self._memory = await asyncio.to_thread(memory.recall, self._state_dir)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_object())
+            tasks.create_task(self._follow_node())
+            tasks.create_task(self._follow_engine())
+            while True:
+                self._wake.clear()
+                await self._sleep(await self._round())
+
+    # -- what wakes the loop
+
+    async def _follow_object(self) -> None:
+        watch = ListWatch(
+            self._kube,
+            COLLECTION,
+            decode,
+            field_selector=f"metadata.name={self._name}",
+            restarted=self._watch_restarted,
+        )
+        async for event in watch.events():
+            match event:
+                case Changed(_, found):
+                    if self._object is None or self._object.metadata.uid != found.metadata.uid:
+                        self._status.written = found.status
+                    self._object = found
+                case Deleted():
+                    log.info("NodeProxyMode is gone; the node keeps what it has", extra={"node": self._name})
+                    self._object = None
+                case Synced():
+                    self._readable = True
+            self._wake.set()
+
+    def _watch_restarted(self, reason: RestartReason) -> None:
+        self._restarted_hook(reason)
+        if not self._readable and not self._unreadable:
+            self._unreadable = True
+            self._wake.set()
+
+    async def _follow_node(self) -> None:
+        seen = self._node.value
+        while True:
+            seen = await self._node.changed(seen)
+            self._wake.set()
+
+    async def _follow_engine(self) -> None:
+        seen = self._engine.snapshot()
+        while True:
+            seen = await self._engine.changed(seen)
+            self._wake.set()
+
+    async def _sleep(self, until: datetime | None) -> None:
+        seconds = None if until is None else max(0.0, (until - self._clock()).total_seconds())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    # -- one round
+
+    async def _round(self) -> datetime | None:
+        """Assess what is new, tell the engine, write what is to be said; when to look again at the latest."""
+        wanted = self._wanted()
+        if wanted is None or not self._node.value.known:
+            return None
+        spec, generation = wanted
+        assessed = self._assessment
+        if assessed is None or not self._is_about(assessed, spec, generation) or self._clock() >= assessed.due:
+            assessed = self._assessment = await self._assess(spec, generation)
+        refused = self._tell_engine(assessed)
+        now = self._clock()
+        before = self._status.written
+        status = build(self._observation(assessed, refused), before, now)
+        await self._warn_of_deprecation(status, now)
+        if self._object is None:
+            return assessed.due
+        again = await self._status.write_when_due(status, self._engine.snapshot().phase, now)
+        if self._status.written is status:
+            await self._remember_spec(assessed)
+            for event in events.transitions(before, status):
+                await self._post(event, now)
+        return min(assessed.due, again)
+
+    def _wanted(self) -> tuple[NodeProxyModeSpec, int] | None:
+        """The spec to follow and its generation; None as long as it is not known what to follow."""
+        if self._object is not None:
+            return self._object.spec, self._object.metadata.generation
+        if self._readable or self._unreadable:
+            return self._memory.spec or NodeProxyModeSpec(), 0
+        return None
+
+    def _is_about(self, assessed: _Assessment, spec: NodeProxyModeSpec, generation: int) -> bool:
+        return (assessed.generation, assessed.node) == (generation, self._node.value.node) and assessed.spec == spec
+
+    async def _assess(self, spec: NodeProxyModeSpec, generation: int) -> _Assessment:
+        found = await asyncio.to_thread(self._collect)
+        await self._ask_version()
+        node = self._node.value.node
+        config: DataplaneConfig | None = None
+        options_error = ""
+        try:
+            config = dataplane_config(spec, node)
+        except OptionsError as error:
+            options_error = str(error)
+            log.error("options cannot be followed", extra={"node": self._name, "error": options_error})
+        now = self._clock()
+        heading = spec.target_mode or spec.mode
+        judged = config or DataplaneConfig()
+        preflight = None
+        if heading is not None:
+            results = list(checks.run(heading, found, judged))
+            preflight = Preflight(mode=heading, checked_at=now.replace(microsecond=0), results=results)
+        blocking = blockers(checks.run(spec.mode, found, judged)) if spec.mode is not None else ()
+        soon = blocking or (preflight and blockers(preflight.results)) or not self._cluster_version
+        due = now + (self._pace.preflight_blocked if soon else self._pace.preflight)
+        return _Assessment(spec, generation, node, found, blocking, preflight, config, options_error, due)
+
+    def _tell_engine(self, assessed: _Assessment) -> tuple[PreflightResult, ...]:
+        """Tell the engine what to run; returns the checks for which spec.mode is not set, if any.
+
+        A block keeps a node from going to a mode, it does not take it out of the one that it runs. Without a mode the
+        engine keeps what it finds of ours up to date, and ends a switch that was begun.
+        """
+        spec, config = assessed.spec, assessed.config
+        if config is None:
+            return ()
+        observed = self._engine.snapshot().observed
+        refused = () if spec.mode is None or observed.value == spec.mode.value else assessed.blocking
+        told = (None if refused else spec.mode, config)
+        if told != self._told:
+            if refused:
+                log.warning(
+                    "mode is blocked and not set",
+                    extra={"mode": str(spec.mode), "checks": ",".join(result.id for result in refused)},
+                )
+            self._engine.set_desired(*told)
+            self._told = told
+        return refused
+
+    def _observation(self, assessed: _Assessment, refused: tuple[PreflightResult, ...]) -> Observation:
+        return Observation(
+            generation=assessed.generation,
+            spec=assessed.spec,
+            engine=self._engine.snapshot(),
+            facts=assessed.facts,
+            preflight=assessed.preflight,
+            refused=refused,
+            options_error=assessed.options_error,
+            cluster=_minor(self._cluster_version),
+            cluster_version=self._cluster_version,
+            agent_version=self._agent_version,
+        )
+
+    async def _ask_version(self) -> None:
+        try:
+            self._cluster_version = str((await self._kube.get("/version")).get("gitVersion", ""))
+        except ApiError as error:
+            log.debug("cluster version cannot be read", extra={"error": str(error)})
+
+    # -- what is remembered and posted
+
+    async def _warn_of_deprecation(self, status: NodeProxyModeStatus, now: datetime) -> None:
+        event = events.deprecation_event(status, self._memory.deprecation_posted, now.date())
+        if event is None or not self._cluster_version or self._warned_on == now.date():
+            return
+        self._warned_on = now.date()
+        if await self._post(event, now):
+            await self._remember(self._memory.model_copy(update={"deprecation_posted": self._warned_on}))
+
+    async def _post(self, event: events.NodeEvent, now: datetime) -> bool:
+        """Whether the Event was posted."""
+        node = self._node.value.node
+        if node is None:
+            return False
+        try:
+            await self._kube.create(events.PATH, events.event_object(event, self._name, node.metadata.uid, now))
+        except ApiError as error:
+            log.warning("event cannot be posted", extra={"reason": event.reason, "error": str(error)})
+            return False
+        return True
+
+    async def _remember_spec(self, assessed: _Assessment) -> None:
+        """Keep the spec for a restart without API server, once it is one that the engine follows."""
+        if self._told == (assessed.spec.mode, assessed.config) and self._memory.spec != assessed.spec:
+            await self._remember(self._memory.model_copy(update={"spec": assessed.spec}))
+
+    async def _remember(self, new: memory.Memory) -> None:
+        self._memory = new
+        try:
+            await asyncio.to_thread(memory.remember, self._state_dir, new)
+        except OSError as error:
+            log.warning("state file cannot be written", extra={"path": str(self._state_dir), "error": str(error)})
+
+
+def decode(data: bytes) -> NodeProxyMode:
+    """A NodeProxyMode from JSON. Raises ValueError for a spec that cannot be read.
+
+    The status is this agent's own to rewrite: one that another version wrote and this one cannot read counts as empty,
+    and does not keep the node from following the spec.
+    """
+    try:
+        return NodeProxyMode.model_validate_json(data)
+    except ValidationError:
+        raw: dict[str, Any] = json.loads(data)
+        raw.pop("status", None)
+        return NodeProxyMode.model_validate(raw)
+
+
+def _minor(version: str) -> Minor | None:
+    try:
+        return parse_minor(version)
+    except ValueError:
+        return None

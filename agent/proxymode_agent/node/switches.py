@@ -1,0 +1,57 @@
+"""The engine's account of a switch, under way or done, as NodeProxyMode's lastSwitch. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxymode_api.nodeproxymode import LastSwitch, SwitchOutcome, SwitchStepStatus
+
+from proxymode_agent.engine.snapshot import EnginePhase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxymode_agent.engine.snapshot import EngineSnapshot
+    from proxymode_agent.switch import StepRecord, SwitchRecord
+
+STEPS_MAXIMUM = 32
+MESSAGE_MAXIMUM = 4096
+"""Bounds of the API's schema."""
+
+
+def last_switch(engine: EngineSnapshot, previous: LastSwitch | None) -> LastSwitch | None:
+    """The switch that is under way, else the last one that this agent made, else what an earlier run has reported."""
+    if engine.phase is EnginePhase.SWITCHING:
+        if engine.desired is None or not engine.steps:
+            return previous
+        return LastSwitch(
+            from_mode=engine.observed,
+            to_mode=engine.desired,
+            started_at=engine.steps[0].started_at,
+            steps=_steps(engine.steps),
+        )
+    return previous if engine.last_switch is None else _done(engine.last_switch)
+
+
+def _done(record: SwitchRecord) -> LastSwitch:
+    connections = record.connections
+    return LastSwitch(
+        from_mode=record.from_mode,
+        to_mode=record.to_mode,
+        started_at=record.started_at,
+        completed_at=record.completed_at,
+        outcome=SwitchOutcome(record.outcome.value),
+        message=record.message[:MESSAGE_MAXIMUM],
+        steps=_steps(record.steps),
+        connections_found=None if connections is None else connections.found,
+        connections_kept=None if connections is None else connections.kept,
+        connections_lost=None if connections is None else connections.lost,
+    )
+
+
+def _steps(records: Iterable[StepRecord]) -> list[SwitchStepStatus]:
+    steps = [
+        SwitchStepStatus(name=record.name, started_at=record.started_at, milliseconds=record.milliseconds)
+        for record in records
+    ]
+    return steps[:STEPS_MAXIMUM]
