@@ -33,8 +33,7 @@ def extra(*rules: Rule, **keywords: Any) -> dict[str, Any]:
 
 DURATION: Final = Rule(
     "self != '' && self.matches('^(0|([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?)$')",
-    "'\"' + self + '\" is not a duration: write hours, minutes and seconds as in 1h30m, 10m or 45s, or 0 for none; "
-    "not negative'",
+    "'\"' + self + '\" is not a duration: write hours, minutes and seconds as in 1h30m, 10m or 45s, not negative, or 0'",
 )
 
 NOT_ZERO: Final = Rule("self.matches('[1-9]')", "'\"' + self + '\" is no time at all: write more than 0, as in 10m'")
