@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from proxymode_agent import flags as agent_flags
 from proxymode_api.proxymode import ProxyMode
+from proxymode_operator import settings as operator_settings
 
 CHECKOUT = Path(__file__).parents[2]
 MANIFESTS = CHECKOUT / "manifests"
@@ -85,9 +87,9 @@ def test_no_rule_has_a_wildcard() -> None:
 def test_the_lease_is_the_operators_own() -> None:
     (role,) = [o for o in everything() if o["kind"] == "Role"]
     assert role["metadata"]["namespace"] == "proxymode-system"
-    assert may("operator", "update", "coordination.k8s.io", "leases", "proxymode-operator")
+    assert may("operator", "update", "coordination.k8s.io", "leases", operator_settings.LEASE_NAME)
     assert not may("operator", "update", "coordination.k8s.io", "leases", "kube-scheduler")
-    assert not may("agent", "get", "coordination.k8s.io", "leases", "proxymode-operator")
+    assert not may("agent", "get", "coordination.k8s.io", "leases", operator_settings.LEASE_NAME)
 
 
 def pod(kind: str, name: str) -> dict[str, Any]:
@@ -137,6 +139,22 @@ def test_the_operator_is_nobody() -> None:
     assert one("Deployment", "proxymode-operator")["spec"]["replicas"] == 2
     selector = one("PodDisruptionBudget", "proxymode-operator")["spec"]["selector"]["matchLabels"]
     assert selector.items() <= one("Deployment", "proxymode-operator")["spec"]["template"]["metadata"]["labels"].items()
+
+
+def arguments(kind: str, name: str) -> list[str]:
+    """A container's arguments as the kubelet expands them."""
+    (container,) = pod(kind, name)["containers"]
+    variables = {entry["name"]: "some-value" for entry in container["env"]}
+    return [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], argument) for argument in container["args"]]
+
+
+def test_both_programs_understand_their_arguments() -> None:
+    operator = operator_settings.parse(arguments("Deployment", "proxymode-operator"), {})
+    assert (operator.namespace, operator.leader_elect) == ("some-value", True)
+    agent = agent_flags.parse(arguments("DaemonSet", "proxymode-agent"))
+    assert agent.node_name == "some-value"
+    assert agent.standalone is None, "its NodeProxyMode decides"
+    assert str(agent.state_dir) == "/var/lib/proxymode"
 
 
 def test_probes_ask_the_ports_that_the_flags_open() -> None:
