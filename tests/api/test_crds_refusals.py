@@ -1,0 +1,217 @@
+"""Wrong input is refused by the API server itself, in words that name the field, the value and what would be right."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from proxymode_testbeds.apiserver import ApiServer
+
+pytestmark = pytest.mark.api
+
+EVERYBODY = {"name": "everybody", "percent": 100}
+
+
+def stages(*listed: dict[str, Any]) -> dict[str, Any]:
+    return {"rollout": {"stages": list(listed)}}
+
+
+def selector(key: str, operator: str, *values: str) -> dict[str, Any]:
+    return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown mode": (
+        {"mode": "iptables"},
+        "spec.mode",
+        'Unsupported value: "iptables": supported values: "ipvs", "nftables"',
+    ),
+    "no mode": ({"mode": None}, "spec.mode", "Required value"),
+    "percent over 100": (
+        stages({"name": "a", "percent": 150}),
+        "spec.rollout.stages[0].percent",
+        "Invalid value: 150: spec.rollout.stages[0].percent in body should be less than or equal to 100",
+    ),
+    "percent 0": (stages({"name": "a", "percent": 0}, EVERYBODY), "stages[0].percent", "greater than or equal to 1"),
+    "negative soak": (
+        stages(EVERYBODY | {"soak": "-5m"}),
+        "spec.rollout.stages[0].soak",
+        '"-5m" is not a duration: write hours, minutes and seconds as in 1h30m, 10m or 45s, not negative, or 0',
+    ),
+    "soak in days": (stages(EVERYBODY | {"soak": "1d"}), "stages[0].soak", '"1d" is not a duration: write hours'),
+    "soak with a fraction": (stages(EVERYBODY | {"soak": "1.5h"}), "stages[0].soak", '"1.5h" is not a duration'),
+    "empty soak": (stages(EVERYBODY | {"soak": ""}), "stages[0].soak", '"" is not a duration: write hours'),
+    "soak as a number": (stages(EVERYBODY | {"soak": 30}), "stages[0].soak", "must be of type string"),
+    "deadline of no time": (
+        {"rollout": {"progressDeadline": "0s"}},
+        "spec.rollout.progressDeadline",
+        '"0s" is no time at all: write more than 0, as in 10m',
+    ),
+    "stages of the same name": (
+        stages({"name": "a", "percent": 10}, {"name": "b", "percent": 20}, {"name": "a", "percent": 100}),
+        "spec.rollout.stages",
+        "each stage needs a name of its own; more than once: a, a",
+    ),
+    "stage name in capitals": (stages(EVERYBODY | {"name": "Canary"}), "stages[0].name", "should match"),
+    "stage of no reach": (
+        stages({"name": "a"}, EVERYBODY),
+        "spec.rollout.stages[0]",
+        "stage a needs exactly one of selector, count and percent",
+    ),
+    "stage of two reaches": (
+        stages({"name": "a", "count": 1, "percent": 10}, EVERYBODY),
+        "spec.rollout.stages[0]",
+        "stage a needs exactly one of selector, count and percent",
+    ),
+    "last stage short of everybody": (
+        stages({"name": "a", "percent": 50}, {"name": "b", "percent": 99}),
+        "spec.rollout.stages",
+        "the last stage, b, must reach every selected node: give it percent: 100 or an empty selector, "
+        "or add such a stage after it",
+    ),
+    "last stage by count": (stages({"name": "a", "count": 5}), "spec.rollout.stages", "the last stage, a, must reach"),
+    "last stage by labels": (
+        stages({"name": "a", "selector": {"matchLabels": {"zone": "a"}}}),
+        "spec.rollout.stages",
+        "the last stage, a, must reach every selected node",
+    ),
+    "no stages": ({"rollout": {"stages": []}}, "spec.rollout.stages", "should have at least 1 items"),
+    "percent going back": (
+        stages({"name": "a", "percent": 50}, {"name": "b", "percent": 10}, EVERYBODY),
+        "spec.rollout.stages",
+        "stages are cumulative, so percent must not fall from one to the next, but it goes 50, 10, 100",
+    ),
+    "count going back": (
+        stages({"name": "a", "count": 5}, {"name": "b", "count": 2}, EVERYBODY),
+        "spec.rollout.stages",
+        "stages are cumulative, so count must not fall from one to the next, but it goes 5, 2",
+    ),
+    "In without values": (
+        {"nodeSelector": selector("zone", "In")},
+        "spec.nodeSelector.matchExpressions[0]",
+        "operator In on label zone needs at least one of values",
+    ),
+    "Exists with values": (
+        {"nodeSelector": selector("zone", "Exists", "a")},
+        "spec.nodeSelector.matchExpressions[0]",
+        "operator Exists on label zone takes no values: leave them out or use In or NotIn",
+    ),
+    "label value with a space": (
+        {"nodeSelector": {"matchLabels": {"zone": "a b"}}},
+        "spec.nodeSelector.matchLabels.zone",
+        "should match",
+    ),
+    "maxUnavailable 0": (
+        {"rollout": {"maxUnavailable": 0}},
+        "spec.rollout.maxUnavailable",
+        '"0" is neither a number of nodes from 1 nor a percentage from 1% to 100%; to hold a rollout set paused: true',
+    ),
+    "maxUnavailable 101%": (
+        {"rollout": {"maxUnavailable": "101%"}},
+        "spec.rollout.maxUnavailable",
+        '"101%" is neither a number of nodes from 1 nor a percentage',
+    ),
+    "maxUnavailable in words": ({"rollout": {"maxUnavailable": "half"}}, "maxUnavailable", '"half" is neither'),
+    "no interface for the bridge": (
+        {"detectLocal": {"mode": "BridgeInterface"}},
+        "spec.detectLocal",
+        "mode BridgeInterface needs interface: the name of the bridge, as in cni0",
+    ),
+    "no interface prefix": (
+        {"detectLocal": {"mode": "InterfaceNamePrefix"}},
+        "spec.detectLocal",
+        "mode InterfaceNamePrefix needs interface: the beginning of the names, as in veth",
+    ),
+    "interface that is ignored": (
+        {"detectLocal": {"interface": "cni0"}},
+        "spec.detectLocal",
+        "interface cni0 would be ignored in mode ClusterCIDR: leave it out, or choose mode InterfaceNamePrefix",
+    ),
+    "CIDRs that are ignored": (
+        {"detectLocal": {"mode": "NodeCIDR", "clusterCIDRs": ["10.0.0.0/8"]}},
+        "spec.detectLocal",
+        "clusterCIDRs would be ignored in mode NodeCIDR: leave them out, or choose mode ClusterCIDR",
+    ),
+    "CIDR without a length": (
+        {"detectLocal": {"clusterCIDRs": ["fd00::/64", "10.244.0.0"]}},
+        "spec.detectLocal.clusterCIDRs[1]",
+        '"10.244.0.0" is not a CIDR: write one as in 10.244.0.0/16 or fd00:10::/64',
+    ),
+    "CIDR too long": ({"ipvs": {"excludeCIDRs": ["10.0.0.0/33"]}}, "excludeCIDRs[0]", '"10.0.0.0/33" is not a CIDR'),
+    "NodePort addresses in words": (
+        {"nodePortAddresses": ["all", "10.0.0.0/8"]},
+        "spec.nodePortAddresses",
+        "NodePorts answer on CIDRs as in 192.168.0.0/16, or on the one word primary; these are neither: all",
+    ),
+    "primary beside CIDRs": (
+        {"nodePortAddresses": ["primary", "10.0.0.0/8"]},
+        "spec.nodePortAddresses",
+        "or on the one word primary; these are neither: primary",
+    ),
+    "unknown scheduler": ({"ipvs": {"scheduler": "random"}}, "spec.ipvs.scheduler", 'supported values: "rr", "wrr"'),
+    "mark bit past the mark": ({"nftables": {"masqueradeBit": 32}}, "masqueradeBit", "less than or equal to 31"),
+}
+
+
+def proxy_mode(spec: dict[str, Any], name: str = "refused") -> str:
+    """The ProxyMode as kubectl reads it; a None in the spec takes the field away."""
+    whole = {key: value for key, value in ({"mode": "nftables"} | copy.deepcopy(spec)).items() if value is not None}
+    return json.dumps(
+        {"apiVersion": "proxymode.io/v1alpha1", "kind": "ProxyMode", "metadata": {"name": name}, "spec": whole}
+    )
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_refused(crds: ApiServer, case: str) -> None:
+    spec, field, words = REFUSED[case]
+    refused = await crds.kubectl("create", "--filename=-", "--dry-run=server", input=proxy_mode(spec), check=False)
+    assert refused.returncode != 0
+    assert field in refused.stderr
+    assert words in refused.stderr
+
+
+async def test_a_name_too_long_for_a_label(crds: ApiServer) -> None:
+    refused = await crds.kubectl(
+        "create", "--filename=-", "--dry-run=server", input=proxy_mode({}, "x" * 64), check=False
+    )
+    assert "metadata.name has 64 characters: use at most 63" in refused.stderr
+    await crds.kubectl("create", "--filename=-", "--dry-run=server", input=proxy_mode({}, "x" * 63))
+
+
+async def test_a_misspelt_field_is_named(crds: ApiServer) -> None:
+    refused = await crds.kubectl(
+        "create", "--filename=-", "--dry-run=server", input=proxy_mode({"rolout": {}}), check=False
+    )
+    assert 'unknown field "spec.rolout"' in refused.stderr
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "only a mode": {},
+    "the other mode": {"mode": "ipvs"},
+    "last stage with an empty selector": stages({"name": "a", "count": 1}, {"name": "b", "selector": {}}),
+    "the same percent twice": stages({"name": "a", "percent": 100, "approval": "Manual"}, EVERYBODY),
+    "counts, percents and selectors mixed": stages(
+        {"name": "a", "count": 3, "soak": "1h30m5s"},
+        {"name": "b", "selector": selector("zone", "NotIn", "a", "")},
+        {"name": "c", "percent": 1, "soak": "0"},
+        EVERYBODY,
+    ),
+    "maxUnavailable as a number": {"rollout": {"maxUnavailable": 12}},
+    "maxUnavailable as a percentage": {"rollout": {"maxUnavailable": "100%"}},
+    "dual stack": {"detectLocal": {"clusterCIDRs": ["10.244.0.0/16", "fd00:10:244::/56"]}},
+    "a bridge": {"detectLocal": {"mode": "BridgeInterface", "interface": "cni0"}},
+    "NodePorts on the primary address": {"nodePortAddresses": ["primary"]},
+    "NodePorts on two networks": {"nodePortAddresses": ["192.168.0.0/16", "::/0"]},
+    "as many stages as there may be": stages(
+        *({"name": f"s{n}", "percent": n + 1} for n in range(31)), {"name": "s31", "percent": 100}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+async def test_accepted(crds: ApiServer, case: str) -> None:
+    await crds.kubectl("create", "--filename=-", "--dry-run=server", input=proxy_mode(ACCEPTED[case]))

@@ -1,0 +1,79 @@
+"""`kubectl apply -k manifests/` is taken by an API server, changes nothing the second time, and the samples fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from proxymode_testbeds.apiserver import ApiServer
+
+pytestmark = pytest.mark.api
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+SAMPLES = sorted((MANIFESTS / "samples").glob("*.yaml"))
+
+
+async def test_installing_is_one_command_and_a_second_time_changes_nothing(manifests: ApiServer) -> None:
+    again = (await manifests.kubectl("apply", f"--kustomize={MANIFESTS}")).stdout.splitlines()
+    assert {line.rpartition(" ")[2] for line in again} == {"unchanged"}
+    kinds = {line.partition("/")[0].partition(".")[0] for line in again}
+    assert kinds == {
+        *("namespace", "customresourcedefinition", "serviceaccount", "clusterrole", "clusterrolebinding", "role"),
+        *("rolebinding", "configmap", "deployment", "daemonset", "poddisruptionbudget"),
+        *("validatingadmissionpolicy", "validatingadmissionpolicybinding"),
+    }
+
+
+async def test_everything_installed_is_in_the_namespace_or_in_none(manifests: ApiServer) -> None:
+    for kind in ("deployments", "daemonsets", "configmaps", "roles"):
+        listed = await manifests.kubectl(
+            "get", kind, "--all-namespaces", "--output=name", "--selector=app.kubernetes.io/part-of=proxymode"
+        )
+        inside = await manifests.kubectl("get", kind, "--namespace=proxymode-system", "--output=name")
+        assert listed.stdout.split()
+        assert set(listed.stdout.split()) <= set(inside.stdout.split())
+
+
+async def test_the_overlay_adds_an_init_container_and_no_other_right(manifests: ApiServer) -> None:
+    """Rendered by kubectl, taken by the API server (dry run, so that the base stays installed)."""
+    base = (await manifests.kubectl("kustomize", str(MANIFESTS))).stdout
+    overlay = (await manifests.kubectl("kustomize", str(MANIFESTS / "overlays/load-modules"))).stdout
+    assert overlay.count("SYS_MODULE") == 1
+    assert "SYS_MODULE" not in base
+    changed = await manifests.kubectl("apply", "--dry-run=server", f"--kustomize={MANIFESTS / 'overlays/load-modules'}")
+    assert [line.partition(" ")[0] for line in changed.stdout.splitlines() if "unchanged" not in line] == [
+        "daemonset.apps/proxymode-agent"
+    ]
+
+
+async def test_another_api_server_address_is_another_config_map(manifests: ApiServer, tmp_path: Path) -> None:
+    """Pods restart with it: the name carries a hash of the contents."""
+    (tmp_path / "kustomization.yaml").write_text(
+        f"""
+resources: [{Path("../" * len(tmp_path.parts)) / str(MANIFESTS / "base").lstrip("/")}]
+configMapGenerator:
+  - name: api-server
+    namespace: proxymode-system
+    behavior: merge
+    literals: [KUBERNETES_SERVICE_HOST=api.example.org, KUBERNETES_SERVICE_PORT=6443]
+"""
+    )
+    ours = (await manifests.kubectl("kustomize", str(tmp_path))).stdout
+    base = (await manifests.kubectl("kustomize", str(MANIFESTS))).stdout
+
+    def names(text: str) -> set[str]:
+        return {word for word in text.split() if word.startswith("api-server-")}
+
+    assert "KUBERNETES_SERVICE_HOST: api.example.org" in ours
+    assert len(names(ours)) == len(names(base)) == 1
+    assert names(ours) != names(base)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+async def test_samples_are_accepted(manifests: ApiServer, path: Path) -> None:
+    taken = await manifests.kubectl("create", "--dry-run=server", f"--filename={path}")
+    assert taken.stdout == "proxymode.proxymode.io/fleet created (server dry run)\n"
+    assert taken.stderr == ""
