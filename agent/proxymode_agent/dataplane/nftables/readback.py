@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nfnetlink import Set, Transaction
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, index_of
-from proxymode_agent.dataplane.nftables.plan import ObservedElements, Slots
+from proxymode_agent.dataplane.nftables.plan import ObservedElements
+from proxymode_agent.dataplane.nftables.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
