@@ -9,7 +9,7 @@ hints and session affinity are not looked at.
 
 from __future__ import annotations
 
-import ipaddress
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol, ServicePort, ServicePortName
@@ -27,6 +27,8 @@ OURS_SELECTOR: Final = f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
 label from the Service and sets the second one)."""
 
 _FAMILIES: Final = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
+_UNSPECIFIED6: Final = bytes(16)
+_LOOPBACK6: Final = bytes(15) + b"\x01"
 _PROTOCOLS: Final = {protocol.name: protocol for protocol in Protocol}
 
 
@@ -184,16 +186,22 @@ def _unicast(text: str, field: str, problems: list[str]) -> bytes | None:
     node's own loopback to the cluster.
     """
     try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
+        # Not `ipaddress`: it takes twenty times as long, and a large cluster has 500,000 of these.
+        packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):
         problems.append(f"{field} has {text!r}, which is not an IP address")
         return None
-    if "%" in text:
-        problems.append(f"{field} has {text!r}; an address with a zone is not usable here")
-        return None
-    if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+    if _special(packed):
         problems.append(
             f"{field} has {text}; loopback, link-local, multicast and unspecified addresses are not allowed"
         )
         return None
-    return address.packed
+    return packed
+
+
+def _special(packed: bytes) -> bool:
+    """Whether the address is unspecified, loopback, link-local, multicast or (IPv4) broadcast and reserved."""
+    first = packed[0]
+    if len(packed) == 4:
+        return first in (0, 127) or first >= 224 or (first == 169 and packed[1] == 254)
+    return first == 0xFF or (first == 0xFE and packed[1] & 0xC0 == 0x80) or packed in (_UNSPECIFIED6, _LOOPBACK6)
