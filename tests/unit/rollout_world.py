@@ -213,7 +213,7 @@ class World:
         stored = next((s for s in self.status.stages if s.name == name), None)
         if stored is None or stored.completed_at is None:
             return False
-        return stored.nodes == 0 or self.now >= stored.completed_at + parse_duration(soak)
+        return bool(stored.nodes == 0 or self.now >= stored.completed_at + parse_duration(soak))
 
     # The operator
 

@@ -1,0 +1,245 @@
+"""What the watches have shown: Nodes, NodeProxyModes and ProxyModes as the planner's values.
+
+Solves: one picture of the cluster that only moves forward (a late event or answer never brings back an older version
+or a deleted object), and which ProxyModes a change concerns, so that a heartbeat asks nobody to think again.
+Deliberately makes no request and takes no decision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from proxymode_api.proxymode import ProxyMode
+
+from proxymode_operator import objects
+from proxymode_operator.kubeapi import Kind
+from proxymode_operator.metrics import CACHED, GHOSTS, WATCH_EVENTS
+from proxymode_operator.objects import StoredNodeProxyMode, Unreadable
+from proxymode_operator.rollout.assess import SILENT_AFTER
+from proxymode_operator.rollout.model import Fleet, Node
+from proxymode_operator.rollout.selection import Selection, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from proxymode_api.deprecation import Minor
+
+    from proxymode_operator.kubeapi import ListedObject
+    from proxymode_operator.rollout.model import Asked
+
+RELEASE: Final = ""
+"""The key of the nodes that no ProxyMode decides about but whose NodeProxyMode still names one."""
+
+_TOMBSTONES: Final = 10_000
+
+Value = Node | StoredNodeProxyMode | ProxyMode | Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    uid: str
+    version: int
+    value: Value
+
+
+class Cache:
+    """`changed(key)` is called for every ProxyMode (by name; RELEASE for none) that a change may concern."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._entries: dict[Kind, dict[str, _Entry]] = {kind: {} for kind in Kind}
+        self._gone: OrderedDict[str, int] = OrderedDict()
+        self._selection: Selection | None = None
+
+    # Filling it
+
+    def put(self, kind: Kind, raw: dict[str, Any]) -> None:
+        """An object as received; ignored when something newer is known."""
+        meta = raw["metadata"]
+        name, uid, version = meta["name"], meta["uid"], int(meta["resourceVersion"])
+        known = self._entries[kind].get(name)
+        if self._gone.get(uid, -1) >= 0 or (known is not None and known.version >= version):
+            return
+        if meta.get("deletionTimestamp") and kind is Kind.PROXY_MODE:
+            # It decides no more, whatever finalizer somebody else's controller still holds.
+            self._remove(kind, name, uid, version)
+            return
+        value = _DECODE[kind](raw)
+        self._entries[kind][name] = _Entry(uid, version, value)
+        CACHED.labels(kind.value).set(len(self._entries[kind]))
+        keys = self._concerned(kind, known.value if known is not None else None, value)
+        WATCH_EVENTS.labels(kind.value, str(bool(keys)).lower()).inc()
+        for key in keys:
+            self._changed(key)
+
+    def delete(self, kind: Kind, raw: dict[str, Any]) -> None:
+        """The object of this uid is gone; one of the same name that was made since stays."""
+        meta = raw["metadata"]
+        self._remove(kind, meta["name"], meta["uid"], int(meta["resourceVersion"]))
+
+    def forget(self, kind: Kind, name: str, uid: str) -> None:
+        """The API server says that there is no such object."""
+        self._remove(kind, name, uid, 0)
+
+    def _remove(self, kind: Kind, name: str, uid: str, version: int) -> None:
+        self._gone[uid] = version
+        if len(self._gone) > _TOMBSTONES:
+            self._gone.popitem(last=False)
+        known = self._entries[kind].get(name)
+        if known is None or known.uid != uid:
+            return
+        before = self._keys_now(kind, known.value)
+        del self._entries[kind][name]
+        CACHED.labels(kind.value).set(len(self._entries[kind]))
+        WATCH_EVENTS.labels(kind.value, "true").inc()
+        if kind is not Kind.NODE_PROXY_MODE:
+            self._selection = None
+        for key in before | self._all_keys() if kind is Kind.PROXY_MODE else before:
+            self._changed(key)
+
+    def behind(self, kind: Kind, listed: Iterable[ListedObject]) -> int:
+        """How many of these objects the watch has not yet brought, in this version or a newer one."""
+        entries = self._entries[kind]
+        count = 0
+        for item in listed:
+            entry = entries.get(item.name)
+            reached = entry is not None and entry.version >= item.resource_version
+            count += not reached and item.uid not in self._gone
+        return count
+
+    def drop_ghosts(self, kind: Kind, listed: Iterable[ListedObject], known_before: Mapping[str, str]) -> None:
+        """Drops what `known_before` the list (name to uid) was cached but is not in it: a watch that had to begin
+        anew does not tell what was deleted meanwhile."""
+        alive = {item.uid for item in listed}
+        for name, uid in known_before.items():
+            if uid not in alive:
+                entry = self._entries[kind].get(name)
+                if entry is not None and entry.uid == uid:
+                    GHOSTS.labels(kind.value).inc()
+                self._remove(kind, name, uid, 0)
+
+    def known(self, kind: Kind) -> dict[str, str]:
+        """Cached objects: name to uid."""
+        return {name: entry.uid for name, entry in self._entries[kind].items()}
+
+    # Reading it
+
+    def proxy_modes(self) -> dict[str, ProxyMode]:
+        return {name: e.value for name, e in self._entries[Kind.PROXY_MODE].items() if isinstance(e.value, ProxyMode)}
+
+    def unreadable(self) -> dict[str, Unreadable]:
+        return {name: e.value for name, e in self._entries[Kind.PROXY_MODE].items() if isinstance(e.value, Unreadable)}
+
+    def fleet(self, proxy_mode: str, cluster: Minor | None) -> Fleet | None:
+        """All that the planner needs to decide for this ProxyMode; None when there is none of the name."""
+        found = self.proxy_modes().get(proxy_mode)
+        if found is None:
+            return None
+        selection = self.selection()
+        members = sorted(selection.members(proxy_mode))
+        return Fleet(
+            proxy_mode=found,
+            nodes=tuple(self._joined(name) for name in members),
+            overridden=selection.overridden.get(proxy_mode, {}),
+            cluster=cluster,
+        )
+
+    def released(self) -> tuple[dict[str, Asked], dict[str, str]]:
+        """NodeProxyModes that name a ProxyMode though none decides about their node, and those nodes' uids."""
+        selection = self.selection()
+        asked: dict[str, Asked] = {}
+        for name in self._entries[Kind.NODE_PROXY_MODE]:
+            if name in selection.decided or name in selection.held or name not in self._entries[Kind.NODE]:
+                continue
+            node = self._joined(name)
+            if node.asked is not None and not node.foreign and node.asked.intent.proxy_mode:
+                asked[name] = node.asked
+        return asked, {name: self._entries[Kind.NODE][name].uid for name in asked}
+
+    def selection(self) -> Selection:
+        """Which ProxyMode decides about which node, by all that is cached."""
+        if self._selection is None:
+            labels = {name: _as_node(entry.value).labels for name, entry in self._entries[Kind.NODE].items()}
+            unreadable = frozenset(self.unreadable())
+            holders = {name: self._holder(name) for name in labels} if unreadable else {}
+            self._selection = select(self.proxy_modes().values(), labels, holders=holders, unreadable=unreadable)
+        return self._selection
+
+    def _holder(self, name: str) -> str:
+        entry = self._entries[Kind.NODE_PROXY_MODE].get(name)
+        asked = _as_stored(entry.value).asked if entry is not None else None
+        return asked.intent.proxy_mode if asked is not None else RELEASE
+
+    def _joined(self, name: str) -> Node:
+        node = _as_node(self._entries[Kind.NODE][name].value)
+        entry = self._entries[Kind.NODE_PROXY_MODE].get(name)
+        if entry is None:
+            return node
+        stored = _as_stored(entry.value)
+        foreign = stored.asked is None or (stored.owner_uid != "" and stored.owner_uid != node.uid)
+        return dataclasses.replace(node, asked=stored.asked, report=stored.report, foreign=foreign)
+
+    # Whom a change concerns
+
+    def _all_keys(self) -> set[str]:
+        return {*self._entries[Kind.PROXY_MODE], RELEASE}
+
+    def _concerned(self, kind: Kind, old: Value | None, new: Value) -> set[str]:
+        match new:
+            case Node():
+                if old is None or _as_node(old).labels != new.labels or _as_node(old).uid != new.uid:
+                    self._selection = None
+                    return self._all_keys()
+                return self._keys_now(kind, new) if old != new else set()
+            case StoredNodeProxyMode():
+                if self.unreadable():
+                    self._selection = None
+                relevant = old is None or _decisive_change(_as_stored(old), new)
+                return self._keys_now(kind, new) if relevant else set()
+            case ProxyMode():
+                if isinstance(old, ProxyMode) and (old.spec, old.metadata.uid) == (new.spec, new.metadata.uid):
+                    same = (old.status, old.metadata.annotations) == (new.status, new.metadata.annotations)
+                    return set() if same else {new.metadata.name}
+                self._selection = None
+                return self._all_keys()
+            case Unreadable():
+                self._selection = None
+                return self._all_keys()
+
+    def _keys_now(self, kind: Kind, value: Value) -> set[str]:
+        if isinstance(value, Node | StoredNodeProxyMode):
+            # Not computed here: while thousands of objects are listed, that would be done for each of them.
+            return self._all_keys() if self._selection is None else {self._selection.decided.get(value.name, RELEASE)}
+        return self._all_keys() if kind is Kind.PROXY_MODE else set()
+
+
+def _decisive_change(old: StoredNodeProxyMode, new: StoredNodeProxyMode) -> bool:
+    """Whether anything but the heartbeat and the version differs, or an agent is back from silence."""
+    before, after = old.report, new.report
+    if before is None or after is None or old.asked is None or new.asked is None:
+        return (old.asked, before) != (new.asked, after)
+    if after.heartbeat - before.heartbeat >= SILENT_AFTER / 2:
+        return True
+    same_report = dataclasses.replace(before, heartbeat=after.heartbeat) == after
+    same_asked = (old.asked.generation, old.asked.intent) == (new.asked.generation, new.asked.intent)
+    return not (same_report and same_asked and (old.uid, old.owner_uid) == (new.uid, new.owner_uid))
+
+
+def _as_node(value: Value) -> Node:
+    assert isinstance(value, Node)
+    return value
+
+
+def _as_stored(value: Value) -> StoredNodeProxyMode:
+    assert isinstance(value, StoredNodeProxyMode)
+    return value
+
+
+_DECODE: Final[Mapping[Kind, Callable[[dict[str, Any]], Value]]] = {
+    Kind.NODE: objects.node,
+    Kind.NODE_PROXY_MODE: objects.node_proxy_mode,
+    Kind.PROXY_MODE: objects.proxy_mode,
+}

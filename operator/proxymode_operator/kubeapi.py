@@ -1,0 +1,218 @@
+"""Requests to the API server: the few that the operator makes, each with a time-out, counted, and fenced.
+
+Solves: server-side apply as fieldManager `proxymode-operator`, lists of metadata alone, Events, and one kind of error.
+Built on the transport of `kubernetes.aio` (TLS, kubeconfig, rotating tokens); its model classes stay unused, since
+objects travel as JSON. Every write asks the fence first: a replica that lost its Lease writes nothing more.
+Deliberately watches nothing (kopf does) and retries nothing (the queue does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
+
+import aiohttp
+from kubernetes.aio import client as k8s
+from kubernetes.aio import config as k8s_config
+from proxymode_api import API_VERSION, GROUP, VERSION
+
+from proxymode_operator.metrics import REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from proxymode_operator.rollout.model import Notice
+
+FIELD_MANAGER: Final = "proxymode-operator"
+TIMEOUT_SECONDS: Final = 30.0
+PAGE: Final = 500
+_METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+Json = dict[str, Any]
+
+
+class Kind(StrEnum):
+    """What the operator watches."""
+
+    NODE = "Node"
+    NODE_PROXY_MODE = "NodeProxyMode"
+    PROXY_MODE = "ProxyMode"
+
+
+PATHS: Final = {
+    Kind.NODE: "/api/v1/nodes",
+    Kind.NODE_PROXY_MODE: f"/apis/{GROUP}/{VERSION}/nodeproxymodes",
+    Kind.PROXY_MODE: f"/apis/{GROUP}/{VERSION}/proxymodes",
+}
+
+
+class ApiError(Exception):
+    """The API server refused, or did not answer (code 0). `reason` is metav1.Status.reason."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(f"{code} {reason}: {message}")
+        self.code = code
+        self.reason = reason
+
+
+class ListedObject(NamedTuple):
+    """An object's identity in a list."""
+
+    name: str
+    uid: str
+    resource_version: int
+
+
+class Fence(Protocol):
+    """Who may say that this replica must not write."""
+
+    def check(self) -> None:
+        """Raises NotLeaderError when writes are not allowed now."""
+
+
+class NotLeaderError(Exception):
+    """A write was asked for without holding the Lease."""
+
+
+class Open:
+    """The fence of an operator that runs alone."""
+
+    def check(self) -> None:
+        return
+
+
+async def configuration(kubeconfig: Path | None) -> k8s.Configuration:
+    """From a kubeconfig file, or from the pod's service account. Raises ConfigException with what is missing."""
+    found = k8s.Configuration()
+    if kubeconfig is not None:
+        await k8s_config.load_kube_config(config_file=str(kubeconfig), client_configuration=found)  # type: ignore[no-untyped-call]
+    else:
+        k8s_config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+    return found
+
+
+class KubeApi:
+    """An open connection pool to one API server. Use as an async context manager."""
+
+    def __init__(self, configuration: k8s.Configuration) -> None:
+        self._client = k8s.ApiClient(configuration)
+        self.fence: Fence = Open()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, path: str, **query: str) -> Json:
+        """One object."""
+        return await self._request("GET", path, query)
+
+    async def list_metadata(self, kind: Kind) -> AsyncIterator[ListedObject]:
+        """Every object's identity, page by page, without its body."""
+        query = {"limit": str(PAGE)}
+        while True:
+            page = await self._request("GET", PATHS[kind], query, accept=_METADATA_ONLY)
+            for item in page["items"]:
+                meta = item["metadata"]
+                yield ListedObject(meta["name"], meta["uid"], int(meta["resourceVersion"]))
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            query["continue"] = token
+
+    async def apply(self, kind: Kind, name: str, body: Json, *, subresource: str = "") -> Json:
+        """Server-side apply of everything we own in the object; takes over what others wrote in those fields."""
+        self.fence.check()
+        path = f"{PATHS[kind]}/{name}" + (f"/{subresource}" if subresource else "")
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+
+    async def remove_annotation(self, kind: Kind, name: str, annotation: str, uid: str) -> Json:
+        """Removes one annotation of the object with this uid."""
+        self.fence.check()
+        body = {"metadata": {"uid": uid, "annotations": {annotation: None}}}
+        query = {"fieldManager": FIELD_MANAGER}
+        path = f"{PATHS[kind]}/{name}"
+        return await self._request("PATCH", path, query, body, content_type="application/merge-patch+json")
+
+    async def create(self, path: str, body: Json, *, fenced: bool = True) -> Json:
+        """Creates an object; Leases are not `fenced`, they are the fence."""
+        if fenced:
+            self.fence.check()
+        return await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, body)
+
+    async def replace(self, path: str, body: Json) -> Json:
+        """Replaces an object, if it is still the version in `body`. Only for Leases."""
+        return await self._request("PUT", path, {"fieldManager": FIELD_MANAGER}, body)
+
+    async def post_notice(self, proxy_mode: str, uid: str, notice: Notice) -> None:
+        """An Event about a ProxyMode (events.k8s.io/v1). Events about cluster-scoped objects live in `default`."""
+        regarding = {"apiVersion": API_VERSION, "kind": Kind.PROXY_MODE.value, "name": proxy_mode}
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{proxy_mode[:200]}.{uuid.uuid4().hex[:16]}", "namespace": "default"},
+            "eventTime": micro_time(datetime.now(UTC)),
+            "reportingController": f"{GROUP}/operator",
+            "reportingInstance": socket.gethostname(),
+            "regarding": regarding | ({"uid": uid} if uid else {}),
+            "type": notice.type.value,
+            "reason": notice.reason,
+            "action": notice.action,
+            "note": notice.note[:1024],
+        }
+        await self.create("/apis/events.k8s.io/v1/namespaces/default/events", body)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Json | None = None,
+        *,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> Json:
+        headers = {"Accept": accept, "Content-Type": content_type}
+        request = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                response = await self._client.call_api(*request)
+                text = await response.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            REQUESTS.labels(method, "0").inc()
+            raise ApiError(0, type(error).__name__, f"{method} {path}: {error}") from error
+        REQUESTS.labels(method, str(response.status)).inc()
+        answer = _decoded(text)
+        if response.status >= 400:
+            reason = str(answer.get("reason") or response.reason)
+            raise ApiError(response.status, reason, f"{method} {path}: {answer.get('message') or text[:200]!r}")
+        return answer
+
+
+def micro_time(when: datetime) -> str:
+    """metav1.MicroTime."""
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _decoded(text: bytes) -> Json:
+    """A proxy on the way may answer with something that is not JSON."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,184 @@
+"""`proxymode-operator`: puts the parts together and takes them apart again.
+
+Start: wait until the API server serves our kinds, let kopf fill the cache, wait for the Lease, compare the cache with a
+list, then reconcile. Stop (SIGTERM, SIGINT): stop reconciling, give the Lease back, stop kopf. A replica that waits for
+the Lease keeps its cache warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import kopf
+from kubernetes.aio.config import ConfigException
+from proxymode_api.deprecation import Minor, parse_minor
+
+from proxymode_operator import handlers, log, resync
+from proxymode_operator.cache import RELEASE, Cache
+from proxymode_operator.http import health_app, metrics_app, served
+from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
+from proxymode_operator.leader import Leader
+from proxymode_operator.metrics import LEADER
+from proxymode_operator.queue import Queue
+from proxymode_operator.reconcile import Reconciler
+from proxymode_operator.settings import LEASE_NAME, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxymode_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Operator:
+    """One process."""
+
+    def __init__(self, settings: Settings, api: KubeApi) -> None:
+        self._settings = settings
+        self._api = api
+        self._queue: Queue | None = None
+        self._complete = False
+        self.cache = Cache(self._changed)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the cache holds the whole cluster."""
+        return self._complete
+
+    def _changed(self, key: str) -> None:
+        if self._queue is not None:
+            self._queue.add(key)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; raises what ends the operator otherwise."""
+        await resync.until_served(self._api)
+        cluster = await self._cluster()
+        watching = asyncio.create_task(self._watch(stop), name="kopf")
+        working = asyncio.create_task(self._work(cluster), name="work")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({watching, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            died = [task for task in (working, watching) if task.done()]
+        finally:
+            # Reconciling ends before the cache goes stale.
+            await _end(working, stopping)
+            await _end(watching)
+        for task in died:
+            logger.error("ended by itself", extra={"task": task.get_name()})
+            await task
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        started = asyncio.Event()
+
+        async def take_signals_back() -> None:
+            # kopf takes SIGTERM for itself when it starts, but reconciling has to end before it does.
+            await started.wait()
+            _on_signals(stop)
+
+        taker = asyncio.create_task(take_signals_back())
+        try:
+            await kopf.operator(
+                registry=handlers.registry(self.cache, self._settings.kubeconfig),
+                settings=handlers.settings(),
+                standalone=True,
+                clusterwide=True,
+                ready_flag=started,
+            )
+        finally:
+            taker.cancel()
+
+    async def _work(self, cluster: Minor | None) -> None:
+        await resync.until_complete(self._api, self.cache)
+        self._complete = True
+        if not self._settings.leader_elect:
+            LEADER.set(1)
+            await self._lead(cluster)
+            return
+        leader = Leader(
+            self._api,
+            namespace=self._settings.namespace,
+            name=LEASE_NAME,
+            identity=self._settings.identity,
+            times=self._settings.lease,
+        )
+        self._api.fence = leader
+        await leader.run(lambda: self._lead(cluster))
+
+    async def _lead(self, cluster: Minor | None) -> None:
+        """Reconciles until cancelled. The cache is compared anew: this replica may have waited for days."""
+        await resync.until_complete(self._api, self.cache)
+        queue = Queue(Reconciler(self._api, self.cache, cluster).reconcile)
+        self._queue = queue
+        try:
+            for key in (*self.cache.proxy_modes(), RELEASE):
+                queue.add(key)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(queue.run())
+                tasks.create_task(self._resync())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+        finally:
+            self._queue = None
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(resync.EVERY_SECONDS)
+            await resync.until_complete(self._api, self.cache)
+
+    async def _cluster(self) -> Minor | None:
+        """The API server's minor; None when it does not say one that we can read."""
+        try:
+            answer = await self._api.get("/version")
+            return parse_minor(str(answer.get("gitVersion")))
+        except (ApiError, ValueError) as error:
+            logger.warning("cluster version not known", extra={"error": str(error)})
+            return None
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels the tasks and waits for their ends, whatever these are."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def serve(settings: Settings) -> None:
+    """The whole process, until SIGTERM or SIGINT. Raises ConfigException or OSError when it cannot start."""
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(KubeApi(await configuration(settings.kubeconfig)))
+        operator = Operator(settings, api)
+        await stack.enter_async_context(served(health_app(lambda: operator.ready), settings.healthz))
+        await stack.enter_async_context(served(metrics_app(), settings.metrics))
+        logger.info("started", extra={"identity": settings.identity})
+        await operator.run(stop)
+    logger.info("stopped")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Exit code 0 after a signal, 1 when it could not start or ended by an error."""
+    settings = parse(sys.argv[1:] if argv is None else argv)
+    log.set_up(settings.logging_format)
+    try:
+        asyncio.run(serve(settings))
+    except (ConfigException, OSError) as error:
+        logger.error("cannot run", extra={"error": str(error)})
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    except Exception:
+        logger.exception("ended by an error")
+        return 1
+    return 0

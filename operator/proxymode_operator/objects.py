@@ -1,0 +1,171 @@
+"""API objects as JSON to the planner's values, and its decisions back to JSON.
+
+Solves: the one place that knows both shapes. Reading never raises for what a stored object can hold: a ProxyMode that
+this version cannot read becomes `Unreadable`, a NodeProxyMode that it cannot read is left alone (`foreign`).
+Deliberately keeps nothing; that is `cache`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from proxymode_api import API_VERSION
+from proxymode_api.common import ConditionStatus
+from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, Verdict
+from proxymode_api.proxymode import ProxyMode
+from pydantic import ValidationError
+
+from proxymode_operator.rollout.model import (
+    TURN_ANNOTATION,
+    Asked,
+    Intent,
+    Node,
+    Report,
+    Turn,
+    Write,
+    dataplane_options,
+)
+
+if TYPE_CHECKING:
+    from proxymode_api.proxymode import ProxyModeStatus
+
+Json = dict[str, Any]
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A ProxyMode that this version of the operator cannot read, and why."""
+
+    name: str
+    uid: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredNodeProxyMode:
+    """A NodeProxyMode. `asked` is None when its spec cannot be read."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    asked: Asked | None
+    report: Report | None
+
+
+def node(raw: Json) -> Node:
+    """A core/v1 Node, without its NodeProxyMode."""
+    meta, status = raw["metadata"], raw.get("status", {})
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
+    return Node(
+        name=meta["name"],
+        uid=meta["uid"],
+        labels=meta.get("labels", {}),
+        created=_time(meta.get("creationTimestamp")) or _EPOCH,
+        ready=ready,
+        cordoned=bool(raw.get("spec", {}).get("unschedulable")),
+    )
+
+
+def node_proxy_mode(raw: Json) -> StoredNodeProxyMode:
+    """A NodeProxyMode: what was asked and what its agent reported."""
+    meta = raw["metadata"]
+    owner = next((o["uid"] for o in meta.get("ownerReferences", ()) if o.get("kind") == "Node"), "")
+    asked: Asked | None = None
+    report: Report | None = None
+    with contextlib.suppress(ValidationError):
+        spec = NodeProxyModeSpec.model_validate(raw.get("spec", {}))
+        asked = Asked(
+            uid=meta["uid"],
+            resource_version=meta["resourceVersion"],
+            generation=meta.get("generation", 0),
+            intent=_intent(spec, Turn.loads(meta.get("annotations", {}).get(TURN_ANNOTATION))),
+        )
+    with contextlib.suppress(ValidationError):
+        report = _report(NodeProxyModeStatus.model_validate(raw.get("status", {})))
+    return StoredNodeProxyMode(name=meta["name"], uid=meta["uid"], owner_uid=owner, asked=asked, report=report)
+
+
+def _intent(spec: NodeProxyModeSpec, turn: Turn | None) -> Intent:
+    return Intent(
+        mode=spec.mode,
+        target_mode=spec.target_mode,
+        options=dataplane_options(spec),
+        connections=spec.connections,
+        proxy_mode=spec.proxy_mode,
+        revision=spec.revision,
+        turn=turn,
+    )
+
+
+def _report(status: NodeProxyModeStatus) -> Report | None:
+    if status.heartbeat_time is None:
+        return None
+    conditions = {condition.type: condition for condition in status.conditions}
+    ready = conditions.get("Ready")
+    is_ready = ready is not None and ready.status is ConditionStatus.TRUE
+    since = [ready.last_transition_time] if ready is not None else []
+    if is_ready and status.last_switch is not None and status.last_switch.completed_at is not None:
+        # Ready may stay True all through a switch; minReadySeconds counts from its end.
+        since.append(status.last_switch.completed_at)
+    preflight = status.preflight
+    blockers = tuple(r.id for r in preflight.results if r.verdict is Verdict.BLOCK) if preflight is not None else ()
+    passed = conditions.get("PreflightPassed")
+    if not blockers and passed is not None and passed.status is ConditionStatus.FALSE:
+        blockers = (passed.reason,)
+    return Report(
+        observed_generation=status.observed_generation,
+        mode=status.mode,
+        phase=status.phase,
+        ready=is_ready,
+        ready_since=max(since, default=None),
+        heartbeat=status.heartbeat_time,
+        preflight_mode=preflight.mode if preflight is not None else None,
+        blockers=blockers,
+    )
+
+
+def proxy_mode(raw: Json) -> ProxyMode | Unreadable:
+    """A ProxyMode, or why it cannot be read."""
+    try:
+        return ProxyMode.model_validate(raw)
+    except ValidationError as error:
+        meta = raw["metadata"]
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return Unreadable(meta["name"], meta["uid"], f"{field}: {first['msg']}")
+
+
+def node_proxy_mode_body(write: Write) -> Json:
+    """What to apply for a write: everything we own in the object.
+
+    With the version that the decision rests on: if the agent has reported or anybody has written since, the API server
+    answers 409 Conflict, and the decision is made anew. The uid keeps an object that was deleted from coming back.
+    """
+    meta: Json = {
+        "name": write.node,
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": write.node, "uid": write.node_uid}],
+    }
+    if write.intent.turn is not None:
+        meta["annotations"] = {TURN_ANNOTATION: write.intent.turn.dumps()}
+    if write.base is not None:
+        meta |= {"uid": write.base.uid, "resourceVersion": write.base.resource_version}
+    return {"apiVersion": API_VERSION, "kind": "NodeProxyMode", "metadata": meta, "spec": write.intent.spec().wire()}
+
+
+def status_body(proxy_mode: ProxyMode, status: ProxyModeStatus) -> Json:
+    """What to apply as a ProxyMode's status, on the version that it was computed from."""
+    meta = proxy_mode.metadata
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "ProxyMode",
+        "metadata": {"name": meta.name, "uid": meta.uid, "resourceVersion": meta.resource_version},
+        "status": status.wire(),
+    }
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

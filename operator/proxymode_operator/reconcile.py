@@ -1,0 +1,204 @@
+"""One reconcile: read the cache, ask the planner, write the difference.
+
+Order of the writes: the status first, since it is the record that later decisions rest on; then nodes that are told,
+then nodes that are prepared; then the promote annotation and the Events, which are worth less. Everything is safe to
+repeat: what was written shows in the cache at once, from the API server's answer, and is not asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from proxymode_operator import objects
+from proxymode_operator.cache import RELEASE
+from proxymode_operator.kubeapi import ApiError, Kind
+from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS
+from proxymode_operator.queue import ConflictError
+from proxymode_operator.rollout.model import PROMOTE_ANNOTATION, Notice
+from proxymode_operator.rollout.planner import plan
+from proxymode_operator.rollout.status import listed
+from proxymode_operator.rollout.writes import release
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxymode_api.deprecation import Minor
+    from proxymode_api.proxymode import NodeCounts, ProxyMode, ProxyModeStatus
+
+    from proxymode_operator.cache import Cache
+    from proxymode_operator.kubeapi import KubeApi
+    from proxymode_operator.rollout.model import Asked, Write
+
+logger = logging.getLogger(__name__)
+
+WRITES_AT_ONCE: Final = 8
+WRITES_PER_RECONCILE: Final = 500
+"""The rest follows in the next one: what was asked meanwhile (a pause) is heard in between."""
+
+_STATES: Final = ("updated", "pending", "switching", "failed", "blocked")
+
+
+def _now() -> datetime:
+    """Whole seconds, as metav1.Time keeps them: what is stored and what is compared agree."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Reconciler:
+    """The queue's handler. `cluster` is the API server's minor, for the deprecation's words."""
+
+    def __init__(self, api: KubeApi, cache: Cache, cluster: Minor | None) -> None:
+        self._api = api
+        self._cache = cache
+        self._cluster = cluster
+        self._counted: set[str] = set()
+
+    async def reconcile(self, key: str) -> float | None:
+        """Seconds until it has to be done again without being asked, or None.
+
+        Raises ConflictError when something changed meanwhile, ApiError when a request failed, NotLeaderError.
+        """
+        if key == RELEASE:
+            return await self._release()
+        fleet = self._cache.fleet(key, self._cluster)
+        if fleet is None:
+            self._uncount(key)
+            if (unreadable := self._cache.unreadable().get(key)) is not None:
+                logger.error(
+                    "cannot read ProxyMode, its nodes stay as they are",
+                    extra={"proxymode": key, "error": unreadable.error},
+                )
+            return None
+        began = time.perf_counter()
+        decisions = plan(fleet, _now())
+        PLAN_SECONDS.observe(time.perf_counter() - began)
+        self._count(key, decisions.status.nodes)
+
+        proxy_mode = fleet.proxy_mode
+        if decisions.status != proxy_mode.status:
+            await self._store_status(proxy_mode, decisions.status)
+        await self._write(decisions.writes[:WRITES_PER_RECONCILE])
+        if decisions.drop_promote:
+            await self._drop_promote(proxy_mode)
+        for notice in decisions.notices:
+            await self._post(key, proxy_mode.metadata.uid, notice)
+        if len(decisions.writes) > WRITES_PER_RECONCILE:
+            return 0.0
+        if decisions.wake_at is None:
+            return None
+        # Whole seconds are compared, so a moment later is early enough.
+        return max(0.0, (decisions.wake_at - datetime.now(UTC)).total_seconds()) + 0.05
+
+    async def _store_status(self, proxy_mode: ProxyMode, status: ProxyModeStatus) -> None:
+        meta = proxy_mode.metadata
+        body = objects.status_body(proxy_mode, status)
+        try:
+            answer = await self._api.apply(Kind.PROXY_MODE, meta.name, body, subresource="status")
+        except ApiError as error:
+            if error.code == 404:
+                self._cache.forget(Kind.PROXY_MODE, meta.name, meta.uid)
+            raise _conflict_or(error) from error
+        self._cache.put(Kind.PROXY_MODE, answer)
+        if status.status is not proxy_mode.status.status or status.revision != proxy_mode.status.revision:
+            logger.info(
+                "rollout",
+                extra={
+                    "proxymode": meta.name,
+                    "revision": status.revision,
+                    "status": status.status.value,
+                    "stage": status.current_stage,
+                    "updated": status.nodes.progress,
+                },
+            )
+
+    async def _write(self, writes: Sequence[Write]) -> None:
+        """All of them, several at a time; the first error is raised once all are tried."""
+        slots = asyncio.Semaphore(WRITES_AT_ONCE)
+
+        async def one(write: Write) -> None:
+            async with slots:
+                await self._write_one(write)
+
+        results = await asyncio.gather(*(one(write) for write in writes), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        for error in sorted(errors, key=lambda e: isinstance(e, ConflictError)):
+            raise error
+
+    async def _write_one(self, write: Write) -> None:
+        try:
+            answer = await self._api.apply(Kind.NODE_PROXY_MODE, write.node, objects.node_proxy_mode_body(write))
+        except ApiError as error:
+            raise _conflict_or(error) from error
+        NODE_WRITES.labels(write.kind.value).inc()
+        self._cache.put(Kind.NODE_PROXY_MODE, answer)
+        logger.info(
+            "node written",
+            extra={
+                "node": write.node,
+                "kind": write.kind.value,
+                "mode": write.intent.mode or "",
+                "target_mode": write.intent.target_mode or "",
+                "proxymode": write.intent.proxy_mode,
+                "revision": write.intent.revision,
+            },
+        )
+
+    async def _drop_promote(self, proxy_mode: ProxyMode) -> None:
+        meta = proxy_mode.metadata
+        try:
+            answer = await self._api.remove_annotation(Kind.PROXY_MODE, meta.name, PROMOTE_ANNOTATION, meta.uid)
+        except ApiError as error:
+            raise _conflict_or(error) from error
+        self._cache.put(Kind.PROXY_MODE, answer)
+
+    async def _post(self, proxy_mode: str, uid: str, notice: Notice) -> None:
+        """Events are a courtesy: one that cannot be posted is logged and let go."""
+        try:
+            await self._api.post_notice(proxy_mode, uid, notice)
+        except ApiError as error:
+            logger.warning(
+                "event not posted", extra={"reason": notice.reason, "note": notice.note, "error": str(error)}
+            )
+
+    async def _release(self) -> float | None:
+        """Nodes that no ProxyMode decides about any more keep what they have; one Event for each former ProxyMode."""
+        asked, uids = self._cache.released()
+        writes = release(asked, uids)[:WRITES_PER_RECONCILE]
+        await self._write(writes)
+        former: dict[str, list[Asked]] = {}
+        for write in writes:
+            assert write.base is not None
+            former.setdefault(write.base.intent.proxy_mode, []).append(write.base)
+        for name, nodes in former.items():
+            await self._post(name, self._cache.known(Kind.PROXY_MODE).get(name, ""), _released_notice(nodes))
+        return 0.0 if len(asked) > len(writes) else None
+
+    def _count(self, key: str, nodes: NodeCounts) -> None:
+        self._counted.add(key)
+        for state in _STATES:
+            NODES.labels(key, state).set(getattr(nodes, state))
+
+    def _uncount(self, key: str) -> None:
+        if key in self._counted:
+            self._counted.remove(key)
+            for state in _STATES:
+                NODES.remove(key, state)
+
+
+def _released_notice(nodes: Sequence[Asked]) -> Notice:
+    by_mode: dict[str, int] = {}
+    for asked in nodes:
+        mode = asked.intent.mode.value if asked.intent.mode else "what they had, nothing was asked of them"
+        by_mode[mode] = by_mode.get(mode, 0) + 1
+    stay = listed(f"{count} on {mode}" for mode, count in by_mode.items())
+    return Notice(
+        reason="NodesReleased", action="Release", note=f"it decides no more about {len(nodes)} nodes; they stay: {stay}"
+    )
+
+
+def _conflict_or(error: ApiError) -> Exception:
+    """Conflicts (409) and objects that are gone (404) mean that the decision is out of date."""
+    return ConflictError(str(error)) if error.code in (404, 409) else error

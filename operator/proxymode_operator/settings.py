@@ -1,0 +1,153 @@
+"""Flags and environment, read once into one frozen object.
+
+A flag wins over its environment variable. Names follow the Kubernetes components where they mean the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proxymode_api.common import parse_duration
+
+from proxymode_operator.log import LogFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LEASE_NAME: Final = "proxymode-operator"
+
+
+class Address(NamedTuple):
+    """Where to listen; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """Leader election, as in client-go: a follower waits `duration` without a renewal; a leader that cannot renew
+    stops after `renew_deadline`; both try every `retry_period`."""
+
+    duration: timedelta = timedelta(seconds=15)
+    renew_deadline: timedelta = timedelta(seconds=10)
+    retry_period: timedelta = timedelta(seconds=2)
+
+    def __post_init__(self) -> None:
+        if not timedelta(0) < self.retry_period < self.renew_deadline < self.duration:
+            raise ValueError(
+                f"--leader-elect-retry-period ({self.retry_period}) < --leader-elect-renew-deadline "
+                f"({self.renew_deadline}) < --leader-elect-lease-duration ({self.duration}) must hold"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set from outside."""
+
+    kubeconfig: Path | None
+    namespace: str
+    identity: str
+    metrics: Address | None
+    healthz: Address | None
+    leader_elect: bool
+    lease: LeaseTimes
+    logging_format: LogFormat
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
+    """Reads flags and environment. Ends the process with a message that names the flag when one is wrong."""
+    env = os.environ if environ is None else environ
+    parser = _parser(env)
+    args = parser.parse_args(argv)
+    try:
+        lease = LeaseTimes(
+            duration=args.leader_elect_lease_duration,
+            renew_deadline=args.leader_elect_renew_deadline,
+            retry_period=args.leader_elect_retry_period,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    return Settings(
+        kubeconfig=args.kubeconfig,
+        namespace=args.namespace,
+        identity=f"{env.get('POD_NAME') or socket.gethostname()}_{os.getpid()}",
+        metrics=args.metrics_bind_address,
+        healthz=args.healthz_bind_address,
+        leader_elect=args.leader_elect,
+        lease=lease,
+        logging_format=args.logging_format,
+    )
+
+
+def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="proxymode-operator",
+        description="Carries ProxyModes out: tells the nodes, stage by stage, which Service dataplane to run.",
+        allow_abbrev=False,
+    )
+    kubeconfig = env.get("KUBECONFIG")
+    parser.add_argument(
+        "--kubeconfig",
+        type=Path,
+        default=Path(kubeconfig) if kubeconfig else None,
+        help="kubeconfig file; default: $KUBECONFIG, else the pod's service account",
+    )
+    parser.add_argument(
+        "--namespace",
+        default=env.get("NAMESPACE") or "proxymode-system",
+        help="namespace of the Lease (default: $NAMESPACE or %(default)s)",
+    )
+    for what, default in (("metrics", "127.0.0.1:8080"), ("healthz", "127.0.0.1:8081")):
+        parser.add_argument(
+            f"--{what}-bind-address",
+            type=_address,
+            default=_address(default),
+            metavar="HOST:PORT",
+            help=f"where {what} is served over HTTP, or an empty string for nowhere (default: {default})",
+        )
+    parser.add_argument(
+        "--leader-elect",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help=f"work only while holding the Lease {LEASE_NAME}; without it never run two replicas",
+    )
+    for name, default in (("lease-duration", "15s"), ("renew-deadline", "10s"), ("retry-period", "2s")):
+        parser.add_argument(
+            f"--leader-elect-{name}",
+            type=_duration,
+            default=_duration(default),
+            metavar="DURATION",
+            help=f"as in Kubernetes' own components (default: {default})",
+        )
+    parser.add_argument(
+        "--logging-format",
+        type=LogFormat,
+        choices=list(LogFormat),
+        default=LogFormat.LOGFMT,
+        help="logfmt or json (default: %(default)s)",
+    )
+    return parser
+
+
+def _address(text: str) -> Address | None:
+    """`host:port`, `[::1]:port` or `:port`; empty: None."""
+    if not text:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address: write host:port, as in 127.0.0.1:8080")
+    return Address(host.strip("[]") or "0.0.0.0", int(port))
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
