@@ -23,7 +23,7 @@ from proxymode_agent.kube.client import PAGE_SIZE, ApiError, Status
 from proxymode_agent.kube.objects import ObjectKey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from proxymode_agent.kube.client import KubeClient
 
@@ -138,7 +138,7 @@ class ListWatch(Generic[T]):
         self._watch_began = 0.0
         self._complaint = ""
 
-    async def events(self) -> AsyncIterator[Changed[T] | Deleted | Synced]:
+    async def events(self) -> AsyncGenerator[Changed[T] | Deleted | Synced, None]:
         """Changes for ever; ends only by cancellation."""
         while True:
             try:
