@@ -147,10 +147,9 @@ def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[by
 
 def _element_at(of: Set, body: bytes, offset: int) -> str:
     """The key of the element that begins at a byte of a message (nlmsghdr included, as the kernel counts)."""
-    element = fields(memoryview(body)[offset - HEADERS.size + HEADER.size :]).get(ElemAttr.KEY)
-    if element is None:
-        return ""
-    return show(of.key, bytes(fields(element)[DataAttr.VALUE]))
+    _, element = next(parse(memoryview(body)[offset - HEADERS.size :]))
+    key = fields(element).get(ElemAttr.KEY)
+    return "" if key is None else show(of.key, bytes(fields(key)[DataAttr.VALUE]))
 
 
 def _parse_fixed(of: Set, elements: bytes) -> Iterator[Element] | None:

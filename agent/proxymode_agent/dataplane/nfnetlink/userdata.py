@@ -91,7 +91,7 @@ def numgen_random(modulus: int) -> bytes:
     return _typeof(_Expr.NUMGEN, _u32(0, 1) + _u32(1, modulus) + _u32(2, 0))
 
 
-VERDICT = _typeof(_Expr.VERDICT, b"\0")
+VERDICT = _typeof(_Expr.VERDICT, b"")
 """`typeof` of the data of a verdict map, as nft 1.0.6 writes it."""
 
 
