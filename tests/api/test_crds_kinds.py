@@ -38,14 +38,14 @@ async def got(api: ApiServer, *what: str) -> Any:
 @pytest.fixture
 async def fleet(crds: ApiServer) -> AsyncIterator[str]:
     """A ProxyMode with nothing in it but the mode."""
-    await crds.kubectl("create", "--filename=-", input=text_of("ProxyMode", "kinds", spec={"mode": "nftables"}))
+    await crds.kubectl("create", "--filename=-", stdin=text_of("ProxyMode", "kinds", spec={"mode": "nftables"}))
     yield "kinds"
     await crds.kubectl("delete", "proxymode", "kinds")
 
 
 @pytest.fixture
 async def node(crds: ApiServer) -> AsyncIterator[str]:
-    await crds.kubectl("create", "--filename=-", input=text_of("NodeProxyMode", "kinds-1", spec={"mode": "ipvs"}))
+    await crds.kubectl("create", "--filename=-", stdin=text_of("NodeProxyMode", "kinds-1", spec={"mode": "ipvs"}))
     yield "kinds-1"
     await crds.kubectl("delete", "nodeproxymode", "kinds-1")
 
@@ -103,7 +103,7 @@ async def test_defaults_are_filled_in_and_are_the_models(crds: ApiServer, fleet:
 
 async def test_a_node_without_a_spec_is_one_that_only_looks(crds: ApiServer) -> None:
     created = await crds.kubectl(
-        "create", "--filename=-", "--dry-run=server", "--output=json", input=text_of("NodeProxyMode", "bare")
+        "create", "--filename=-", "--dry-run=server", "--output=json", stdin=text_of("NodeProxyMode", "bare")
     )
     spec = json.loads(created.stdout)["spec"]
     assert "mode" not in spec
@@ -177,7 +177,7 @@ async def test_a_stage_put_in_between_by_server_side_apply_stays_in_between(crds
     async def applied(*names: str) -> list[str]:
         stages = [{"name": name, "percent": 100} for name in names]
         body = text_of("ProxyMode", "kinds-order", spec={"mode": "nftables", "rollout": {"stages": stages}})
-        await crds.kubectl("apply", "--server-side", "--field-manager=people", "--filename=-", input=body)
+        await crds.kubectl("apply", "--server-side", "--field-manager=people", "--filename=-", stdin=body)
         stored = await got(crds, "proxymode", "kinds-order")
         return [stage["name"] for stage in stored["spec"]["rollout"]["stages"]]
 
@@ -221,7 +221,7 @@ async def test_no_field_of_a_status_is_pruned(crds: ApiServer, kind: str, status
     """What the schema lacks the API server drops without a word."""
     whole = filled(status)
     assert status.model_validate(whole).model_dump(mode="json", by_alias=True) == whole
-    await crds.kubectl("create", "--filename=-", input=text_of(kind, "kinds-whole", spec={"mode": "nftables"}))
+    await crds.kubectl("create", "--filename=-", stdin=text_of(kind, "kinds-whole", spec={"mode": "nftables"}))
     try:
         await crds.kubectl(
             "patch",
