@@ -111,9 +111,9 @@ def make_fleet(*, nodes: int, pods: int, clients: int = 1, dual_stack: bool = Fa
     (192.168.50.101, ...), the first one's gateway is node1, the second's node2 and so on, round and round. Raises
     ValueError where the numbers do not fit these networks.
     """
-    for what, number, most in (("nodes", nodes, 99), ("pods", pods, 99), ("clients", clients, 99)):
-        if not 0 <= number <= most:
-            raise ValueError(f"{what}={number}: must be 0 to {most}")
+    for what, number, least in (("nodes", nodes, 1), ("pods", pods, 0), ("clients", clients, 0)):
+        if not least <= number <= 99:
+            raise ValueError(f"{what}={number}: must be {least} to 99")
 
     def addresses(v4: str, v6: str) -> tuple[Address, ...]:
         texts = (v4, v6) if dual_stack else (v4,)
