@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     Write = Callable[..., Path]
 
+CA = ssl.DER_cert_to_PEM_cert(ssl.create_default_context().get_ca_certs(binary_form=True)[0]).encode()
 EXEC_VERSION = "client.authentication.k8s.io/v1"
 
 
@@ -64,14 +66,14 @@ async def test_the_current_context_is_used(write: Write) -> None:
 
 
 async def test_certificates_come_from_data_or_from_files_beside_the_kubeconfig(write: Write, tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_bytes(b"CA")
+    (tmp_path / "ca.pem").write_bytes(CA)
     (tmp_path / "key.pem").write_bytes(b"KEY")
     path = write(
         cluster={"certificate-authority": "ca.pem", "tls-server-name": "api.example"},
         user={"client-certificate-data": base64.b64encode(b"CERT").decode(), "client-key": str(tmp_path / "key.pem")},
     )
     config = from_kubeconfig(path)
-    assert (config.ca_data, config.tls_server_name) == (b"CA", "api.example")
+    assert (config.ca_data, config.tls_server_name) == (CA, "api.example")
     pair = (await config.credentials.current()).certificate
     assert pair is not None
     assert (pair.certificate, pair.key) == (b"CERT", b"KEY")
@@ -112,11 +114,11 @@ async def test_a_missing_or_empty_token_file_is_named(tmp_path: Path, content: s
 
 async def test_in_cluster_configuration(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("pod-token")
-    (tmp_path / "ca.crt").write_bytes(b"CA")
+    (tmp_path / "ca.crt").write_bytes(CA)
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "6443"}
     config = in_cluster(tmp_path, environ)
     assert config.server == "https://[fd00::1]:6443"
-    assert config.ca_data == b"CA"
+    assert config.ca_data == CA
     assert (await config.credentials.current()).token == "pod-token"
 
 
@@ -220,8 +222,14 @@ async def test_a_missing_exec_plugin_is_named_with_its_hint(write: Write) -> Non
         ({"cluster": {"insecure-skip-tls-verify": "yes"}}, "must be true or false"),
         ({"cluster": {"certificate-authority": "missing.pem"}}, "certificate-authority .*missing.pem: No such file"),
         ({"cluster": {"certificate-authority-data": "%%%"}}, "certificate-authority-data is not base64"),
+        ({"cluster": {"certificate-authority-data": "QQ=="}}, "certificate-authority holds no PEM certificate"),
         (
-            {"cluster": {"certificate-authority-data": "QQ==", "insecure-skip-tls-verify": True}},
+            {
+                "cluster": {
+                    "certificate-authority-data": base64.b64encode(CA).decode(),
+                    "insecure-skip-tls-verify": True,
+                }
+            },
             "excludes a certificate authority",
         ),
         ({"user": {"username": "me"}}, "basic authentication was removed"),

@@ -250,7 +250,7 @@ def _ssl_context(config: ClusterConfig, certificate: ClientCertificate | None) -
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif config.ca_data is not None:
-        context = ssl.create_default_context(cadata=config.ca_data.decode("ascii", errors="strict"))
+        context = ssl.create_default_context(cadata=config.ca_data.decode("ascii"))
     if certificate is not None:
         # OpenSSL's interface takes the chain from a file only; it is gone as soon as it is read.
         with tempfile.NamedTemporaryFile(suffix=".pem") as file:

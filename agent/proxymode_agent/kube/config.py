@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -78,7 +79,7 @@ def in_cluster(root: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = os.env
     return ClusterConfig(
         server=f"https://{address}:{port}",
         credentials=TokenFileCredentials(token),
-        ca_data=_file(root / "ca.crt", "certificate authority"),
+        ca_data=_authority(_file(root / "ca.crt", "certificate authority"), f"certificate authority {root / 'ca.crt'}"),
     )
 
 
@@ -100,7 +101,7 @@ def from_kubeconfig(path: Path) -> ClusterConfig:
     insecure = cluster.value("insecure-skip-tls-verify") or False
     if not isinstance(insecure, bool):
         raise cluster.error("insecure-skip-tls-verify", "must be true or false")
-    ca_data = cluster.data("certificate-authority")
+    ca_data = _authority(cluster.data("certificate-authority"), f"{path}: {cluster.where}.certificate-authority")
     if insecure and ca_data is not None:
         raise cluster.error("insecure-skip-tls-verify", "excludes a certificate authority; keep one of them")
     return ClusterConfig(
@@ -207,6 +208,16 @@ def _exec_plugin(user: _Section, cluster: _Section, server: str, ca_data: bytes 
         install_hint=section.text("installHint") or "",
         cluster=info,
     )
+
+
+def _authority(data: bytes | None, where: str) -> bytes | None:
+    """The PEM certificates, once it is sure that they can be used."""
+    if data is not None:
+        try:
+            ssl.create_default_context(cadata=data.decode("ascii"))
+        except (ssl.SSLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where} holds no PEM certificate: {error}") from error
+    return data
 
 
 def _named(document: Mapping[str, Any], plural: str, kind: str, name: object, asked_by: str, path: Path) -> _Section:
