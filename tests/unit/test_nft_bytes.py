@@ -54,9 +54,7 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
     service, nodeport = (balancer.rules(7)[1].expressions for balancer in table.balancers)
     return {
         f"{ip} daddr . meta l4proto . th dport vmap @services": (*load(service_key), lookup_verdict("services", 0)),
-        f"dnat {ip} to {ip} daddr . meta l4proto . th dport . numgen random mod 7 map @endpoints": table.services.rules(
-            7
-        )[1].expressions,
+        f"dnat {ip} to {ip} daddr . meta l4proto . th dport . numgen random mod 7 map @endpoints": service,
         f"dnat {ip} to meta l4proto . th dport . numgen random mod 7 map @nodeport-endpoints": nodeport,
         "meta l4proto . th dport vmap @nodeports": (*load(nodeport_key), lookup_verdict("nodeports", 0)),
         f"{ip} saddr {network} return": (

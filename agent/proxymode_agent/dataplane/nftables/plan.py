@@ -2,7 +2,8 @@
 
 Pure. A packet looks its frontend up in the verdict map, and then frontend and random index in the endpoint map; an
 update may come between the two. So
-- endpoints are added before the verdict that counts them, and verdicts changed before indices are deleted;
+- an endpoint's hairpin pair is there before the endpoint, endpoints before the verdict that counts them, and verdicts
+  are changed before indices are deleted;
 - an endpoint that is replaced keeps its index: delete and add in one transaction;
 - when endpoints become fewer, the last ones are copied over those that go, the verdict is changed, and only after a
   grace period (every packet that read the old verdict is through) are the stale indices deleted;
@@ -122,11 +123,11 @@ class TableState:
         cluster_ips_new, cluster_ips_old = self._cluster_ips.changes()
         layout = self._layout
         make = [
+            *members(layout.hairpin, hairpin_new),
             *services.chains,
             *nodeports.chains,
             *services.endpoints,
             *nodeports.endpoints,
-            *members(layout.hairpin, hairpin_new),
             *services.verdicts,
             *nodeports.verdicts,
             *members(layout.refused_nodeports, refused_new),
