@@ -153,23 +153,38 @@ class _PrivateApt:
     """apt on a directory of its own, for one suite; made by `_private_apt`, which holds the directory's lock."""
 
     suite: str
-    mirror: str
     home: Path
 
     @property
-    def _packages_fetched(self) -> Path:
+    def _fetched(self) -> Path:
+        """A file whose modification time is that of the last successful refresh."""
         return self.home / "fetched"
 
-    def configure(self) -> None:
-        """Write apt.conf and sources.list; a changed mirror makes the index old."""
+    def refresh_if_old(self) -> None:
+        had_index = self._fetched.exists()
+        if had_index and time.time() - self._fetched.stat().st_mtime < INDEX_MAX_AGE_SECONDS:
+            return
+        try:
+            self.refresh()
+        except DebianError as error:
+            if not had_index:
+                raise
+            cache.progress(f"going on with the old index of {self.suite}: {error}")
+
+    def refresh(self) -> None:
+        """Fetch the suite's index from the mirror that the machine has configured now."""
+        mirror = _machine_mirror()
+        self._configure(mirror)
+        cache.progress(f"fetching the package index of {self.suite} from {mirror}")
+        # Without this, apt-get update says 0 although a source could not be fetched.
+        self._run(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"])
+        self._fetched.touch()
+
+    def _configure(self, mirror: str) -> None:
         for folder in ("lists/partial", "archives/partial"):
             (self.home / folder).mkdir(parents=True, exist_ok=True)
         (self.home / "status").touch()
-        sources = f"deb [signed-by={KEYRING}] {self.mirror} {self.suite} main\n"
-        sources_list = self.home / "sources.list"
-        if not sources_list.exists() or sources_list.read_text() != sources:
-            self._packages_fetched.unlink(missing_ok=True)
-            sources_list.write_text(sources)
+        (self.home / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {self.suite} main\n")
         # Transport settings (proxies, date checks) are the machine's; its hooks, pins and other sources are not ours.
         acquire = [line for line in _run(["apt-config", "dump"]).splitlines() if line.startswith("Acquire::")]
         settings = {
@@ -179,7 +194,7 @@ class _PrivateApt:
             "Dir::Etc::preferencesparts": "/dev/null",
             "Dir::Etc::trusted": "/dev/null",
             "Dir::Etc::trustedparts": "/dev/null",
-            "Dir::Etc::sourcelist": str(sources_list),
+            "Dir::Etc::sourcelist": str(self.home / "sources.list"),
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::State": str(self.home),
             "Dir::State::lists": str(self.home / "lists"),
@@ -192,25 +207,6 @@ class _PrivateApt:
         }
         lines = acquire + [f'{name} "{value}";' for name, value in settings.items()]
         (self.home / "apt.conf").write_text("\n".join(lines) + "\n")
-
-    def refresh_if_old(self) -> None:
-        stamp = self._packages_fetched
-        if stamp.exists() and time.time() - stamp.stat().st_mtime < INDEX_MAX_AGE_SECONDS:
-            return
-        had_index = stamp.exists()
-        try:
-            self.refresh()
-        except DebianError as error:
-            if not had_index:
-                raise
-            cache.progress(f"going on with the old index of {self.suite}: {error}")
-
-    def refresh(self) -> None:
-        """Fetch the suite's index."""
-        cache.progress(f"fetching the package index of {self.suite} from {self.mirror}")
-        # Without this, apt-get update says 0 although a source could not be fetched.
-        self._run(["apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any"])
-        self._packages_fetched.touch()
 
     def resolve(self, packages: Iterable[str], *, exact_dependencies: bool) -> dict[str, str]:
         names = list(packages)
@@ -239,7 +235,7 @@ class _PrivateApt:
         stanzas = {stanza["Package"]: stanza for stanza in parse_stanzas(shown.stdout) if "Package" in stanza}
         if missing := [name for name in packages if name not in stanzas]:
             raise MissingPackageError(
-                f"Debian {self.suite} (from {self.mirror}) has no package {', '.join(missing)}:"
+                f"Debian {self.suite} has no package {', '.join(missing)}:"
                 " it was renamed or removed there, or the name is wrong"
             )
         return stanzas
@@ -265,8 +261,7 @@ def _private_apt(suite: str) -> Iterator[_PrivateApt]:
         raise DebianError(f"{KEYRING} is missing: install the package debian-archive-keyring")
     home = cache.root() / "apt" / suite
     with cache.locked(home.parent / f".{suite}.lock"):
-        apt = _PrivateApt(suite, _machine_mirror(), home)
-        apt.configure()
+        apt = _PrivateApt(suite, home)
         apt.refresh_if_old()
         yield apt
 
@@ -280,7 +275,8 @@ def _machine_mirror() -> str:
 
 def _unpacked(apt: _PrivateApt, versions: Mapping[str, str]) -> Path:
     def build(root: Path) -> None:
-        cache.progress(f"downloading and unpacking {len(versions)} package(s) of {apt.suite}: {' '.join(versions)}")
+        names = " ".join(list(versions)[:3]) + (f" and {len(versions) - 3} more" if len(versions) > 3 else "")
+        cache.progress(f"downloading and unpacking from {apt.suite}: {names}")
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=".download-") as downloads:
             apt.download(versions, Path(downloads))
             for deb in sorted(Path(downloads).glob("*.deb")):
