@@ -11,6 +11,7 @@ starts it again, which costs nothing, since a start reads the kernel back and wr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -32,6 +33,7 @@ from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips
 from proxymode_agent.metrics import Metrics, agent_version
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.switch import Switcher
+from proxymode_agent.switch.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = flags.parse(sys.argv[1:] if arguments is None else arguments)
     log.set_up(options.log_format, options.verbosity)
     try:
-        options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if options.cleanup:
             return clean_up(options)
         config = load(options.kubeconfig)
+        options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except ConfigError as error:
         logger.error("cannot start", extra={"error": str(error)})
         return 1
@@ -67,18 +69,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def clean_up(options: Options) -> int:
     """Remove everything that the agent ever made, in both modes; 0, or 1 when something could not be removed."""
-    switcher = Switcher(DataplaneConfig(), options.state_dir)
+    from proxymode_agent.node import memory  # brings pydantic along
+
     status = 0
+    try:
+        switcher = Switcher(DataplaneConfig(), options.state_dir)
+    except DataplaneError as error:
+        logger.error("cannot be removed", extra={"error": str(error)})
+        return 1
     for mode in Mode:
-        dataplane = switcher.dataplane(mode)
         try:
-            dataplane.remove()
+            switcher.dataplane(mode).remove()
             logger.info("removed", extra={"mode": mode.value})
         except DataplaneError as error:
             logger.error("cannot be removed", extra={"mode": mode.value, "error": str(error)})
             status = 1
-        finally:
-            dataplane.close()
+    switcher.close()
+    if options.state_dir.exists():
+        Journal(options.state_dir).clear()
+        (options.state_dir / memory.FILE_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's files are in it
+            options.state_dir.rmdir()
     return status
 
 

@@ -74,14 +74,16 @@ def ours(observed: ObservedMode) -> Mode | None:
 def decide(situation: Situation) -> Action:
     """The next thing to do.
 
-    Nothing is touched while the cluster is half known. A switch that failed is tried again later; until then the mode
-    that is in the kernel is kept up to date, so that a node that cannot move still serves.
+    Nothing is touched while the cluster is half known. Where no dataplane is in the kernel, there is nothing to switch
+    from and the desired mode is simply programmed. A switch that failed is tried again later; until then the mode that
+    is in the kernel is kept up to date, so that a node that cannot move still serves.
     """
     s = situation
     if not (s.complete and s.told):
         return Wait(math.inf)
     target = s.desired or s.unfinished
-    current = ours(s.observed)
+    empty = s.observed is ObservedMode.NONE and s.unfinished is None
+    current = target if empty else ours(s.observed)
     switch_at = math.inf
     if target is not None and (target is not current or s.unfinished is not None):
         if s.now >= s.switch_at:

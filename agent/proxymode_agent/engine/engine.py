@@ -215,9 +215,9 @@ class Engine:
         first = not self._cell.value.synced
         try:
             if full:
-                self._kernel = await self._worker.observe()
-                if ours(self._kernel.observed) is not mode:
-                    return  # somebody took it away: decide anew with what is there
+                before, self._kernel = self._kernel, await self._worker.observe()
+                if self._kernel != before:
+                    return  # somebody else changed the mode: decide anew with what is there
             state = self._take()
             if not full and not self._changed:
                 self._unwritten_since = None
@@ -226,6 +226,8 @@ class Engine:
             if first:
                 self._publish(phase=EnginePhase.PROGRAMMING)
             result = await self._worker.sync(mode, state, None if full else frozenset(self._changed))
+            if ours(self._kernel.observed) is not mode:
+                self._kernel = await self._worker.observe()
         except Exception as error:
             self._metrics.syncs.labels(kind, "failure").inc()
             self._unwritten_since = self._unwritten_since or began
@@ -328,10 +330,11 @@ class Engine:
         if self._goal is None or not (self._services_listed and self._slices_listed):
             return EnginePhase.PENDING
         current = ours(self._kernel.observed)
-        if current is None and self._goal.mode is None:
-            return EnginePhase.OBSERVING
-        settled = synced and self._goal.mode in (None, current)
-        return EnginePhase.ACTIVE if settled else EnginePhase.PROGRAMMING
+        if self._goal.mode is None:
+            if current is None:
+                return EnginePhase.OBSERVING
+            return EnginePhase.ACTIVE if synced else EnginePhase.PROGRAMMING
+        return EnginePhase.ACTIVE if synced and current is self._goal.mode else EnginePhase.PROGRAMMING
 
     def _publish(self, **changes: Any) -> None:
         self._metrics.observed(self._kernel.observed)

@@ -1,6 +1,6 @@
 """The dataplane thread: every kernel call of the agent runs in it, one at a time, away from the event loop.
 
-It owns the Switcher and the dataplanes of one configuration. It decides nothing and retries nothing.
+It owns the Switcher, which owns the dataplanes of one configuration. It decides nothing and retries nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ R = TypeVar("R")
 class Switcher(Protocol):
     """What is needed of the switch; see proxymode_agent.switch. Synchronous, used in the dataplane thread only."""
 
+    def close(self) -> None: ...
     def observe(self) -> ObservedMode: ...
     def unfinished(self) -> Mode | None: ...
     def dataplane(self, mode: Mode) -> Dataplane: ...
@@ -46,7 +47,6 @@ class DataplaneWorker:
         self._clock = clock
         self._thread: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane")
         self._switcher: Switcher | None = None
-        self._dataplanes: dict[Mode, Dataplane] = {}
         self.busy_since: float | None = None
         """Since when the call that is under way runs; None: none does."""
 
@@ -60,7 +60,7 @@ class DataplaneWorker:
 
     async def sync(self, mode: Mode, state: ServiceState, changed: frozenset[ServicePortName] | None) -> SyncResult:
         """Dataplane.sync of `mode`. Raises DataplaneError."""
-        return await self._call(lambda: self._dataplane(mode).sync(state, changed))
+        return await self._call(lambda: self._opened().dataplane(mode).sync(state, changed))
 
     async def switch(self, to: Mode, state: ServiceState, on_step: Callable[[StepRecord], None]) -> SwitchRecord:
         """Switcher.switch; `on_step` is called on the event loop. Raises SwitchError."""
@@ -98,17 +98,12 @@ class DataplaneWorker:
         switcher = self._opened()
         return Kernel(switcher.observe(), switcher.unfinished())
 
-    def _dataplane(self, mode: Mode) -> Dataplane:
-        if mode not in self._dataplanes:
-            self._dataplanes[mode] = self._opened().dataplane(mode)
-        return self._dataplanes[mode]
-
     def _opened(self) -> Switcher:
         if self._switcher is None:
             raise RuntimeError("the dataplane is used before it was opened")
         return self._switcher
 
     def _close(self) -> None:
-        while self._dataplanes:
-            _, dataplane = self._dataplanes.popitem()
-            dataplane.close()
+        switcher, self._switcher = self._switcher, None
+        if switcher is not None:
+            switcher.close()

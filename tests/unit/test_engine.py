@@ -1,0 +1,472 @@
+"""The engine over a kernel that is a dictionary: when it writes, what it tells, how it lives through failures."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from proxymode_agent.dataplane.base import DataplaneError, SyncResult
+from proxymode_agent.engine import Engine, EnginePhase, EngineSnapshot, Pace
+from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
+from proxymode_agent.kube.objects import (
+    EndpointSlice,
+    ObjectKey,
+    ObjectMeta,
+    Service,
+    ServicePortSpec,
+    ServiceSpec,
+    SliceEndpoint,
+    SlicePort,
+)
+from proxymode_agent.metrics import Metrics
+from proxymode_agent.services.build import SERVICE_NAME_LABEL
+from proxymode_agent.services.model import DataplaneConfig
+from proxymode_agent.switch.record import Outcome, StepRecord, SwitchError, SwitchRecord
+from proxymode_api.modes import Mode, ObservedMode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from proxymode_agent.dataplane.base import Dataplane
+    from proxymode_agent.services.model import ServicePort, ServicePortName, ServiceState
+
+DEADLINE = 20.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+QUICK = Pace(sync_period=1000.0, retry_first=0.001, retry_cap=0.01, switch_retry_first=0.001, switch_retry_cap=0.01)
+
+
+@dataclass
+class FakeKernel:
+    """What both modes have programmed, every call that was made, and faults to come.
+
+    It keeps the contract of Dataplane: an incremental sync applies the named ports only, so that a name left out shows.
+    """
+
+    tables: dict[Mode, dict[ServicePortName, ServicePort]] = field(default_factory=dict)
+    foreign: ObservedMode = ObservedMode.NONE
+    half_done: Mode | None = None
+    faults: list[Exception] = field(default_factory=list)
+    refused: tuple[tuple[ServicePortName, str], ...] = ()
+    calls: list[str] = field(default_factory=list)
+    configs: list[DataplaneConfig] = field(default_factory=list)
+    gate: threading.Event | None = None
+
+    def switcher(self, config: DataplaneConfig) -> FakeSwitcher:
+        self.configs.append(config)
+        return FakeSwitcher(self)
+
+    def call(self, what: str) -> None:
+        self.calls.append(what)
+        if self.gate is not None:
+            self.gate.wait(DEADLINE)
+        if self.faults:
+            raise self.faults.pop(0)
+
+
+@dataclass
+class FakeDataplane:
+    kernel: FakeKernel
+    mode: Mode
+
+    def present(self) -> bool:
+        return self.mode in self.kernel.tables
+
+    def sync(self, state: ServiceState, changed: frozenset[ServicePortName] | None = None) -> SyncResult:
+        self.kernel.call(f"sync {self.mode} {'full' if changed is None else len(changed)}")
+        table = self.kernel.tables.setdefault(self.mode, {})
+        before = dict(table)
+        names = table.keys() | state.ports.keys() if changed is None else changed
+        for name in names:
+            if name in state.ports:
+                table[name] = state.ports[name]
+            else:
+                table.pop(name, None)
+        written = sum(before.get(name) != table.get(name) for name in names)
+        endpoints = sum(len(port.endpoints) for port in table.values())
+        return SyncResult(written, len(table), endpoints, self.kernel.refused)
+
+    def remove(self) -> None:
+        self.kernel.tables.pop(self.mode, None)
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class FakeSwitcher:
+    kernel: FakeKernel
+
+    def close(self) -> None:
+        self.kernel.calls.append("close")
+
+    def observe(self) -> ObservedMode:
+        modes = sorted(self.kernel.tables, reverse=True)
+        return ObservedMode(modes[0]) if modes else self.kernel.foreign
+
+    def unfinished(self) -> Mode | None:
+        return self.kernel.half_done
+
+    def dataplane(self, mode: Mode) -> Dataplane:
+        return FakeDataplane(self.kernel, mode)
+
+    def switch(self, to: Mode, state: ServiceState, on_step: Callable[[StepRecord], None]) -> SwitchRecord:
+        steps = (StepRecord("program", NOW, 1), StepRecord("remove", NOW, 2))
+        came_from = self.observe()
+        try:
+            self.kernel.call(f"switch {to}")
+        except DataplaneError as error:
+            raise SwitchError(
+                SwitchRecord(came_from, to, NOW, NOW, Outcome.ROLLED_BACK, str(error), (), None)
+            ) from error
+        for step in steps:
+            on_step(step)
+        self.kernel.tables = {to: dict(state.ports)}
+        self.kernel.foreign = ObservedMode.NONE
+        self.kernel.half_done = None
+        return SwitchRecord(came_from, to, NOW, NOW, Outcome.SUCCEEDED, "", steps, None)
+
+
+def web(name: str = "web", port: int = 80) -> Changed[Service]:
+    spec = ServiceSpec(cluster_ips=["10.96.0.1"], ports=[ServicePortSpec(port=port)])
+    return Changed(ObjectKey("ns", name), Service(metadata=ObjectMeta(name=name, namespace="ns"), spec=spec))
+
+
+def pods(*addresses: str, service: str = "web") -> Changed[EndpointSlice]:
+    return Changed(
+        ObjectKey("ns", f"{service}-1"),
+        EndpointSlice(
+            metadata=ObjectMeta(name=f"{service}-1", namespace="ns", labels={SERVICE_NAME_LABEL: service}),
+            address_type="IPv4",
+            endpoints=[SliceEndpoint(addresses=[address]) for address in addresses],
+            ports=[SlicePort(port=8080)],
+        ),
+    )
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Until the condition holds, which no snapshot tells of; every caller has a deadline around it."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+@dataclass
+class Bench:
+    """An engine that runs, and its kernel."""
+
+    engine: Engine
+    kernel: FakeKernel
+    metrics: Metrics
+
+    def list_cluster(self) -> None:
+        self.engine.on_service(web())
+        self.engine.on_slice(pods("10.1.0.1"))
+        self.engine.on_service(Synced("1"))
+        self.engine.on_slice(Synced("1"))
+
+    async def until(self, condition: Callable[[EngineSnapshot], bool]) -> EngineSnapshot:
+        snapshot = self.engine.snapshot()
+        while not condition(snapshot):
+            snapshot = await self.engine.changed(snapshot)
+        return snapshot
+
+    async def active(self, mode: Mode) -> EngineSnapshot:
+        return await self.until(
+            lambda seen: seen.phase is EnginePhase.ACTIVE and seen.observed is ObservedMode(mode) and seen.synced
+        )
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"proxymode_agent_{name}", labels) or 0.0
+
+
+@asynccontextmanager
+async def bench(kernel: FakeKernel | None = None, pace: Pace = QUICK) -> AsyncIterator[Bench]:
+    kernel = kernel or FakeKernel()
+    metrics = Metrics()
+    engine = Engine(kernel.switcher, metrics, pace=pace)
+    task = asyncio.create_task(engine.run())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield Bench(engine, kernel, metrics)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()):
+        raise error
+
+
+def programmed(kernel: FakeKernel, mode: Mode) -> dict[str, list[str]]:
+    return {str(name): [str(end) for end in port.endpoints] for name, port in kernel.tables[mode].copy().items()}
+
+
+async def test_nothing_is_programmed_before_both_lists_are_complete() -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.engine.on_service(web())
+        it.engine.on_service(Synced("1"))
+        it.engine.on_slice(pods("10.1.0.1"))
+        await eventually(lambda: it.kernel.configs)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert it.kernel.calls == []
+        it.engine.on_slice(Synced("1"))
+        snapshot = await it.active(Mode.NFTABLES)
+        assert it.kernel.calls == ["sync nftables full"]
+        assert programmed(it.kernel, Mode.NFTABLES) == {"ns/web": ["10.1.0.1:8080"]}
+        assert (snapshot.services, snapshot.endpoints) == (1, 1)
+        assert snapshot.last_sync is not None
+        assert it.value("syncs_total", kind="full", result="success") == 1
+        assert it.value("services") == it.value("endpoints") == 1
+        assert it.value("mode", mode="nftables") == 1
+        assert it.value("mode", mode="none") == 0
+
+
+async def test_a_change_writes_what_changed_only() -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.engine.on_slice(pods("10.1.0.1", "10.1.0.2"))
+        await it.until(lambda seen: seen.endpoints == 2)
+        assert it.kernel.calls == ["sync nftables full", "sync nftables 1"]
+        it.engine.on_service(Deleted(ObjectKey("ns", "web")))
+        await it.until(lambda seen: seen.services == 0)
+        assert programmed(it.kernel, Mode.NFTABLES) == {}
+
+
+async def test_a_burst_is_one_sync() -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        for number in range(50):
+            it.engine.on_service(web(f"web-{number}"))
+            it.engine.on_slice(pods(f"10.1.1.{number}", service=f"web-{number}"))
+        await it.until(lambda seen: seen.services == 51)
+        assert it.kernel.calls == ["sync nftables full", "sync nftables 50"]
+
+
+async def test_changes_during_a_sync_are_not_lost() -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.kernel.gate = threading.Event()
+        it.engine.on_slice(pods("10.1.0.2"))
+        await eventually(lambda: len(it.kernel.calls) == 2)
+        it.engine.on_slice(pods("10.1.0.3"))
+        assert it.engine.behind_since is not None
+        it.kernel.gate.set()
+        await eventually(
+            lambda: programmed(it.kernel, Mode.NFTABLES) == {"ns/web": ["10.1.0.3:8080"]} and not it.engine.behind_since
+        )
+        assert it.kernel.calls == ["sync nftables full", "sync nftables 1", "sync nftables 1"]
+
+
+async def test_a_change_that_means_nothing_is_no_sync() -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.engine.on_slice(pods("10.1.0.2"))
+        it.engine.on_slice(pods("10.1.0.1"))
+        await eventually(lambda: it.engine.behind_since is None)
+        assert it.kernel.calls == ["sync nftables full"]
+
+
+async def test_observing_programs_nothing_and_is_not_behind() -> None:
+    async with bench(FakeKernel(foreign=ObservedMode.KUBE_PROXY_IPVS)) as it:
+        it.engine.set_desired(None, DataplaneConfig())
+        it.list_cluster()
+        snapshot = await it.until(lambda seen: seen.phase is EnginePhase.OBSERVING)
+        assert snapshot.observed is ObservedMode.KUBE_PROXY_IPVS
+        assert it.kernel.calls == []
+        assert it.engine.behind_since is None
+
+
+async def test_without_a_wish_the_mode_that_is_there_is_kept_up_to_date() -> None:
+    async with bench(FakeKernel(tables={Mode.IPVS: {}})) as it:
+        it.engine.set_desired(None, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.IPVS)
+        assert programmed(it.kernel, Mode.IPVS) == {"ns/web": ["10.1.0.1:8080"]}
+
+
+async def test_a_switch_is_told_step_by_step_and_verified_afterwards() -> None:
+    seen: list[EngineSnapshot] = []
+
+    def look(snapshot: EngineSnapshot) -> bool:
+        seen.append(snapshot)
+        return snapshot.phase is EnginePhase.ACTIVE and snapshot.observed is ObservedMode.NFTABLES
+
+    async with bench(FakeKernel(tables={Mode.IPVS: {}})) as it:
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.IPVS)
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        asked = it.engine.snapshot()
+        assert asked.desired is Mode.NFTABLES
+        assert not asked.synced, "a snapshot is about what is desired now"
+        last = await it.until(look)
+        assert it.kernel.calls == ["sync ipvs full", "switch nftables", "sync nftables full"]
+        assert EnginePhase.SWITCHING in [snapshot.phase for snapshot in seen]
+        assert last.last_switch is not None
+        assert last.last_switch.outcome is Outcome.SUCCEEDED
+        assert last.steps == ()
+        assert it.value("switch_duration_seconds_count", to="nftables", result="success") == 1
+
+
+async def test_a_switch_that_fails_is_told_and_tried_again_while_the_old_mode_is_served() -> None:
+    kernel = FakeKernel(tables={Mode.IPVS: {}}, faults=[])
+    async with bench(kernel, Pace(sync_period=1000.0, switch_retry_first=3600.0, switch_retry_cap=3600.0)) as it:
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.IPVS)
+        kernel.faults.append(DataplaneError("nf_tables: no such expression"))
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        failed = await it.until(lambda seen: seen.phase is EnginePhase.FAILED and seen.synced)
+        assert failed.observed is ObservedMode.IPVS
+        assert "switch to nftables: nf_tables: no such expression" in failed.error
+        assert failed.last_switch is not None
+        assert failed.last_switch.outcome is Outcome.ROLLED_BACK
+        it.engine.on_slice(pods("10.1.0.9"))
+        await eventually(lambda: programmed(kernel, Mode.IPVS) == {"ns/web": ["10.1.0.9:8080"]})
+        assert kernel.calls.count("switch nftables") == 1, "not before its back-off"
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())  # the wish is taken back
+        last = await it.active(Mode.IPVS)
+        assert last.error == ""
+
+
+async def test_a_failed_switch_succeeds_at_a_later_try() -> None:
+    kernel = FakeKernel(tables={Mode.IPVS: {}})
+    async with bench(kernel) as it:
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.IPVS)
+        kernel.faults += [DataplaneError("busy")]
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        last = await it.active(Mode.NFTABLES)
+        assert last.error == ""
+        assert kernel.calls.count("switch nftables") == 2
+        assert it.value("switch_duration_seconds_count", to="nftables", result="failure") == 1
+
+
+async def test_a_switch_that_was_killed_is_finished_at_the_start() -> None:
+    async with bench(FakeKernel(tables={Mode.IPVS: {}, Mode.NFTABLES: {}}, half_done=Mode.NFTABLES)) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        assert it.kernel.calls[0] == "switch nftables"
+        assert set(it.kernel.tables) == {Mode.NFTABLES}
+
+
+@pytest.mark.parametrize("fault", [DataplaneError("EBUSY"), RuntimeError("a bug")], ids=["refused", "bug"])
+async def test_a_failed_sync_is_told_counted_and_followed_by_a_full_one(fault: Exception) -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.kernel.faults += [fault, fault]
+        errors: list[str] = []
+
+        def look(snapshot: EngineSnapshot) -> bool:
+            errors.append(snapshot.error)
+            return snapshot.synced and snapshot.endpoints == 2
+
+        it.engine.on_slice(pods("10.1.0.1", "10.1.0.2"))
+        await it.until(look)
+        assert f"incremental sync failed: {fault}" in errors
+        assert it.kernel.calls[1:] == ["sync nftables 1", "sync nftables full", "sync nftables full"]
+        assert it.value("syncs_total", kind="incremental", result="failure") == 1
+        assert it.value("syncs_total", kind="full", result="failure") == 1
+        assert it.engine.behind_since is None
+
+
+async def test_a_dataplane_that_cannot_be_opened_is_tried_again() -> None:
+    kernel = FakeKernel()
+    broken = [DataplaneError("nf_tables: operation not permitted")] * 3
+
+    def factory(config: DataplaneConfig) -> FakeSwitcher:
+        if broken:
+            raise broken.pop()
+        return kernel.switcher(config)
+
+    engine = Engine(factory, Metrics(), pace=QUICK)
+    task = asyncio.create_task(engine.run())
+    it = Bench(engine, kernel, Metrics())
+    async with asyncio.timeout(DEADLINE):
+        engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        failed = await it.until(lambda seen: seen.phase is EnginePhase.FAILED)
+        assert "operation not permitted" in failed.error
+        await it.active(Mode.NFTABLES)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_drift_is_looked_for_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench(pace=Pace(sync_period=0.01)) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.kernel.tables[Mode.NFTABLES].clear()  # somebody flushes our maps
+        await eventually(lambda: programmed(it.kernel, Mode.NFTABLES) == {"ns/web": ["10.1.0.1:8080"]})
+        del it.kernel.tables[Mode.NFTABLES]  # somebody deletes our tables
+        await eventually(lambda: Mode.NFTABLES in it.kernel.tables)
+        await it.active(Mode.NFTABLES)
+        assert "drift repaired" in [record.message for record in caplog.records]
+        assert not [call for call in it.kernel.calls if call.startswith("switch")]
+
+
+async def test_another_configuration_opens_the_dataplane_anew_and_compares_everything() -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        other = DataplaneConfig(masquerade_all=True)
+        it.engine.set_desired(Mode.NFTABLES, other)
+        assert not it.engine.snapshot().synced
+        await it.active(Mode.NFTABLES)
+        assert it.kernel.configs == [DataplaneConfig(), other]
+        assert it.kernel.calls == ["sync nftables full", "close", "sync nftables full"]
+        it.engine.set_desired(Mode.NFTABLES, other)
+        assert it.engine.snapshot().synced, "the same wish again is no change"
+
+
+async def test_refused_ports_and_unusable_objects_are_told() -> None:
+    kernel = FakeKernel()
+    async with bench(kernel) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        (name,) = kernel.tables[Mode.NFTABLES]
+        kernel.refused = ((name, "address in use"),)
+        it.engine.on_slice(pods("10.1.0.1", "127.0.0.1", "10.1.0.2"))
+        snapshot = await it.until(lambda seen: seen.endpoints == 2)
+        assert snapshot.refused == kernel.refused
+        assert it.value("refused_services") == 1
+        assert it.value("object_problems_total", kind="EndpointSlice") == 1
+
+
+async def test_stopping_waits_for_the_kernel_call_under_way_and_closes() -> None:
+    kernel = FakeKernel(gate=threading.Event())
+    engine = Engine(kernel.switcher, Metrics(), pace=QUICK)
+    task = asyncio.create_task(engine.run())
+    it = Bench(engine, kernel, Metrics())
+    async with asyncio.timeout(DEADLINE):
+        engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await eventually(lambda: kernel.calls)
+        task.cancel()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not task.done(), "the call has not ended"
+        assert kernel.gate is not None
+        kernel.gate.set()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert programmed(kernel, Mode.NFTABLES) == {"ns/web": ["10.1.0.1:8080"]}
+        await eventually(lambda: "close" in kernel.calls)
