@@ -1,0 +1,228 @@
+"""Talks to the cluster: kubeconfig as kubectl reads it, lists, and patches of a ProxyMode.
+
+Every failure that a user can cause or meet becomes a UserError of one line. Objects are decoded by the API's models;
+of Nodes only a few fields are read. It asks anew each time: no cache, no watch, so nothing can drift.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client import Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config import ConfigException, new_client_from_config
+from proxymode_api import API_VERSION
+from proxymode_api.common import Model
+from proxymode_api.nodeproxymode import NodeProxyMode
+from proxymode_api.proxymode import ProxyMode
+from pydantic import ValidationError
+from urllib3.exceptions import HTTPError
+
+from proxymode_cli.errors import ExitCode, UserError
+from proxymode_cli.view import FleetView, MachineView, fleet_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+PROXY_MODES: Final = f"/apis/{API_VERSION}/proxymodes"
+NODE_PROXY_MODES: Final = f"/apis/{API_VERSION}/nodeproxymodes"
+NODES: Final = "/api/v1/nodes"
+FIELD_MANAGER: Final = "kubectl-proxymode"
+TIMEOUT: Final = (10.0, 60.0)
+"""Seconds to connect, and without a byte."""
+PAGE_SIZE: Final = 500
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
+OS_LABEL: Final = "kubernetes.io/os"
+
+M = TypeVar("M", bound=Model)
+
+
+class Cluster:
+    """One cluster, as a kubeconfig's context names it. Its methods raise UserError."""
+
+    def __init__(self, kubeconfig: str | None, context: str | None) -> None:
+        urllib3.disable_warnings()  # insecure-skip-tls-verify is the user's choice; kubectl does not complain either
+        configuration = Configuration()
+        configuration.retries = False
+        try:
+            self._client = new_client_from_config(  # type: ignore[no-untyped-call]
+                config_file=kubeconfig, context=context, persist_config=False, client_configuration=configuration
+            )
+        except (ConfigException, OSError, ValueError) as error:
+            where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+            raise UserError(f"kubeconfig {where} cannot be used: {_one_line(error)}", ExitCode.CLUSTER) from error
+        self.server = str(configuration.host)
+
+    def fleet(self, machines: Iterable[MachineView] | None = None) -> FleetView:
+        """Everything, now; `machines`: Nodes that were read a moment ago, which cost most."""
+        return fleet_view(
+            (_decode(ProxyMode, item) for item in self._list(PROXY_MODES)),
+            (_decode(NodeProxyMode, item) for item in self._list(NODE_PROXY_MODES)),
+            self.machines() if machines is None else machines,
+            self.version(),
+            datetime.now(UTC),
+        )
+
+    def machines(self) -> list[MachineView]:
+        """The cluster's Linux Nodes; none where the user may not list Nodes: NodeProxyModes name the rest."""
+        try:
+            items = self._list(NODES)
+        except _ForbiddenError:
+            return []
+        return [_machine(item) for item in items if _labels(item).get(OS_LABEL, "linux") == "linux"]
+
+    def version(self) -> str:
+        """The API server's version, such as v1.36.2."""
+        return str(self._request("GET", "/version").get("gitVersion", ""))
+
+    def proxy_mode(self, name: str | None) -> ProxyMode:
+        """The ProxyMode called so; without a name the only one there is."""
+        found = {str(item["metadata"]["name"]): item for item in self._list(PROXY_MODES)}
+        return _decode(ProxyMode, found[choose(name, found)])
+
+    def patch_proxy_mode(self, name: str, patch: Mapping[str, Any]) -> list[str]:
+        """A JSON merge patch (RFC 7396) of the ProxyMode; the warnings that the API server gave."""
+        response = self._send(
+            "PATCH",
+            f"{PROXY_MODES}/{name}?{urlencode({'fieldManager': FIELD_MANAGER})}",
+            body=patch,
+            content_type="application/merge-patch+json",
+        )
+        return warnings(response.headers.get("Warning", ""))
+
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        query = {"limit": str(PAGE_SIZE)}
+        while True:
+            page = self._request("GET", f"{path}?{urlencode(query)}")
+            items += page.get("items") or []
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return items
+            query["continue"] = token
+
+    def _request(self, method: str, path: str) -> dict[str, Any]:
+        data = self._send(method, path).read()
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise UserError(f"{self.server} does not answer {path} like an API server", ExitCode.CLUSTER)
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Any:
+        try:
+            method, url, headers, body, _ = self._client.param_serialize(
+                method,
+                path,
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = self._client.call_api(method, url, headers, body, _request_timeout=TIMEOUT)
+            text = "" if 200 <= response.status < 300 else (response.read() or b"").decode(errors="replace")
+        except ApiException as error:
+            raise _refusal(error.status or 0, error.reason or "", path) from error
+        except (HTTPError, OSError) as error:
+            raise UserError(f"{self.server} cannot be reached: {_one_line(error)}", ExitCode.CLUSTER) from error
+        if not 200 <= response.status < 300:
+            raise _refusal(response.status, text, path)
+        return response
+
+
+class _ForbiddenError(UserError):
+    """403: the user lacks a right."""
+
+
+def choose(name: str | None, names: Iterable[str]) -> str:
+    """The ProxyMode that is meant. Raises UserError when there is none of this name, or no name and not just one."""
+    known = sorted(names)
+    if name is not None and name in known:
+        return name
+    if name is not None:
+        there = f"there is {', '.join(known)}" if known else "there is none at all"
+        raise UserError(f"ProxyMode {name!r} not found; {there}", ExitCode.NOT_FOUND)
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise UserError("this cluster has no ProxyMode; kubectl apply one first", ExitCode.NOT_FOUND)
+    raise UserError(f"which ProxyMode? name one of {', '.join(known)}", ExitCode.USAGE)
+
+
+def warnings(header: str) -> list[str]:
+    """The texts of a Warning header: `299 - "text"`, several separated by commas (RFC 7234, 5.5)."""
+    texts = []
+    for part in header.split('299 - "')[1:]:
+        quoted = part.rpartition('"')[0]
+        texts.append(quoted.replace('\\"', '"').replace("\\\\", "\\"))
+    return texts
+
+
+def _refusal(status: int, body: str, path: str) -> UserError:
+    try:
+        message = str(json.loads(body).get("message", ""))
+    except (ValueError, AttributeError):
+        message = body.strip()[:200]
+    match status:
+        case 401:
+            return UserError("the cluster does not accept these credentials (401 Unauthorized)", ExitCode.CLUSTER)
+        case 403:
+            return _ForbiddenError(f"no right to do this: {message}", ExitCode.CLUSTER)
+        case 404 if path.startswith((PROXY_MODES, NODE_PROXY_MODES)) and "not found" not in message:
+            return UserError(
+                "this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them", ExitCode.CLUSTER
+            )
+        case 404:
+            return UserError(message or f"{path} not found", ExitCode.NOT_FOUND)
+        case _:
+            return UserError(f"the API server answered {status} to {path}: {message}", ExitCode.CLUSTER)
+
+
+def _decode(model: type[M], item: Mapping[str, Any]) -> M:
+    try:
+        return model.model_validate(item)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        name = (item.get("metadata") or {}).get("name", "")
+        raise UserError(
+            f"{model.__name__} {name!r} is not readable by this version of the plugin: {where}: {first['msg']}",
+            ExitCode.CLUSTER,
+        ) from error
+
+
+def _labels(item: Mapping[str, Any]) -> Mapping[str, str]:
+    return (item.get("metadata") or {}).get("labels") or {}
+
+
+def _machine(item: Mapping[str, Any]) -> MachineView:
+    status = item.get("status") or {}
+    info = status.get("nodeInfo") or {}
+    ready = next((c.get("status") for c in status.get("conditions") or [] if c.get("type") == "Ready"), "Unknown")
+    return MachineView(
+        name=item["metadata"]["name"],
+        zone=_labels(item).get(ZONE_LABEL, ""),
+        kernel=info.get("kernelVersion", ""),
+        kubelet=info.get("kubeletVersion", ""),
+        ready=ready == "True",
+        cordoned=bool((item.get("spec") or {}).get("unschedulable")),
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    """The error's text without the object addresses and line breaks that libraries put into it."""
+    text = str(error).rpartition("object at 0x")[2].partition(">: ")[2] or str(error)
+    return " ".join(text.split())

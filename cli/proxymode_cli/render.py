@@ -1,0 +1,237 @@
+"""Tables of the view model for a terminal: fleet, plan, preflight. Pure: a view in, something rich can print out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+from proxymode_api.nodeproxymode import Verdict
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from proxymode_cli import words
+from proxymode_cli.view import NodeState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from proxymode_api.nodeproxymode import PreflightResult
+    from rich.console import RenderableType
+
+    from proxymode_cli.view import FleetView, NodeView, RolloutView
+
+ATTENTION: Final = (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT)
+"""States that a person should look at, in this order."""
+ORDER: Final = (
+    NodeState.SWITCHING,
+    NodeState.FAILED,
+    NodeState.BLOCKED,
+    NodeState.SILENT,
+    NodeState.NO_AGENT,
+    NodeState.WAITING,
+    NodeState.UPDATED,
+    NodeState.SETTLED,
+)
+NAMES_SHOWN: Final = 8
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """A table as kubectl prints them: capital headings, no lines."""
+    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", show_edge=False)
+    numbers = set(right)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return made
+
+
+def status(view: FleetView) -> RenderableType:
+    """The fleet at a glance: what runs, what is deprecated, where rollouts stand, what needs a person."""
+    parts: list[RenderableType] = [_headline(view)]
+    if view.deprecation:
+        parts.append(Text(f"! {view.deprecation}", "yellow"))
+    parts += ["", _by_mode(view)]
+    for rollout in view.rollouts:
+        parts += ["", rollout_head(rollout), Padding(stages(rollout), (0, 0, 0, 2))]
+    if not view.rollouts:
+        parts += ["", Text("No ProxyMode: nothing is asked of any node.", "dim")]
+    parts += _attention(view.nodes)
+    return Group(*parts)
+
+
+def plan(view: FleetView, rollout: RolloutView) -> RenderableType:
+    """What would change, node by node, and why a node cannot."""
+    nodes = sorted(rollout.nodes, key=lambda node: (ORDER.index(node.state), node.name))
+    changing = sum(node.changes for node in nodes)
+    parts: list[RenderableType] = [
+        rollout_head(rollout),
+        Padding(stages(rollout, plan=True), (0, 0, 0, 2)),
+        "",
+        Text(f"{words.plural(changing, 'node')} of {len(nodes)} {'is' if changing == 1 else 'are'} to change."),
+    ]
+    listing = table("NODE", "ZONE", "NOW", "", "THEN", "STATE", "STAGE", "CHECKS")
+    for node in nodes:
+        listing.add_row(
+            node.name,
+            node.machine.zone or words.NOTHING,
+            words.mode(node.mode),
+            "→" if node.changes else "",
+            node.target.value if node.changes and node.target else "",
+            words.state(node.state),
+            rollout.stage_of(node) or words.NOTHING,
+            _checks(node),
+        )
+    if nodes:
+        parts += ["", listing]
+    parts += _findings(nodes)
+    others = [node.name for node in view.nodes if node.proxy_mode != rollout.name]
+    if others:
+        parts += ["", Text(f"Not decided by {rollout.name}: {_names(others)}", "dim")]
+    return Group(*parts)
+
+
+def preflight(nodes: Iterable[NodeView], now: datetime) -> RenderableType:
+    """Every check that does not pass, by check; and who passes all."""
+    nodes = list(nodes)
+    summary = table("NODE", "TARGET", "PASS", "WARN", "BLOCK", "CHECKED", right=("PASS", "WARN", "BLOCK"))
+    for node in nodes:
+        count = {found: sum(result.verdict is found for result in node.preflight) for found in Verdict}
+        summary.add_row(
+            node.name,
+            node.target.value if node.target else words.NOTHING,
+            str(count[Verdict.PASS]),
+            Text(str(count[Verdict.WARN]), "yellow" if count[Verdict.WARN] else "dim"),
+            Text(str(count[Verdict.BLOCK]), "bold red" if count[Verdict.BLOCK] else "dim"),
+            f"{words.age(node.checked_at, now)} ago" if node.checked_at else "not yet",
+        )
+    return Group(summary, *_findings(nodes))
+
+
+def rollout_head(rollout: RolloutView) -> Text:
+    """`fleet → nftables   Progressing   revision 3`, and the operator's words."""
+    head = Text.assemble(
+        (rollout.name, "bold"),
+        f" → {rollout.mode}   ",
+        (rollout.status.value, words.STATUS_STYLE.get(rollout.status, "cyan")),
+        (f"   revision {rollout.revision}" if rollout.revision else "", "dim"),
+    )
+    if rollout.stale:
+        head.append("   the operator has not seen the latest change yet", "yellow")
+    if rollout.why:
+        head.append(f"\n{rollout.why}", "dim")
+    if rollout.trouble and rollout.trouble != rollout.why:
+        head.append(f"\n{rollout.trouble}", "yellow")
+    return head
+
+
+def stages(rollout: RolloutView, *, plan: bool = False) -> Table:
+    """The stages with bars; for a plan also how far each reaches and what it waits for."""
+    extra = ("REACHES", "APPROVAL", "SOAK") if plan else ()
+    made = table("STAGE", "", "NODES", "PHASE", *extra, "", right=("NODES",))
+    for stage in rollout.stages:
+        report = stage.report
+        style = words.STAGE_STYLE[report.phase]
+        made.add_row(
+            stage.name,
+            words.bar(report.updated, report.blocked, report.nodes, "green" if report.phase == "Complete" else "cyan"),
+            f"{report.updated}/{report.nodes}",
+            Text(report.phase.value, style),
+            *(
+                (
+                    stage.reach,
+                    "manual" if stage.manual else "automatic",
+                    words.NOTHING if stage.soak == "0" else stage.soak,
+                )
+                if plan
+                else ()
+            ),
+            Text(f"{report.blocked} blocked", "yellow") if report.blocked else "",
+        )
+    return made
+
+
+def _headline(view: FleetView) -> Text:
+    modes = ", ".join(f"{count} {mode}" for mode, count in sorted(view.modes.items(), key=lambda item: -item[1]))
+    return Text.assemble(
+        ("Kubernetes ", "dim"),
+        (view.cluster_version or "of unknown version", "bold"),
+        ("   ", ""),
+        (words.plural(len(view.nodes), "node"), "bold"),
+        f": {modes}" if modes else "",
+    )
+
+
+def _by_mode(view: FleetView) -> Table:
+    groups: dict[str, list[NodeView]] = defaultdict(list)
+    for node in view.nodes:
+        groups[node.mode.value if node.mode else "unknown"].append(node)
+    made = table("MODE", "NODES", "READY", "KERNELS", "AGENTS", "REMOVED IN", right=("NODES", "READY"))
+    for _, nodes in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        made.add_row(
+            words.mode(nodes[0].mode),
+            str(len(nodes)),
+            str(sum(node.ready is True for node in nodes)),
+            _names(sorted({node.machine.kernel for node in nodes if node.machine.kernel}), 3),
+            _names(sorted({node.agent for node in nodes if node.agent}), 3),
+            Text(next((node.deprecated for node in nodes if node.deprecated), ""), "yellow"),
+        )
+    return made
+
+
+def _attention(nodes: Iterable[NodeView]) -> list[RenderableType]:
+    """Nodes that a person should look at."""
+    by_state: dict[NodeState, list[NodeView]] = defaultdict(list)
+    for node in nodes:
+        by_state[node.state].append(node)
+    parts: list[RenderableType] = []
+    for found in ATTENTION:
+        if by_state[found]:
+            line = Text.assemble(words.state(found), ": ", _names([node.name for node in by_state[found]]))
+            parts.append(line)
+    return ["", *parts, Text("kubectl proxymode node NAME says more.", "dim")] if parts else []
+
+
+def _findings(nodes: Iterable[NodeView]) -> list[RenderableType]:
+    """Blocks and warnings, each with its remedy once, and the nodes that it is about."""
+    found: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for node in nodes:
+        for result in (*node.blockers, *node.warnings):
+            found[result.verdict.value, result.id, result.found, result.remedy].append(node.name)
+    parts: list[RenderableType] = []
+    for (verdict, name, text, remedy), names in sorted(found.items()):
+        parts += [
+            "",
+            Text.assemble(
+                (verdict, words.VERDICT_STYLE[Verdict(verdict)]), "  ", (name, "bold"), f"  on {_names(names)}"
+            ),
+            Padding(Text(text), (0, 0, 0, 7)),
+            Padding(Text(f"→ {remedy}", "cyan"), (0, 0, 0, 7)),
+        ]
+    return parts
+
+
+def _checks(node: NodeView) -> Text:
+    if node.blockers:
+        return Text(", ".join(result.id for result in node.blockers), "yellow")
+    if node.warnings:
+        return Text(f"{words.plural(len(node.warnings), 'warning')}", "dim")
+    return Text("pass" if node.preflight else "not checked yet", "dim")
+
+
+def _names(names: list[str], shown: int = NAMES_SHOWN) -> str:
+    if len(names) <= shown:
+        return ", ".join(names)
+    return f"{', '.join(names[:shown])} and {len(names) - shown} more"
+
+
+def results(found: Iterable[PreflightResult]) -> Table:
+    """Check by check, with what was found and what to do."""
+    made = table("CHECK", "VERDICT", "FOUND")
+    for result in found:
+        text = Text(result.found)
+        if result.remedy:
+            text.append(f"\n→ {result.remedy}", "cyan")
+        made.add_row(result.id, words.verdict(result.verdict), text)
+    return made

@@ -1,0 +1,336 @@
+"""The view model: ProxyModes, NodeProxyModes and Nodes joined into what a person asks about. Pure.
+
+One model for every rendering: tables, the live tree, JSON. It says where each node stands by what operator and agent
+have written, and decides nothing: who belongs to which stage, and whose turn it is, is the operator's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from proxymode_api.deprecation import KubeProxyMode, Minor, deprecation, parse_minor
+from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.nodeproxymode import LastSwitch, NodeProxyMode, Phase, PreflightResult, Verdict
+from proxymode_api.proxymode import Approval, FleetStatus, NodeCounts, ProxyMode, StagePhase, StageStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxymode_api.common import Condition
+    from proxymode_api.proxymode import Stage
+
+TURN: Final = "proxymode.io/turn"
+"""The operator's note on a NodeProxyMode about when it last told the node to move, JSON with the time in `at`."""
+SILENT_AFTER: Final = timedelta(minutes=3)
+"""An agent writes every minute; after three missed heartbeats nothing is known about its node."""
+
+_UPSTREAM: Final[Mapping[ObservedMode, KubeProxyMode]] = {
+    ObservedMode.IPVS: KubeProxyMode.IPVS,
+    ObservedMode.KUBE_PROXY_IPVS: KubeProxyMode.IPVS,
+    ObservedMode.KUBE_PROXY_IPTABLES: KubeProxyMode.IPTABLES,
+}
+
+
+class NodeState(StrEnum):
+    """Where a node stands on its way to the mode it is to run."""
+
+    UPDATED = "Updated"
+    SWITCHING = "Switching"
+    FAILED = "Failed"
+    BLOCKED = "Blocked"
+    WAITING = "Waiting"
+    """Its turn has not come."""
+    SETTLED = "Settled"
+    """No ProxyMode wants anything of it."""
+    SILENT = "Silent"
+    """Its agent has not written for three minutes."""
+    NO_AGENT = "NoAgent"
+    """No agent has reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineView:
+    """What is read of a Node."""
+
+    name: str
+    zone: str = ""
+    kernel: str = ""
+    kubelet: str = ""
+    ready: bool = True
+    cordoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node. `target` is where it is to go, None: nowhere. `ready` None: its agent does not say.
+
+    `blockers` and `warnings` are about `target`. `told_at`: when the operator last told it to move.
+    """
+
+    name: str
+    machine: MachineView
+    state: NodeState
+    mode: ObservedMode | None
+    desired: Mode | None
+    target: Mode | None
+    phase: Phase | None
+    ready: bool | None
+    told_at: datetime | None = None
+    proxy_mode: str = ""
+    revision: int = 0
+    deprecated: str = ""
+    agent: str = ""
+    heartbeat: datetime | None = None
+    services: int = 0
+    endpoints: int = 0
+    blockers: tuple[PreflightResult, ...] = ()
+    warnings: tuple[PreflightResult, ...] = ()
+    preflight: tuple[PreflightResult, ...] = ()
+    checked_at: datetime | None = None
+    last_switch: LastSwitch | None = None
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether the node is to run another mode than it does."""
+        return self.target is not None and (self.mode is None or self.mode.value != self.target.value)
+
+    def condition(self, kind: str) -> Condition | None:
+        return next((condition for condition in self.conditions if condition.type == kind), None)
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage: how far it reaches in words, what the spec says about it, how far it is."""
+
+    reach: str
+    soak: str
+    manual: bool
+    report: StageStatus
+
+    @property
+    def name(self) -> str:
+        return self.report.name
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutView:
+    """One ProxyMode. `stale`: the operator has not yet seen the latest spec.
+
+    `why` and `trouble`: the operator's words on where it stands and on what is wrong.
+    """
+
+    name: str
+    mode: Mode
+    status: FleetStatus
+    revision: int
+    paused: bool
+    stale: bool
+    current_stage: str
+    stages: tuple[StageView, ...]
+    counts: NodeCounts
+    nodes: tuple[NodeView, ...]
+    why: str = ""
+    trouble: str = ""
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+    def stage_of(self, node: NodeView) -> str:
+        """The stage in which the node was told to move; empty: this revision has not told it yet.
+
+        Stages are open one after the other, so a telling belongs to the stage that began last before it.
+        """
+        if node.told_at is None or self.started_at is None or node.told_at < self.started_at:
+            return ""
+        begun = [stage for stage in self.stages if stage.report.started_at and stage.report.started_at <= node.told_at]
+        return begun[-1].name if begun else ""
+
+    @property
+    def kept(self) -> int:
+        """Connections that this revision's switches kept."""
+        return sum(switch.connections_kept or 0 for switch in self._switches())
+
+    @property
+    def lost(self) -> int:
+        """Connections that this revision's switches cut."""
+        return sum(switch.connections_lost or 0 for switch in self._switches())
+
+    def _switches(self) -> Iterable[LastSwitch]:
+        for node in self.nodes:
+            switch = node.last_switch
+            if switch is not None and self.started_at is not None and switch.started_at >= self.started_at:
+                yield switch
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """Everything, at `at`. `nodes` are all Linux nodes, by name."""
+
+    at: datetime
+    cluster_version: str
+    rollouts: tuple[RolloutView, ...]
+    nodes: tuple[NodeView, ...]
+    modes: Mapping[str, int] = field(default_factory=dict)
+    deprecation: str = ""
+
+    def node(self, name: str) -> NodeView | None:
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def rollout(self, name: str) -> RolloutView | None:
+        return next((rollout for rollout in self.rollouts if rollout.name == name), None)
+
+
+def fleet_view(
+    proxy_modes: Iterable[ProxyMode],
+    node_proxy_modes: Iterable[NodeProxyMode],
+    machines: Iterable[MachineView],
+    cluster_version: str,
+    now: datetime,
+) -> FleetView:
+    """The view of a cluster at `now`."""
+    by_node = {found.metadata.name: found for found in node_proxy_modes}
+    known = {machine.name: machine for machine in machines}
+    nodes = tuple(
+        node_view(known.get(name, MachineView(name)), by_node.get(name), now) for name in sorted(known | by_node)
+    )
+    return FleetView(
+        at=now,
+        cluster_version=cluster_version,
+        rollouts=tuple(
+            rollout_view(found, tuple(node for node in nodes if node.proxy_mode == found.metadata.name))
+            for found in sorted(proxy_modes, key=lambda found: found.metadata.name)
+        ),
+        nodes=nodes,
+        modes=dict(Counter(node.mode.value if node.mode else "unknown" for node in nodes)),
+        deprecation=_deprecation(nodes, cluster_version),
+    )
+
+
+def node_view(machine: MachineView, found: NodeProxyMode | None, now: datetime) -> NodeView:
+    """One node, with or without a NodeProxyMode."""
+    if found is None:
+        return NodeView(machine.name, machine, NodeState.NO_AGENT, None, None, None, None, None)
+    spec, status = found.spec, found.status
+    reported = status.heartbeat_time is not None
+    target = spec.target_mode or spec.mode
+    results = tuple(status.preflight.results) if status.preflight and status.preflight.mode is target else ()
+    ready = next((condition.status.value for condition in status.conditions if condition.type == "Ready"), "Unknown")
+    return NodeView(
+        name=machine.name,
+        machine=machine,
+        state=_state(found, results, now),
+        mode=status.mode if reported else None,
+        desired=spec.mode,
+        target=target,
+        phase=status.phase if reported else None,
+        ready={"True": True, "False": False}.get(ready),
+        told_at=_told_at(found.metadata.annotations.get(TURN)),
+        proxy_mode=spec.proxy_mode,
+        revision=spec.revision,
+        deprecated=status.deprecated,
+        agent=status.agent_version,
+        heartbeat=status.heartbeat_time,
+        services=status.programmed.services,
+        endpoints=status.programmed.endpoints,
+        blockers=tuple(result for result in results if result.verdict is Verdict.BLOCK),
+        warnings=tuple(result for result in results if result.verdict is Verdict.WARN),
+        preflight=tuple(status.preflight.results) if status.preflight else (),
+        checked_at=status.preflight.checked_at if status.preflight else None,
+        last_switch=status.last_switch,
+        conditions=tuple(status.conditions),
+    )
+
+
+def _state(found: NodeProxyMode, results: tuple[PreflightResult, ...], now: datetime) -> NodeState:
+    spec, status = found.spec, found.status
+    if status.heartbeat_time is None:
+        return NodeState.NO_AGENT
+    if now - status.heartbeat_time >= SILENT_AFTER:
+        return NodeState.SILENT
+    target = spec.target_mode or spec.mode
+    if status.phase is Phase.FAILED:
+        return NodeState.FAILED
+    if status.phase is Phase.SWITCHING:
+        return NodeState.SWITCHING
+    if target is None:
+        return NodeState.SETTLED
+    arrived = status.mode.value == target.value
+    if status.phase is Phase.BLOCKED or (not arrived and any(r.verdict is Verdict.BLOCK for r in results)):
+        return NodeState.BLOCKED
+    told = spec.mode is target
+    current = status.observed_generation >= found.metadata.generation
+    ready = any(condition.type == "Ready" and condition.status.value == "True" for condition in status.conditions)
+    if told and arrived and ready and current:
+        return NodeState.UPDATED
+    return NodeState.SWITCHING if told else NodeState.WAITING
+
+
+def rollout_view(found: ProxyMode, nodes: tuple[NodeView, ...]) -> RolloutView:
+    """One ProxyMode and the nodes that it decides about."""
+    spec, status = found.spec, found.status
+    conditions = {condition.type: condition for condition in status.conditions}
+    reports = {report.name: report for report in status.stages}
+    stages = tuple(
+        StageView(
+            reach=_reach(stage),
+            soak=stage.soak,
+            manual=stage.approval is Approval.MANUAL,
+            report=reports.get(stage.name, StageStatus(name=stage.name, phase=StagePhase.PENDING)),
+        )
+        for stage in spec.rollout.stages
+    )
+    degraded = conditions.get("Degraded")
+    return RolloutView(
+        name=found.metadata.name,
+        mode=spec.mode,
+        status=status.status,
+        revision=status.revision,
+        paused=spec.rollout.paused,
+        stale=status.observed_generation < found.metadata.generation,
+        current_stage=status.current_stage,
+        stages=stages,
+        counts=status.nodes,
+        nodes=nodes,
+        why=conditions["Progressing"].message if "Progressing" in conditions else "",
+        trouble=degraded.message if degraded is not None and degraded.status.value == "True" else "",
+        started_at=status.started_at,
+        completed_at=status.completed_at,
+    )
+
+
+def _told_at(note: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(json.loads(note or "{}")["at"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _reach(stage: Stage) -> str:
+    if stage.percent is not None:
+        return f"{stage.percent} %"
+    return "by label" if stage.count is None else _plural(stage.count, "node")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _deprecation(nodes: Iterable[NodeView], cluster_version: str) -> str:
+    """What upstream plans for the modes that nodes run, one sentence a mode, with how many nodes it is about."""
+    cluster: Minor | None
+    try:
+        cluster = parse_minor(cluster_version)
+    except ValueError:
+        cluster = None
+    running = Counter(_UPSTREAM[node.mode] for node in nodes if node.mode is not None and node.mode in _UPSTREAM)
+    sentences = []
+    for mode, count in sorted(running.items()):
+        found = deprecation(mode, cluster)
+        if found is not None and found.in_effect:
+            sentences.append(f"{_plural(count, 'node')}: {found.message}")
+    return ". ".join(sentences)

@@ -1,0 +1,105 @@
+"""Small words shared by all renderings: ages, colours, bars, one name for each state. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxymode_api.modes import ObservedMode
+from proxymode_api.nodeproxymode import Verdict
+from proxymode_api.proxymode import FleetStatus, StagePhase
+from rich.text import Text
+
+from proxymode_cli.view import NodeState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+STATE_STYLE: Final[Mapping[NodeState, str]] = {
+    NodeState.UPDATED: "green",
+    NodeState.SWITCHING: "cyan",
+    NodeState.FAILED: "bold red",
+    NodeState.BLOCKED: "yellow",
+    NodeState.WAITING: "",
+    NodeState.SETTLED: "",
+    NodeState.SILENT: "red",
+    NodeState.NO_AGENT: "red",
+}
+STATUS_STYLE: Final[Mapping[FleetStatus, str]] = {
+    FleetStatus.COMPLETE: "green",
+    FleetStatus.STOPPED: "bold red",
+    FleetStatus.REFUSED: "bold red",
+    FleetStatus.ROLLING_BACK: "bold red",
+    FleetStatus.PAUSED: "yellow",
+    FleetStatus.AWAITING_APPROVAL: "yellow",
+}
+STAGE_STYLE: Final[Mapping[StagePhase, str]] = {
+    StagePhase.PENDING: "dim",
+    StagePhase.AWAITING_APPROVAL: "yellow",
+    StagePhase.PROGRESSING: "cyan",
+    StagePhase.SOAKING: "cyan",
+    StagePhase.COMPLETE: "green",
+}
+VERDICT_STYLE: Final[Mapping[Verdict, str]] = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.BLOCK: "bold red"}
+MODE_STYLE: Final[Mapping[ObservedMode, str]] = {
+    ObservedMode.NFTABLES: "green",
+    ObservedMode.IPVS: "yellow",
+}
+NOTHING: Final = "–"
+BAR_WIDTH: Final = 24
+
+
+def age(moment: datetime | None, now: datetime) -> str:
+    """`3d`, `41m`, `12s`, as kubectl writes ages."""
+    return NOTHING if moment is None else duration(now - moment)
+
+
+def duration(span: timedelta) -> str:
+    """A length of time in its largest unit, or its two largest where that says much more."""
+    seconds = max(0, int(span.total_seconds()))
+    if seconds < 120:
+        return f"{seconds}s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if minutes < 120:
+        return f"{minutes}m"
+    return f"{hours}h" if hours < 48 else f"{days}d"
+
+
+def mode(found: ObservedMode | None) -> Text:
+    """The mode in the kernel, for people."""
+    return Text("unknown", "dim") if found is None else Text(found.value, MODE_STYLE.get(found, ""))
+
+
+def padded(text: Text, width: int) -> Text:
+    """The text with spaces after it up to `width`."""
+    text.append(" " * (width - len(text)))
+    return text
+
+
+def state(found: NodeState) -> Text:
+    return Text("No agent" if found is NodeState.NO_AGENT else found.value, STATE_STYLE[found])
+
+
+def ready(found: bool | None) -> Text:
+    if found is None:
+        return Text(NOTHING, "dim")
+    return Text("True") if found else Text("False", "red")
+
+
+def verdict(found: Verdict) -> Text:
+    return Text(found.value, VERDICT_STYLE[found])
+
+
+def number(found: int | None) -> str:
+    return NOTHING if found is None else str(found)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def bar(done: int, blocked: int, total: int, style: str, width: int = BAR_WIDTH) -> Text:
+    """Progress of a stage: what is done, what is blocked, what is left. Never full before all is done."""
+    filled = 0 if total == 0 else done * width // total
+    stuck = 0 if total == 0 else min(width - filled, -(-blocked * width // total))
+    return Text.assemble(("━" * filled, style), ("╍" * stuck, "yellow"), ("─" * (width - filled - stuck), "dim"))

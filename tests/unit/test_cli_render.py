@@ -1,0 +1,177 @@
+"""What a person reads: renderings of a known fleet, as text."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import timedelta
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import cli_world as world
+import pytest
+import yaml
+from proxymode_cli import output, render, words
+from proxymode_cli.errors import ExitCode
+from proxymode_cli.render_node import node as render_node
+from proxymode_cli.watching import changes, tree, verdict
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from proxymode_cli.view import RolloutView
+    from rich.console import RenderableType
+
+
+def lines(found: RenderableType, width: int = 120) -> list[str]:
+    """The rendering line by line, spaces squeezed."""
+    console = Console(file=StringIO(), width=width)
+    console.print(found)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def rollout() -> RolloutView:
+    (found,) = world.fleet().rollouts
+    return found
+
+
+def test_status_tells_modes_deprecation_rollouts_and_who_needs_a_person() -> None:
+    shown = lines(render.status(world.fleet()))
+    assert "Kubernetes v1.39.1 8 nodes: 5 ipvs, 2 nftables, 1 unknown" in shown
+    assert any(line.startswith("! 5 nodes: ipvs is deprecated since 1.35") for line in shown)
+    assert "ipvs 5 4 5.10.0-34-amd64, 6.1.0-41-amd64 0.1.0 1.43" in shown
+    assert "fleet → nftables Progressing revision 3" in shown
+    assert "half ━━━━━━━━╍╍╍╍╍╍╍╍──────── 1/3 Progressing 1 blocked" in shown
+    assert "Blocked: node-4" in shown
+    assert "No agent: node-8" in shown
+
+
+def test_a_quiet_cluster_says_that_nothing_is_asked() -> None:
+    view = world.fleet_view([], [], [], "v1.36.2", world.NOW)
+    assert "No ProxyMode: nothing is asked of any node." in lines(render.status(view))
+
+
+def test_plan_tells_node_by_node_what_would_change_and_why_one_cannot() -> None:
+    shown = lines(render.plan(world.fleet(), rollout()))
+    assert "5 nodes of 7 are to change." in shown
+    assert "node-4 eu-1b ipvs → nftables Blocked – kernel-version" in shown
+    assert "node-1 eu-1b nftables Updated canary pass" in shown
+    assert "block kernel-version on node-4" in shown
+    assert "→ Upgrade the node's kernel to 5.13 or newer, better 6.1." in shown
+    assert "Not decided by fleet: node-8" in shown
+
+
+def test_preflight_counts_and_gives_each_remedy_once() -> None:
+    nodes = [world.node_proxy_mode(f"node-{n}", results=(world.BLOCK, world.WARN)) for n in range(1, 4)]
+    shown = lines(render.preflight(world.fleet(nodes=nodes).nodes, world.NOW))
+    assert "node-1 nftables 0 1 1 4m ago" in shown
+    assert shown.count("block kernel-version on node-1, node-2, node-3") == 1
+
+
+def test_a_node_is_told_in_full() -> None:
+    node = world.fleet().node("node-2")
+    assert node is not None
+    shown = lines(render_node(node, world.NOW))
+    assert "node-2 nftables Updated" in shown
+    assert "Ready True 3h Programmed The kernel does in nftables mode what Services say." in shown
+    assert "Last switch ipvs → nftables Succeeded 6m ago, took 3.0 s" in shown
+    assert "42 connections found, 41 kept, 1 lost" in shown
+    assert "remove-virtual-servers 1480 ━━━━━━━━━━━━━━━━━━━━━━━━" in shown
+
+
+def test_a_node_without_agent_is_told_too() -> None:
+    node = world.fleet().node("node-8")
+    assert node is not None
+    assert "Agent has not reported" in lines(render_node(node, world.NOW))
+
+
+def test_the_tree_puts_nodes_under_the_stage_in_which_they_were_told() -> None:
+    shown = lines(tree(world.fleet(), rollout()))
+    canary, half = (next(n for n, line in enumerate(shown) if f"── {name}" in line) for name in ("canary", "half"))
+    assert "node-1 nftables Updated, 42 connections kept, 0 lost" in shown[canary + 1]
+    assert "node-2 nftables Updated, 41 connections kept, 1 lost" in shown[half + 1]
+    assert "node-3 ipvs Switching, program done" in shown[half + 2]
+    assert "Waiting: node-5, node-6" in shown
+    assert "Blocked: node-4 (kernel-version)" in shown
+    assert "Connections open when nodes switched: 83 kept, 1 lost" in shown
+
+
+def test_a_large_stage_shows_only_nodes_that_are_not_done() -> None:
+    nodes = [
+        world.node_proxy_mode(f"n-{n:03}", "nftables", told=world.at(seconds=20), desired="nftables") for n in range(40)
+    ]
+    nodes.append(world.node_proxy_mode("slow", told=world.at(seconds=20), desired="nftables", phase="Switching"))
+    view = world.fleet(nodes=nodes)
+    shown = "\n".join(lines(tree(view, view.rollouts[0])))
+    assert "slow" in shown
+    assert "n-0" not in shown
+
+
+def test_a_stage_that_waits_says_how_to_let_it_go() -> None:
+    proxy_mode = copy.deepcopy(world.PROXY_MODE)
+    proxy_mode["status"]["stages"][1]["phase"] = "AwaitingApproval"
+    view = world.fleet(proxy_mode)
+    assert any("kubectl proxymode promote half" in line for line in lines(tree(view, view.rollouts[0])))
+
+
+def test_without_a_terminal_each_change_is_a_line_once() -> None:
+    before = rollout()
+    first = changes(None, before)
+    assert "fleet revision 3 to nftables: Progressing, 2/8" in first
+    assert "node node-3: Switching, program done" in first
+    assert changes(before, before) == []
+    nodes = copy.deepcopy(world.NODES)
+    nodes[2] = world.node_proxy_mode("node-3", "nftables", told=world.at(seconds=25), desired="nftables")
+    assert changes(before, world.fleet(nodes=nodes).rollouts[0]) == ["node node-3: Updated"]
+
+
+@pytest.mark.parametrize(
+    ("status", "observed", "code"),
+    [
+        ("Complete", 4, ExitCode.DONE),
+        ("Complete", 3, None),
+        ("Stopped", 4, ExitCode.NOT_AS_WISHED),
+        ("Refused", 4, ExitCode.NOT_AS_WISHED),
+        ("Progressing", 4, None),
+        ("Paused", 4, None),
+        ("RollingBack", 4, None),
+    ],
+)
+def test_a_watch_ends_when_there_is_no_more_to_come(status: str, observed: int, code: ExitCode | None) -> None:
+    proxy_mode = copy.deepcopy(world.PROXY_MODE)
+    proxy_mode["status"].update(status=status, observedGeneration=observed)
+    assert verdict(world.fleet(proxy_mode).rollouts[0]) is code
+
+
+def test_everything_fits_a_narrow_terminal() -> None:
+    view = world.fleet()
+    node = view.node("node-4")
+    assert node is not None
+    for found in (render.status(view), render.plan(view, rollout()), render_node(node, view.at), tree(view, rollout())):
+        console = Console(file=StringIO(), width=60)
+        console.print(found)
+        assert max(map(len, console.file.getvalue().splitlines())) <= 60  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172800, "2d")]
+)
+def test_ages_are_written_as_kubectl_does(seconds: int, text: str) -> None:
+    assert words.duration(timedelta(seconds=seconds)) == text
+
+
+@pytest.mark.parametrize(("done", "blocked", "total"), [(0, 0, 0), (0, 0, 5), (5, 0, 5), (4, 1, 5), (799, 1, 800)])
+def test_a_bar_has_one_width_and_is_full_only_when_all_is_done(done: int, blocked: int, total: int) -> None:
+    bar = words.bar(done, blocked, total, "").plain
+    assert len(bar) == words.BAR_WIDTH
+    assert (set(bar) == {"━"}) == (total > 0 and done == total)
+
+
+def test_json_and_yaml_say_the_same_in_the_apis_style() -> None:
+    view = world.fleet()
+    as_json = json.loads(output.text(view, output.Format.JSON))
+    assert as_json == yaml.safe_load(output.text(view, output.Format.YAML))
+    assert as_json["clusterVersion"] == "v1.39.1"
+    assert as_json["nodes"][1]["lastSwitch"]["connectionsLost"] == 1
+    assert as_json["at"] == "2026-11-21T12:00:00Z"
+    assert "target" not in as_json["nodes"][7]

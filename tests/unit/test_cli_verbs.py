@@ -1,0 +1,116 @@
+"""What each verb writes, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import cli_world as world
+import pytest
+from proxymode_api.proxymode import ProxyMode
+from proxymode_cli import verbs
+from proxymode_cli.cluster import choose, warnings
+from proxymode_cli.errors import ExitCode, UserError
+
+
+def proxy_mode(**status: Any) -> ProxyMode:
+    wire = copy.deepcopy(world.PROXY_MODE)
+    wire["status"].update(status)
+    return ProxyMode.model_validate(wire)
+
+
+def paused() -> ProxyMode:
+    wire = copy.deepcopy(world.PROXY_MODE)
+    wire["spec"]["rollout"]["paused"] = True
+    return ProxyMode.model_validate(wire)
+
+
+AWAITING = {
+    "stages": [
+        {"name": "canary", "phase": "Complete"},
+        {"name": "half", "phase": "AwaitingApproval"},
+        {"name": "all", "phase": "Pending"},
+    ]
+}
+
+
+def test_pause_and_resume_say_when_there_is_nothing_to_do() -> None:
+    assert verbs.pause(proxy_mode()).patch == {"spec": {"rollout": {"paused": True}}}
+    assert verbs.pause(paused()).patch is None
+    assert verbs.resume(paused()).patch == {"spec": {"rollout": {"paused": False}}}
+    assert verbs.resume(proxy_mode()).patch is None
+
+
+def test_promote_takes_the_stage_that_waits() -> None:
+    deed = verbs.promote(proxy_mode(**AWAITING), None, everything=False)
+    assert deed.patch == {"metadata": {"annotations": {"proxymode.io/promote": "half"}}}
+
+
+def test_promote_takes_a_stage_ahead_or_all() -> None:
+    assert verbs.promote(proxy_mode(), "all", everything=False).told == "stage all approved"
+    deed = verbs.promote(proxy_mode(), None, everything=True)
+    assert deed.patch == {"metadata": {"annotations": {"proxymode.io/promote": "all"}}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "everything", "code", "text"),
+    [
+        (None, False, ExitCode.USAGE, "no stage of fleet waits for approval; name one of canary, half, all"),
+        ("zone-z", False, ExitCode.NOT_FOUND, "no stage 'zone-z'; it has canary, half, all"),
+        ("half", True, ExitCode.USAGE, "not both"),
+    ],
+)
+def test_promote_refuses(stage: str | None, everything: bool, code: ExitCode, text: str) -> None:
+    with pytest.raises(UserError, match=text) as caught:
+        verbs.promote(proxy_mode(), stage, everything=everything)
+    assert caught.value.code is code
+
+
+def test_abort_names_the_revision() -> None:
+    deed = verbs.abort(proxy_mode())
+    assert deed.patch == {"metadata": {"annotations": {"proxymode.io/abort": "3"}}}
+    assert "revision 3 aborted" in deed.told
+
+
+@pytest.mark.parametrize("status", [{"revision": 0}, {"status": "Complete"}])
+def test_abort_refuses_where_nothing_goes_on(status: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        verbs.abort(proxy_mode(**status))
+
+
+def test_undo_goes_back_to_the_other_mode_and_says_what_keeps_it() -> None:
+    assert verbs.undo(proxy_mode()).patch == {"spec": {"mode": "ipvs"}}
+    assert "paused" not in verbs.undo(proxy_mode()).told
+    assert "nothing moves before resume" in verbs.undo(paused()).told
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "code", "text"),
+    [
+        ("x", ["a", "b"], ExitCode.NOT_FOUND, "'x' not found; there is a, b"),
+        ("x", [], ExitCode.NOT_FOUND, "there is none at all"),
+        (None, ["a", "b"], ExitCode.USAGE, "name one of a, b"),
+        (None, [], ExitCode.NOT_FOUND, "no ProxyMode"),
+    ],
+)
+def test_which_proxymode_is_meant_must_be_clear(name: str | None, names: list[str], code: ExitCode, text: str) -> None:
+    with pytest.raises(UserError, match=text) as caught:
+        choose(name, names)
+    assert caught.value.code is code
+
+
+def test_the_only_proxymode_needs_no_name() -> None:
+    assert choose(None, ["fleet"]) == "fleet"
+    assert choose("a", ["a", "b"]) == "a"
+
+
+@pytest.mark.parametrize(
+    ("header", "texts"),
+    [
+        ("", []),
+        ('299 - "ipvs is deprecated"', ["ipvs is deprecated"]),
+        ('299 - "a, \\"b\\"", 299 - "c"', ['a, "b"', "c"]),
+    ],
+)
+def test_warnings_of_the_api_server(header: str, texts: list[str]) -> None:
+    assert warnings(header) == texts
