@@ -1,0 +1,179 @@
+"""The command line: kube-proxy's names, and messages that say what would be right."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from proxymode_agent.flag_values import BindAddress
+from proxymode_agent.flags import parse
+from proxymode_agent.log import LogFormat
+from proxymode_agent.services.model import DataplaneConfig
+from proxymode_api.modes import IpvsScheduler, Mode
+
+
+def test_defaults_are_those_of_an_agent_that_follows_its_nodeproxymode() -> None:
+    options = parse([])
+    assert options.standalone is None
+    assert options.kubeconfig is None
+    assert options.node_name == os.uname().nodename.lower()
+    assert options.metrics_address == BindAddress("127.0.0.1", 10249)
+    assert options.healthz_address == BindAddress("0.0.0.0", 10256)
+    assert options.state_dir == Path("/var/lib/proxymode")
+    assert (options.sync_period, options.log_format, options.verbosity) == (30.0, LogFormat.LOGFMT, 0)
+    assert not options.cleanup
+
+
+def test_everything_said() -> None:
+    options = parse(
+        [
+            "--kubeconfig=/etc/kubeconfig",
+            "--hostname-override=Node-1",
+            "--mode=ipvs",
+            "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
+            "--nodeport-addresses=192.168.0.0/16",
+            "--masquerade-all",
+            "--iptables-masquerade-bit=3",
+            "--ipvs-scheduler=wlc",
+            "--ipvs-strict-arp=true",
+            "--ipvs-exclude-cidrs=203.0.113.7/24",
+            "--metrics-bind-address=[::1]:9000",
+            "--healthz-bind-address=",
+            "--state-dir=/run/x",
+            "--sync-period=1m30.5s",
+            "--logging-format=json",
+            "--v=4",
+        ]
+    )
+    standalone = options.standalone
+    assert standalone is not None
+    assert standalone.mode is Mode.IPVS
+    assert standalone.config == DataplaneConfig(
+        cluster_cidrs=(ipaddress.ip_network("10.244.0.0/16"), ipaddress.ip_network("fd00:10:244::/56")),
+        masquerade_all=True,
+        masquerade_bit=3,
+        node_port_addresses=(ipaddress.ip_network("192.168.0.0/16"),),
+        ipvs_scheduler="wlc",
+        ipvs_strict_arp=True,
+        ipvs_exclude_cidrs=(ipaddress.ip_network("203.0.113.0/24"),),
+    )
+    assert options.kubeconfig == Path("/etc/kubeconfig")
+    assert options.node_name == "node-1"
+    assert options.metrics_address == BindAddress("::1", 9000)
+    assert str(options.metrics_address) == "[::1]:9000"
+    assert options.healthz_address is None
+    assert (options.sync_period, options.log_format, options.verbosity) == (90.5, LogFormat.JSON, 4)
+
+
+def test_node_port_addresses_are_resolved_with_the_nodes_own() -> None:
+    ips = (bytes([192, 168, 0, 7]), ipaddress.ip_address("fd00::7").packed)
+
+    def resolved(*arguments: str) -> tuple[str, ...] | None:
+        standalone = parse(["--mode=nftables", *arguments]).standalone
+        assert standalone is not None
+        config = standalone.resolve(ips)
+        assert config.node_ips == ips
+        return None if config.node_port_addresses is None else tuple(map(str, config.node_port_addresses))
+
+    assert resolved() is None
+    assert resolved("--nodeport-addresses=") is None
+    assert resolved("--nodeport-addresses=10.0.0.0/8") == ("10.0.0.0/8",)
+    assert resolved("--nodeport-addresses=primary") == ("192.168.0.7/32", "fd00::7/128")
+    assert resolved("--nodeport-addresses=10.0.0.0/8,primary") == ("10.0.0.0/8", "192.168.0.7/32", "fd00::7/128")
+
+
+@pytest.mark.parametrize(
+    ("argument", "right"),
+    [
+        ("--mode=iptables", "'iptables' is not a mode this agent programs; use nftables or ipvs"),
+        ("--cluster-cidr=10.0.0.0/33", "'10.0.0.0/33' is not a network; write it as in 10.244.0.0/16"),
+        ("--nodeport-addresses=secondary", "'secondary' is neither a network such as"),
+        ("--masquerade-all=maybe", "'maybe' is neither true nor false"),
+        ("--masquerade-bit=32", "'32' is not a bit of the packet mark; use 0 to 31"),
+        ("--ipvs-scheduler=fastest", f"'fastest' is not an IPVS scheduler; use one of {', '.join(IpvsScheduler)}"),
+        ("--ipvs-strict-arp=2", "'2' is neither true nor false"),
+        ("--ipvs-exclude-cidrs=x", "'x' is not a network"),
+        ("--metrics-bind-address=10249", "'10249' is not an address to listen on; write it as in 127.0.0.1:10249"),
+        ("--healthz-bind-address=localhost:1", "'localhost:1' is not an address to listen on"),
+        ("--healthz-bind-address=127.0.0.1:70000", "'127.0.0.1:70000' is not an address to listen on"),
+        ("--node-name=Bad_Name", "'Bad_Name' is not a node name"),
+        ("--sync-period=30", "'30' is not a duration; write hours, minutes and seconds as in 30s"),
+        ("--sync-period=0s", "'0s' is too short"),
+        ("--logging-format=text", "'text' is not a logging format; use logfmt or json"),
+        ("--v=loud", "'loud' is not a log level"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_flag_and_what_would_be_right(
+    argument: str, right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--mode=nftables", argument])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert argument.split("=")[0] in message
+    assert right in message
+
+
+@pytest.mark.parametrize("argument", ["--cluster-cidr=10.0.0.0/8", "--masquerade-all", "--ipvs-scheduler=rr"])
+def test_dataplane_flags_without_a_mode_are_refused_not_ignored(
+    argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([argument])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert f"argument {argument.split('=')[0]}: needs --mode; without it the node's NodeProxyMode decides" in message
+
+
+def test_kube_proxys_arguments_go_with_cleanup() -> None:
+    assert parse(["--cleanup", "--cluster-cidr=10.0.0.0/8"]).cleanup
+    assert not parse(["--cleanup=false"]).cleanup
+
+
+def agent(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proxymode_agent", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": os.environ["PATH"], **env},
+    )
+
+
+def test_the_process_says_its_version_and_help() -> None:
+    assert agent("--version").stdout.startswith("proxymode-agent ")
+    shown = agent("--help").stdout
+    for flag in ("--kubeconfig", "--mode", "--cluster-cidr", "--cleanup", "--healthz-bind-address"):
+        assert flag in shown
+
+
+def test_a_start_that_cannot_work_ends_with_one_line(tmp_path: Path) -> None:
+    outside = agent("--mode=nftables", f"--state-dir={tmp_path}/state")
+    assert outside.returncode == 1
+    assert "give --kubeconfig FILE" in outside.stderr
+    assert len(outside.stderr.splitlines()) == 1
+    missing = agent("--mode=nftables", f"--kubeconfig={tmp_path}/none", f"--state-dir={tmp_path}/state")
+    assert missing.returncode == 1
+    assert f"{tmp_path}/none: No such file or directory" in missing.stderr
+    (tmp_path / "file").touch()
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        "{current-context: a, contexts: [{name: a, context: {cluster: c, user: u}}],"
+        " clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}]}"
+    )
+    unwritable = agent("--mode=nftables", f"--kubeconfig={kubeconfig}", f"--state-dir={tmp_path}/file/state")
+    assert unwritable.returncode == 1
+    assert f"--state-dir {tmp_path}/file/state: Not a directory" in unwritable.stderr
+
+
+def test_the_standalone_agent_imports_neither_kopf_nor_kubernetes_nor_pydantic() -> None:
+    code = (
+        "import sys, proxymode_agent.main; print(*(n for n in ('kopf', 'kubernetes', 'pydantic') if n in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""

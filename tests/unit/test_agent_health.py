@@ -1,0 +1,133 @@
+"""Health and metrics over HTTP: what probes and load balancers are told."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
+from proxymode_agent.flag_values import BindAddress
+from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
+from proxymode_agent.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from proxymode_agent.health import Handler
+
+SYNCED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+GOOD = Health(healthy=True, alive=True, ready=True, node_eligible=True, last_updated=SYNCED)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "behind", "eligible", "expected"),
+    [
+        (EngineSnapshot(synced=True, last_sync=SYNCED), 0.0, True, GOOD),
+        (EngineSnapshot(synced=True, last_sync=SYNCED), 59.0, True, GOOD),
+        (EngineSnapshot(synced=True, last_sync=SYNCED), 60.0, True, replace(GOOD, healthy=False, alive=False)),
+        (EngineSnapshot(synced=True, last_sync=SYNCED), 0.0, False, replace(GOOD, healthy=False, node_eligible=False)),
+        (EngineSnapshot(synced=False, last_sync=SYNCED), 0.0, True, replace(GOOD, ready=False)),
+        (EngineSnapshot(), 0.0, True, replace(GOOD, ready=False, last_updated=None)),
+        (EngineSnapshot(phase=EnginePhase.OBSERVING), 0.0, True, replace(GOOD, last_updated=None)),
+    ],
+    ids=["good", "a little late", "stuck", "node leaves", "not synced", "just started", "observing"],
+)
+def test_judgement(snapshot: EngineSnapshot, behind: float, eligible: bool, expected: Health) -> None:
+    assert judge(snapshot, behind, node_eligible=eligible, timeout=60.0) == expected
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def served(routes: Mapping[str, Handler]) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+    """A client, and the URL of a server with these routes."""
+    port = free_port()
+    task = asyncio.create_task(serve("test", BindAddress("127.0.0.1", port), routes))
+    try:
+        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+            await listening(port)
+            yield session, f"http://127.0.0.1:{port}"
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def listening(port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
+
+
+@pytest.mark.parametrize(
+    ("health", "statuses"),
+    [
+        (GOOD, (200, 200, 200)),
+        (replace(GOOD, healthy=False, node_eligible=False), (503, 200, 200)),
+        (replace(GOOD, healthy=False, alive=False), (503, 503, 200)),
+        (replace(GOOD, ready=False, last_updated=None), (200, 200, 503)),
+    ],
+)
+async def test_endpoints_answer_as_kube_proxys(health: Health, statuses: tuple[int, int, int]) -> None:
+    async with served(health_routes(lambda: health)) as (session, url):
+        found = []
+        for path in ("/healthz", "/livez", "/readyz"):
+            async with session.get(url + path) as response:
+                found.append(response.status)
+                body: dict[str, Any] = await response.json()
+                assert body.keys() == {"lastUpdated", "currentTime", "nodeEligible"}
+                assert body["nodeEligible"] is health.node_eligible
+                datetime.fromisoformat(body["currentTime"])
+        assert tuple(found) == statuses
+
+
+async def test_last_updated_is_now_while_nothing_waits() -> None:
+    async with served(health_routes(lambda: GOOD)) as (session, url), session.get(f"{url}/healthz") as response:
+        body = await response.json()
+        assert body["lastUpdated"] == body["currentTime"]
+    stuck = replace(GOOD, healthy=False, alive=False)
+    async with served(health_routes(lambda: stuck)) as (session, url), session.get(f"{url}/healthz") as response:
+        body = await response.json()
+        assert body["lastUpdated"] == "2026-01-02T03:04:05Z"
+
+
+async def test_metrics_are_in_prometheus_text_and_every_name_has_the_prefix() -> None:
+    metrics = Metrics()
+    metrics.watch_restarts.labels("services", "expired").inc()
+    async with served(metrics_routes(metrics)) as (session, url), session.get(f"{url}/metrics") as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/plain")
+        text = await response.text()
+    assert 'proxymode_agent_watch_restarts_total{reason="expired",resource="services"} 1.0' in text
+    names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert all(name.startswith(("proxymode_agent_", "process_")) for name in names)
+
+
+async def test_an_address_that_is_taken_is_tried_again_until_it_is_free() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = int(other.getsockname()[1])
+        task = asyncio.create_task(serve("test", BindAddress("127.0.0.1", port), health_routes(lambda: GOOD)))
+        done, _ = await asyncio.wait([task], timeout=0.1)
+        assert not done
+    async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        await listening(port)
+        async with session.get(f"http://127.0.0.1:{port}/livez") as response:
+            assert response.status == 200
+    task.cancel()
+    await asyncio.wait([task])
