@@ -192,7 +192,8 @@ class DataplaneOptions(Model):
         json_schema_extra=rules.extra(rules.NODE_PORT_ADDRESSES),
     )
     detect_local: DetectLocal = Field(
-        default_factory=DetectLocal, description="How pod traffic is told from traffic from outside."
+        default_factory=DetectLocal,
+        description="How pod traffic is told from traffic from outside; the latter is masqueraded.",
     )
 
 

@@ -196,8 +196,13 @@ class ProxyModeSpec(DataplaneOptions):
         le=1_000_000_000,
         description="Where several ProxyModes select a node, the highest priority decides; ties: the oldest.",
     )
-    rollout: Rollout = Field(default_factory=Rollout, description="How the fleet moves.")
-    switch: SwitchOptions = Field(default_factory=SwitchOptions, description="What a switch does with connections.")
+    rollout: Rollout = Field(
+        default_factory=Rollout,
+        description="How the fleet moves: in which stages, how many nodes at a time, what stops it.",
+    )
+    switch: SwitchOptions = Field(
+        default_factory=SwitchOptions, description="What a node does with open connections when it changes mode."
+    )
 
 
 class NodeCounts(Model):

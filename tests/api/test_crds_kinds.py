@@ -244,17 +244,17 @@ async def test_a_status_is_not_written_with_the_spec(crds: ApiServer, fleet: str
 EXPLAINED = {
     "proxymode": (
         "ProxyMode says which Service dataplane the cluster's nodes shall run",
-        "spec\t<ProxyModeSpec> -required-",
+        "spec\t<Object> -required-",
     ),
     "proxymode.spec": (
         "The Service dataplane that the selected nodes shall run, and how they get there.",
-        "How the fleet moves.",
+        "How the fleet moves: in which stages, how many nodes at a time",
         "enum: ipvs, nftables",
         "The wanted mode: nftables, or ipvs",
     ),
     "proxymode.spec.rollout": (
         "Steps in order; the last must reach every selected node",
-        "maxUnavailable\t<IntOrString>",
+        "maxUnavailable\t",
         "Default: 1. Example: 10%.",
         "progressDeadline\t<string>",
     ),

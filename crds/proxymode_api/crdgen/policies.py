@@ -40,6 +40,7 @@ def deprecated_mode() -> list[dict[str, Any]]:
                         "apiVersions": ["*"],
                         "operations": ["CREATE", "UPDATE"],
                         "resources": ["proxymodes"],
+                        "scope": "*",
                     }
                 ]
             },

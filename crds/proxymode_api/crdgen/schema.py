@@ -59,23 +59,26 @@ def structural(model: type[BaseModel], *, defaults: bool) -> Schema:
 
 
 class _WithFactories(GenerateJsonSchema):
-    """Writes the default of a default_factory too, as the least that the API server needs to fill in the rest."""
+    """Writes the default of a default_factory too."""
 
     def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
         factory = schema.get("default_factory")
         value = factory() if factory is not None else schema.get("default", NoDefault)  # type: ignore[call-arg]
-        return _least(value)
+        return _written(value)
 
 
-def _least(value: Any) -> Any:
-    """Of a model only what differs from its own defaults; of an empty string, list or map nothing."""
+def _written(value: Any) -> Any:
+    """A default as the CRD says it; NoDefault where empty means the same as absent.
+
+    Objects in full: the API server checks a default against the rules as it is written, before the defaults of the
+    levels below are filled in.
+    """
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    if value is None or value in ("", [], {}):
-        return NoDefault
+        fields = {info.alias or name: _written(getattr(value, name)) for name, info in type(value).model_fields.items()}
+        return {name: field for name, field in fields.items() if field is not NoDefault} or NoDefault
     if isinstance(value, list):
-        return [_least(item) for item in value]
-    return value
+        return [_written(item) for item in value] or NoDefault
+    return NoDefault if value in (None, "", {}) else value
 
 
 class _Converter:
@@ -105,7 +108,7 @@ class _Converter:
             out["additionalProperties"] = self.convert(schema["additionalProperties"], f"{where}.*")
         if "items" in schema:
             out["items"] = self.convert(schema["items"], f"{where}[]")
-        if not self._defaults or (out.get("default") == {} and not _has_defaults(out)):
+        if not self._defaults:
             out.pop("default", None)
         return out
 
@@ -146,7 +149,3 @@ def _description(text: str, schema: Schema, *, default: Any) -> str:
         shown = [example if isinstance(example, str) else json.dumps(example) for example in schema["examples"]]
         parts.append(f"Example{'s' if len(shown) > 1 else ''}: {', '.join(shown)}.")
     return " ".join(parts)
-
-
-def _has_defaults(schema: Schema) -> bool:
-    return any("default" in child or _has_defaults(child) for child in schema.get("properties", {}).values())
