@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from proxymode_testbeds.vm import BootError, CommandError, CommandRefusedError, ConnectionLostError, VirtualMachine
+from proxymode_testbeds.vm import (
+    BootError,
+    CommandError,
+    CommandRefusedError,
+    ConnectionLostError,
+    VirtualMachine,
+    accelerator,
+    qemu,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -179,11 +188,26 @@ async def test_without_the_secret_nothing_runs(vm: VirtualMachine) -> None:
         await stranger.run(["true"])
 
 
-async def test_a_guest_that_panics_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_guest_that_dies_under_a_command_says_why() -> None:
+    async with VirtualMachine.boot() as vm:
+        with pytest.raises(ConnectionLostError, match=r"lost while it ran(?s:.)*sysrq triggered crash"):
+            await vm.run(["sh", "-c", "echo c > /proc/sysrq-trigger"])
+
+
+async def test_a_guest_that_cannot_boot_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxymode_testbeds.vm.machine.boot_settings", lambda *_: "exit 1\n")
     with pytest.raises(BootError, match=r"qemu ended.*(?s:.)*Attempted to kill init"):
         async with VirtualMachine.boot():
             pass
+
+
+async def test_the_probe_for_kvm_knows_a_guest_that_boots_from_one_that_does_not() -> None:
+    """By emulation, which works everywhere; and without an initramfs."""
+    machine = await asyncio.to_thread(qemu.prepare, "6.1")
+    probe = functools.partial(accelerator.boots, qemu=machine.program, accelerator=accelerator.EMULATION, seconds=120)
+    assert await asyncio.to_thread(probe, machine.kernel)
+    no_kernel = machine.kernel._replace(initramfs=Path(__file__))
+    assert not await asyncio.to_thread(probe, no_kernel)
 
 
 async def test_the_guest_dies_with_its_maker(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import secrets
 import signal
 import subprocess
 from ipaddress import IPv4Interface
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from proxymode_testbeds.topology.fleet import Fleet
 
 LOCKS = Path("/run/proxymode-topology")
-T = TypeVar("T")
-
 TOKEN_BITS = 14  # of the prefix; with an uplink they also choose its addresses
+
+T = TypeVar("T")
 
 
 class Topology:
@@ -37,6 +38,7 @@ class Topology:
     def __init__(self, fleet: Fleet, prefix: str) -> None:
         self.fleet = fleet
         self._prefix = prefix
+        self._processes: list[subprocess.Popen[str]] = []
 
     def netns(self, name: str) -> str:
         """The network namespace of a node, pod or client; raises KeyError for any other name."""
@@ -54,7 +56,17 @@ class Topology:
 
     def popen(self, name: str, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
         """`netns.popen` in the namespace of a node, pod or client. What still runs at the end is killed."""
-        return netns.popen(self.netns(name), argv, **options)
+        process = netns.popen(self.netns(name), argv, **options)
+        self._processes.append(process)
+        return process
+
+    def collect(self) -> None:
+        """Waits for every process that :meth:`popen` started; they must have been ended."""
+        for process in self._processes:
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 @contextlib.contextmanager
@@ -69,6 +81,7 @@ def build(fleet: Fleet, *, with_uplink: bool = False) -> Iterator[Topology]:
     """
     with _prefix() as prefix:
         wanted = plan(fleet, prefix)
+        topology = Topology(fleet, prefix)
         try:
             _ip(f"netns add {prefix}{name}" for name in wanted.setups)
             for name, setup in wanted.setups.items():
@@ -78,9 +91,10 @@ def build(fleet: Fleet, *, with_uplink: bool = False) -> Iterator[Topology]:
                 _ip(setup.lines, prefix + name)
             if with_uplink:
                 _build_uplink(prefix)
-            yield Topology(fleet, prefix)
+            yield topology
         finally:
             remove(prefix)
+            topology.collect()
 
 
 def remove(prefix: str) -> None:
@@ -112,7 +126,8 @@ def _prefix() -> Iterator[str]:
         # The outer lock: between making and locking its file, a newcomer must not look like a dead one.
         with cache.locked(LOCKS / ".lock"):
             remove_leftovers()
-            file = LOCKS / f"pm{secrets.randbits(TOKEN_BITS):04x}"
+            tokens = (f"pm{secrets.randbits(TOKEN_BITS):04x}" for _ in count())
+            file = next(path for token in tokens if not (path := LOCKS / token).exists())
             descriptor = stack.enter_context(file.open("x"))
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield f"{file.name}-"
@@ -136,7 +151,7 @@ def _write_sysctls(sysctls: dict[str, str]) -> None:
 
 
 def _build_uplink(prefix: str) -> None:
-    """A /30 out of 100.64.0.0/16 (RFC 6598) between router and first namespace, masqueraded at both ends."""
+    """A /30 from 100.64.0.0 on (RFC 6598) between router and first namespace, masqueraded at both ends."""
     first = int(prefix.removeprefix("pm").removesuffix("-"), 16) * 4
     outside, inside = (IPv4Interface((0x64400000 + first + host, 30)) for host in (1, 2))
     link = _link_name(prefix)

@@ -18,7 +18,15 @@ import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from proxymode_testbeds.vm import KERNELS, BootError, CommandRefusedError, QemuMissingError, VirtualMachine, qemu
+from proxymode_testbeds.vm import (
+    KERNELS,
+    BootError,
+    CommandRefusedError,
+    ConnectionLostError,
+    QemuMissingError,
+    VirtualMachine,
+    qemu,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +54,7 @@ async def _main(options: argparse.Namespace) -> int:
         return await work
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
-    except (BootError, CommandRefusedError, QemuMissingError) as error:
+    except (BootError, CommandRefusedError, ConnectionLostError, QemuMissingError) as error:
         print(error, file=sys.stderr)
         return 125
 

@@ -32,20 +32,22 @@ def choose(kernel: Kernel, qemu: str) -> tuple[str, ...]:
     key = re.sub(r"[^\w.-]+", "-", f"{host_boot}-{kernel.release}-{version.splitlines()[0]}")
 
     def probe(folder: Path) -> None:
-        (folder / "verdict").write_text("kvm" if _boots(kernel, qemu) else "emulation")
+        (folder / "verdict").write_text("kvm" if boots(kernel, qemu, KVM, PROBE_SECONDS) else "emulation")
 
     verdict = (cache.entry("accelerator", key, probe) / "verdict").read_text()
     return KVM if verdict == "kvm" else EMULATION
 
 
-def _boots(kernel: Kernel, qemu: str) -> bool:
-    command = ["setpriv", "--pdeathsig", "KILL", qemu, *KVM, "-m", "256", "-nodefaults", "-nographic", "-no-reboot"]
-    command += ["-serial", "stdio", "-kernel", str(kernel.image), "-initrd", str(kernel.initramfs)]
-    command += ["-append", "console=ttyS0 panic=-1 proxymode.probe"]
+def boots(kernel: Kernel, qemu: str, accelerator: tuple[str, ...], seconds: float) -> bool:
+    """Whether a small guest gets as far as its first process within that time."""
+    command = ["setpriv", "--pdeathsig", "KILL", qemu, *accelerator, "-m", "256", "-no-reboot"]
+    command += ["-nodefaults", "-display", "none", "-serial", "stdio"]
+    command += ["-kernel", str(kernel.image), "-initrd", str(kernel.initramfs)]
+    command += ["-append", "console=ttyS0 panic=-1 quiet proxymode.probe"]
     try:
         done = subprocess.run(
             command,
-            timeout=PROBE_SECONDS,
+            timeout=seconds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

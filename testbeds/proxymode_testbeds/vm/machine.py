@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BOOT_SECONDS = 180.0  # a deadline, not an estimate: emulation on a busy machine is slow
 QUIT_SECONDS = 10.0
 CONSOLE_LINES_KEPT = 200
+LAST_WORDS_SECONDS = 2.0
 
 HOST_ADDRESS = "10.0.2.2"  # qemu's user network gives these two
 GUEST_ADDRESS = "10.0.2.15"
@@ -123,7 +124,7 @@ class VirtualMachine:
         )
         # One start at a time: qemu's user network accepts a forward's connections with a backlog of one.
         async with self._starting:
-            return await GuestProcess.start("127.0.0.1", self._port, request)
+            return await GuestProcess.start("127.0.0.1", self._port, request, self._console.last_words)
 
     async def run(
         self,
@@ -166,11 +167,6 @@ class VirtualMachine:
         """
         return await self._monitor.forward(GUEST_ADDRESS, guest_port)
 
-    @property
-    def console_tail(self) -> str:
-        """The guest's last words on its console: kernel messages and what the init script and the daemon said."""
-        return self._console.tail
-
 
 class Console:
     """Reads qemu's output all its life, for the one line that says ready and for the post-mortem."""
@@ -182,10 +178,6 @@ class Console:
         self._ready = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
-    @property
-    def tail(self) -> str:
-        return "\n".join(self._lines)
-
     async def ready(self) -> None:
         """Returns when the guest takes commands; raises BootError when it will not."""
         waiting = asyncio.create_task(self._ready.wait())
@@ -193,12 +185,20 @@ class Console:
             await asyncio.wait({waiting, self._reading}, timeout=BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if not self._ready.is_set():
                 why = "qemu ended" if self._reading.done() else f"not ready after {BOOT_SECONDS:g} s"
-                raise BootError(f"the guest did not boot: {why}; its console said:\n{self.tail}")
+                raise BootError(f"the guest did not boot: {why}; its console said:\n{self._tail()}")
         finally:
             waiting.cancel()
 
+    async def last_words(self) -> str:
+        """The end of what was said so far; waits a moment for a guest that is about to die to say why."""
+        await asyncio.wait({self._reading}, timeout=LAST_WORDS_SECONDS)
+        return self._tail()
+
     async def close(self) -> None:
         await self._reading
+
+    def _tail(self) -> str:
+        return "\n".join(self._lines)
 
     async def _read(self) -> None:
         assert self._process.stdout is not None

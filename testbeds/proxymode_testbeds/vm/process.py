@@ -10,8 +10,12 @@ import asyncio
 import contextlib
 import shlex
 import signal
+from typing import TYPE_CHECKING
 
 from proxymode_testbeds.vm_guest.frames import Channel, Request, frame, take
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 LINE_LIMIT = 1 << 24  # bytes; a listing of a whole ruleset may come as one line of JSON
 
@@ -21,7 +25,10 @@ class CommandRefusedError(OSError):
 
 
 class ConnectionLostError(ConnectionError):
-    """The command's connection ended before the command: the guest died, or its network did."""
+    """The command's connection ended before the command: the guest died, or its network did.
+
+    The message ends with the guest's last words on its console.
+    """
 
 
 class CommandError(Exception):
@@ -39,29 +46,40 @@ class CommandError(Exception):
 class GuestProcess:
     """Made by `VirtualMachine.spawn`. Leaving it as a context manager kills the command if it still runs."""
 
-    def __init__(self, argv: list[str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        last_words: Callable[[], Awaitable[str]],
+    ) -> None:
         self.argv = argv
         self.returncode: int | None = None
         self.stdout = asyncio.StreamReader(limit=LINE_LIMIT)
         self.stderr = asyncio.StreamReader(limit=LINE_LIMIT)
         self._reader = reader
         self._writer = writer
+        self._last_words = last_words
         self._relay: asyncio.Task[None] | None = None
 
     @classmethod
-    async def start(cls, host: str, port: int, request: Request) -> GuestProcess:
-        """Returns when the guest says that the command runs; raises CommandRefusedError when it says it cannot."""
+    async def start(
+        cls, host: str, port: int, request: Request, last_words: Callable[[], Awaitable[str]]
+    ) -> GuestProcess:
+        """Returns when the guest says that the command runs.
+
+        `last_words` is asked for the guest's console where the connection breaks. Raises CommandRefusedError where
+        the guest says it cannot run the command, ConnectionLostError where it says nothing.
+        """
         reader, writer = await asyncio.open_connection(host, port)
-        process = cls(request.argv, reader, writer)
+        process = cls(request.argv, reader, writer, last_words)
         try:
             writer.write(request.encode())
             received = bytearray()
             while not received or not (frames := list(take(received))):
                 chunk = await reader.read(1 << 16)
                 if not chunk:
-                    raise ConnectionLostError(
-                        f"the guest closed the connection before {shlex.join(request.argv)} began"
-                    )
+                    raise await process._lost("before it began")
                 received += chunk
             (channel, payload), *others = frames
             if channel is Channel.REFUSED:
@@ -77,7 +95,7 @@ class GuestProcess:
         if self._relay is not None:
             await asyncio.shield(self._relay)
         if self.returncode is None:
-            raise ConnectionLostError(f"the guest closed the connection while {shlex.join(self.argv)} ran")
+            raise await self._lost("while it ran")
         return self.returncode
 
     async def write(self, data: bytes) -> None:
@@ -114,6 +132,10 @@ class GuestProcess:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _lost(self, when: str) -> ConnectionLostError:
+        words = await self._last_words()
+        return ConnectionLostError(f"{shlex.join(self.argv)}: the guest was lost {when}; its console said:\n{words}")
 
     async def _receive(self, frames: list[tuple[Channel, bytes]], received: bytearray) -> None:
         """Moves frames into the streams until the exit. Reads always, so that a signal is never stuck behind output."""
