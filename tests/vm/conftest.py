@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from proxymode_testbeds.fixtures import node_fleet, one_node, traffic, two_nodes
+from service_node import service_node
 
-__all__ = ["node_fleet", "one_node", "traffic", "two_nodes"]
+__all__ = ["node_fleet", "one_node", "service_node", "traffic", "two_nodes"]
 
 HERE = Path(__file__).parent
 MODULES = ("ip_vs", "dummy", "nf_tables")

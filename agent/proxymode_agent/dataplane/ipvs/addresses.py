@@ -24,7 +24,6 @@ from proxymode_agent.dataplane.ipvs.model import AddressChange, ReleaseAddress
 from proxymode_agent.dataplane.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    NLM_F_REPLACE,
     Message,
     NetlinkSocket,
 )
@@ -97,11 +96,14 @@ class Addresses:
         """Make kube-ipvs0, or make it ours; whether anything was done. Raises DataplaneError without module dummy."""
         if self.device_is_ours():
             return False
-        kind = (_LINKINFO, ((_INFO_KIND, text("dummy")),))
-        body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, _index(DEVICE) or 0, 0, 0)
-        flags = 0 if _index(DEVICE) is not None else NLM_F_CREATE | NLM_F_EXCL
-        body += encode([(_IFNAME, text(DEVICE)), (_IFALIAS, text(ALIAS)), kind])
-        refused = self._netlink.transact([Message(_RTM_NEWLINK, flags, body)])
+        create = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + encode(
+            [(_IFNAME, text(DEVICE)), (_LINKINFO, ((_INFO_KIND, text("dummy")),))]
+        )
+        refused = self._netlink.transact([Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, create)])
+        if refused.get(0, errno.EEXIST) == errno.EEXIST:
+            # Only now: the kernel takes no alias for a device that it is just making.
+            alias = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, _index(DEVICE) or 0, 0, 0) + encode([(_IFALIAS, text(ALIAS))])
+            refused = self._netlink.transact([Message(_RTM_NEWLINK, 0, alias)])
         if refused:
             raise DataplaneError(
                 f"cannot make the dummy device {DEVICE}: {os.strerror(refused[0])}; is module dummy loadable?"
@@ -225,6 +227,7 @@ def _messages(change: AddressChange, device: int, loopback: int) -> list[tuple[M
             (_route(_RTM_DELROUTE, address, None, loopback), gone),
         ]
     requests = [
+        (_route(_RTM_DELROUTE, address, None, loopback), gone),  # one with another source
         (_route(_RTM_NEWROUTE, address, change.source, loopback), nothing),
         (_address(_RTM_NEWADDR, address, device), there),
     ]
@@ -250,7 +253,7 @@ def _route(kind: int, address: bytes, source: bytes | None, device: int, protoco
     attributes = [(_RTA_DST, address), (_RTA_OIF, _U32.pack(device))]
     if source is not None:
         attributes.append((_RTA_PREFSRC, source))
-    return Message(kind, NLM_F_CREATE | NLM_F_REPLACE if kind == _RTM_NEWROUTE else 0, body + encode(attributes))
+    return Message(kind, NLM_F_CREATE if kind == _RTM_NEWROUTE else 0, body + encode(attributes))
 
 
 def _loopback() -> int:

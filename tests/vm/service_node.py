@@ -1,0 +1,126 @@
+"""One node of a fleet whose Services a test programs by hand: what the engine does in an agent."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Protocol as Interface
+
+import pytest
+from proxymode_agent.dataplane.ipvs import IpvsDataplane
+from proxymode_agent.services.model import (
+    DataplaneConfig,
+    Endpoint,
+    Family,
+    Frontend,
+    Protocol,
+    ServicePort,
+    ServicePortName,
+    ServiceState,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from proxymode_testbeds.topology import Topology
+
+T = TypeVar("T")
+
+VIP, VIP6 = "10.96.0.10", "fd96::10"
+
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+def service(
+    vip: str,
+    port: int,
+    backends: Iterable[str],
+    *,
+    target: int = 8080,
+    protocol: Protocol = Protocol.TCP,
+    node_port: int | None = None,
+    name: str = "web",
+) -> ServicePort:
+    """A Service port of one family, with these addresses as endpoints."""
+    family = Family(len(packed(vip)))
+    return ServicePort(
+        ServicePortName("default", name, f"{protocol.name.lower()}-{port}", protocol, family),
+        Frontend(packed(vip), protocol, port),
+        tuple(sorted(Endpoint(packed(backend), target) for backend in backends)),
+        node_port,
+    )
+
+
+def state(*ports: ServicePort) -> ServiceState:
+    return ServiceState({port.name: port for port in ports})
+
+
+class ServiceNode:
+    """Calls things in the network namespace of `node1`. `options` are DataplaneConfig's, beside the fleet's own."""
+
+    def __init__(self, stack: contextlib.ExitStack, topology: Topology, options: dict[str, Any]) -> None:
+        self._stack = stack
+        self.topology = topology
+        self.name = "node1"
+        self.options = options
+
+    @property
+    def config(self) -> DataplaneConfig:
+        fleet = self.topology.fleet
+        defaults: dict[str, Any] = {
+            "cluster_cidrs": tuple(cidr for node in fleet.nodes for cidr in node.pod_cidrs),
+            "node_ips": tuple(address.packed for address in fleet.node(self.name).addresses),
+        }
+        return DataplaneConfig(**(defaults | self.options))
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        return self.topology.call(self.name, function, *args)
+
+    def sh(self, script: str) -> str:
+        """What a shell script in the node's namespace prints."""
+        return self.topology.run(self.name, ["sh", "-ec", script]).stdout
+
+    def ipvs(self) -> IpvsDataplane:
+        """A new one, closed when the test ends."""
+        return self._stack.enter_context(contextlib.closing(self.call(IpvsDataplane, self.config)))
+
+    def pods(self, version: int = 4) -> list[str]:
+        """The addresses of all pods of the fleet."""
+        return [
+            str(address)
+            for node in self.topology.fleet.nodes
+            for pod in node.pods
+            for address in pod.addresses
+            if address.version == version
+        ]
+
+    def address(self, version: int = 4) -> str:
+        addresses = self.topology.fleet.node(self.name).addresses
+        return next(str(address) for address in addresses if address.version == version)
+
+    def snapshot(self) -> list[str]:
+        """Everything in the node's kernel that a Service dataplane may touch, to compare: order does not count."""
+        lines = self.sh(
+            "ipvsadm -Sn; ip -br address; ip route show table all; ip -6 route show table all; "
+            "sysctl -a 2>/dev/null | grep -E '^net.ipv4.(vs|ip_forward|conf.all.arp_)' || true"
+        ).splitlines()
+        words = self.sh("nft list ruleset").replace(",", " ").split()
+        return sorted(" ".join(sorted(line.split())) for line in lines) + sorted(words)
+
+
+class NodeMaker(Interface):
+    def __call__(self, topology: Topology, **options: Any) -> ServiceNode: ...
+
+
+@pytest.fixture
+def service_node() -> Iterator[NodeMaker]:
+    """Makes a ServiceNode: `service_node(one_node, masquerade_all=True)`."""
+    with contextlib.ExitStack() as stack:
+
+        def make(topology: Topology, **options: Any) -> ServiceNode:
+            return ServiceNode(stack, topology, options)
+
+        yield make
