@@ -1,0 +1,117 @@
+"""For the nftables tests: Services by hand, a fleet that a module's tests share, and what the kernel holds."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from typing import TYPE_CHECKING
+
+import pytest
+from proxymode_agent.dataplane.nfnetlink import Connection
+from proxymode_agent.dataplane.nftables import NftablesDataplane
+from proxymode_agent.dataplane.nftables.layout import TRAITS, layout
+from proxymode_agent.services.model import (
+    DataplaneConfig,
+    Endpoint,
+    Family,
+    Frontend,
+    Protocol,
+    ServicePort,
+    ServicePortName,
+    ServiceState,
+)
+from proxymode_testbeds.fixtures import Traffic
+from proxymode_testbeds.topology import Topology, build, make_fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POD_CIDRS = (ipaddress.ip_network("10.244.0.0/16"), ipaddress.ip_network("fd44::/32"))
+
+Snapshot = dict[str, dict[bytes, bytes]]
+
+
+def service(
+    name: str,
+    address: str,
+    port: int,
+    endpoints: list[tuple[str, int]],
+    *,
+    protocol: Protocol = Protocol.TCP,
+    node_port: int | None = None,
+) -> ServicePort:
+    """A Service port as the agent's tracker would make it."""
+    packed = ipaddress.ip_address(address).packed
+    return ServicePort(
+        ServicePortName("default", name, "", protocol, Family(len(packed))),
+        Frontend(packed, protocol, port),
+        tuple(sorted(Endpoint(ipaddress.ip_address(one).packed, number) for one, number in endpoints)),
+        node_port,
+    )
+
+
+def state(*ports: ServicePort) -> ServiceState:
+    return ServiceState({port.name: port for port in ports})
+
+
+def node_config(topology: Topology, node: str = "node1") -> DataplaneConfig:
+    """What the agent would resolve for a node of the fleet."""
+    addresses = topology.fleet.node(node).addresses
+    return DataplaneConfig(cluster_cidrs=POD_CIDRS, node_ips=tuple(address.packed for address in addresses))
+
+
+@contextlib.contextmanager
+def dataplane(topology: Topology, config: DataplaneConfig, node: str = "node1") -> Iterator[NftablesDataplane]:
+    """A dataplane in a node's namespace; what it made stays there, as with an agent that ends."""
+    made = topology.call(node, NftablesDataplane, config)
+    with contextlib.closing(made):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_fleet() -> Iterator[Topology]:
+    """node1 and node2 with two pods each and client1, IPv4 and IPv6; a backend in every pod."""
+    with build(make_fleet(nodes=2, pods=2, dual_stack=True)) as topology, contextlib.ExitStack() as stack:
+        Traffic(stack).serve_all(topology)
+        yield topology
+
+
+@pytest.fixture
+def namespace() -> Iterator[Topology]:
+    """A node without pods, neighbours or traffic, to look at what is programmed."""
+    with build(make_fleet(nodes=1, pods=0, clients=0)) as topology:
+        yield topology
+
+
+def held(topology: Topology, node: str = "node1") -> Snapshot:
+    """All of our tables in a node's kernel: elements by set, rules by chain."""
+    return topology.call(node, _held)
+
+
+def _held() -> Snapshot:
+    found: Snapshot = {}
+    with Connection() as kernel:
+        for family in TRAITS:
+            ours = layout(family, DataplaneConfig(), "any")
+            if ours.table.name not in {dumped.table.name for dumped in kernel.tables(ours.table.family)}:
+                continue
+            found |= {str(of): dict(kernel.elements(of)) for of in ours.sets}
+            found |= {str(chain): {} for chain in kernel.chains(ours.table)}
+            for rule in kernel.rules(ours.table):
+                rules = found[f"chain {ours.table.family} {ours.table.name} {rule.chain}"]
+                rules[len(rules).to_bytes(4, "big")] = bytes(rule.expressions)
+    return found
+
+
+def regardless_of_order(snapshot: Snapshot) -> dict[str, object]:
+    """A snapshot without what depends on history: which endpoint has which index, and chains made ahead of need."""
+    result: dict[str, object] = {}
+    for name, content in snapshot.items():
+        if name.endswith("endpoints") and name.startswith("map"):
+            rows: dict[bytes, set[bytes]] = {}
+            for key, endpoint in content.items():
+                rows.setdefault(key[:-4], set()).add(endpoint)
+            result[name] = rows
+        elif "one-of-" not in name:
+            result[name] = content
+    return result
