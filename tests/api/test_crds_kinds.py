@@ -71,10 +71,9 @@ async def test_the_api_server_has_nothing_to_complain_about(crds: ApiServer, nam
 async def test_short_names_and_the_category(crds: ApiServer, fleet: str, node: str) -> None:
     assert fleet in (await crds.kubectl("get", "pmode")).stdout
     assert node in (await crds.kubectl("get", "npmode")).stdout
-    both = (await crds.kubectl("get", "proxymode", "--output=name")).stdout
-    assert f"proxymode.proxymode.io/{fleet}" in both
-    everything = (await crds.kubectl("get", "proxymode,nodeproxymode", "--output=name")).stdout
-    assert f"nodeproxymode.proxymode.io/{node}" in everything
+    assert fleet in (await crds.kubectl("get", "proxymode", fleet, "--output=name")).stdout
+    both = (await crds.kubectl("get", "proxymode-all", "--output=name")).stdout.split()
+    assert {f"proxymode.proxymode.io/{fleet}", f"nodeproxymode.proxymode.io/{node}"} <= set(both)
 
 
 async def test_defaults_are_filled_in_and_are_the_models(crds: ApiServer, fleet: str) -> None:

@@ -179,9 +179,13 @@ def test_every_model_with_a_rule_brings_it_into_the_crd() -> None:
     assert stated == carried
 
 
-def test_names_do_not_take_kubectls_own() -> None:
-    for crd in (proxymodes(), nodeproxymodes()):
-        assert not set(crd["spec"]["names"]["shortNames"]) & BUILT_IN_SHORT_NAMES
+def test_no_name_means_two_things_to_kubectl() -> None:
+    """It expands a category before it looks for a resource, so that a category named like a kind hides the kind."""
+    names = [crd["spec"]["names"] for crd in (proxymodes(), nodeproxymodes())]
+    of_kinds = [name for entry in names for name in (entry["singular"], entry["plural"], *entry["shortNames"])]
+    assert len(of_kinds) == len(set(of_kinds))
+    assert not set(of_kinds) & BUILT_IN_SHORT_NAMES
+    assert not set(of_kinds) & {category for entry in names for category in entry["categories"]}
 
 
 def test_columns_are_those_that_people_read() -> None:

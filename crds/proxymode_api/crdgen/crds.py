@@ -27,6 +27,10 @@ KIND_TEXT: Final = (
 )
 
 
+CATEGORY: Final = "proxymode-all"
+"""`kubectl get proxymode-all` lists both kinds. Not `proxymode`: kubectl would take the kind's singular for it."""
+
+
 class Column(NamedTuple):
     """One column of `kubectl get`; `wide` ones only with -o wide."""
 
@@ -114,7 +118,7 @@ def _definition(
                 "plural": plural,
                 "singular": singular.lower(),
                 "shortNames": [short],
-                "categories": ["proxymode"],
+                "categories": [CATEGORY],
             },
             "versions": [
                 {
