@@ -2,7 +2,7 @@
 
 The kernel's state is the truth about what is done; the file only adds what cannot be read from it: that a switch was
 under way, where to and since when. It is written whole, synchronised to disk and renamed into place. A file that
-cannot be understood counts as none, with a warning: the kernel still tells.
+cannot be read or understood counts as none, with a warning: the kernel still tells.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Journal:
             return _parse(json.loads(self._file.read_text()))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("switch journal ignored", extra={"file": str(self._file), "reason": repr(error)})
             return None
 

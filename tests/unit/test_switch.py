@@ -1,0 +1,273 @@
+"""The switch's order, journal and undo, with a kernel that fails where it is told to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from proxymode_agent.dataplane.base import Dataplane, DataplaneError, SyncResult
+from proxymode_agent.dataplane.conntrack.entries import Entry, Status, Tcp
+from proxymode_agent.dataplane.conntrack.entries import Path as Direction
+from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
+from proxymode_agent.switch import Connections, Outcome, StepRecord, Switcher, SwitchError
+from proxymode_agent.switch import connections as counting
+from proxymode_agent.switch.journal import Entry as JournalEntry
+from proxymode_agent.switch.journal import Journal
+from proxymode_agent.switch.plan import Step, plan
+from proxymode_api.modes import Mode, ObservedMode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOTHING = ServiceState()
+REMOVALS = {
+    Step.REMOVE_VIRTUAL_SERVERS: Mode.IPVS,
+    Step.RELEASE_ADDRESSES: Mode.IPVS,
+    Step.REMOVE_SIDE_TABLE: Mode.IPVS,
+    Step.REMOVE_TABLE: Mode.NFTABLES,
+}
+presences = st.sets(st.sampled_from(Mode))
+
+
+@given(presences, st.sampled_from(Mode))
+def test_nothing_of_the_old_mode_goes_before_the_target_was_verified(present: set[Mode], to: Mode) -> None:
+    steps = plan(present, to).steps
+    assert steps[:2] == (Step.PROGRAM, Step.VERIFY)
+    assert {REMOVALS[step] for step in steps if step in REMOVALS} == present - {to}
+    assert all(step in plan(present, to).final for step in steps if step in REMOVALS)
+    assert len(set(steps)) == len(steps)
+
+
+def test_addresses_outlive_virtual_servers_and_masquerading_outlives_both() -> None:
+    assert plan({Mode.IPVS}, Mode.NFTABLES).final == (
+        Step.REMOVE_VIRTUAL_SERVERS,
+        Step.RELEASE_ADDRESSES,
+        Step.REMOVE_SIDE_TABLE,
+        Step.COMPARE,
+    )
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process."""
+
+
+@dataclass
+class FakeKernel:
+    """Modes that are there wholly or not at all; `fails` and `dies` name a step or a dataplane's call."""
+
+    there: set[Mode] = field(default_factory=set)
+    fails: set[str] = field(default_factory=set)
+    dies: str = ""
+    done: list[str] = field(default_factory=list)
+    connections: Connections | None = None
+
+    def close(self) -> None: ...
+
+    def present(self) -> frozenset[Mode]:
+        return frozenset(self.there)
+
+    def observe(self) -> ObservedMode:
+        return ObservedMode(min(self.there, key=lambda mode: mode is Mode.IPVS)) if self.there else ObservedMode.NONE
+
+    def dataplane(self, mode: Mode) -> Dataplane:
+        return cast("Dataplane", FakeDataplane(self, mode))
+
+    def run(self, step: Step, to: Mode, state: ServiceState) -> None:
+        if step == self.dies:
+            raise Killed
+        if step is Step.PROGRAM:
+            self.there.add(to)
+        self.note(step)
+        if REMOVALS.get(step) and (step in (Step.REMOVE_SIDE_TABLE, Step.REMOVE_TABLE)):
+            self.there.discard(REMOVALS[step])
+        if step is Step.COMPARE:
+            self.connections = Connections(3, 1)
+
+    def note(self, what: str) -> None:
+        self.done.append(what)
+        if what in self.fails:
+            raise DataplaneError(f"{what} is refused")
+
+
+@dataclass
+class FakeDataplane:
+    kernel: FakeKernel
+    mode: Mode
+
+    def sync(self, state: ServiceState, changed: frozenset[ServicePortName] | None = None) -> SyncResult:
+        self.kernel.there.add(self.mode)
+        self.kernel.note(f"sync {self.mode}")
+        return SyncResult(0, 0, 0)
+
+    def remove(self) -> None:
+        self.kernel.note(f"remove {self.mode}")
+        self.kernel.there.discard(self.mode)
+
+
+def switcher(folder: Path, kernel: FakeKernel) -> Switcher:
+    return Switcher(DataplaneConfig(), folder, kernel)
+
+
+def test_a_switch_does_its_steps_tells_of_each_and_leaves_no_journal(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS})
+    heard: list[StepRecord] = []
+    record = switcher(tmp_path / "new" / "folder", kernel).switch(Mode.NFTABLES, NOTHING, heard.append)
+    assert (record.from_mode, record.to_mode, record.outcome) == (ObservedMode.IPVS, Mode.NFTABLES, Outcome.SUCCEEDED)
+    assert tuple(heard) == record.steps
+    assert [step.name for step in heard] == list(plan({Mode.IPVS}, Mode.NFTABLES).steps)
+    assert record.connections == Connections(found=3, kept=1)
+    assert record.connections.lost == 2
+    assert kernel.there == {Mode.NFTABLES}
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_from_nothing_the_target_is_programmed_and_no_connections_are_reported(tmp_path: Path) -> None:
+    record = switcher(tmp_path, FakeKernel()).switch(Mode.IPVS, NOTHING, lambda step: None)
+    assert (record.from_mode, record.outcome, record.connections) == (ObservedMode.NONE, Outcome.SUCCEEDED, None)
+
+
+@pytest.mark.parametrize("to", list(Mode))
+@pytest.mark.parametrize("step", list(Step))
+def test_a_step_that_fails_is_undone_or_gone_on_from(tmp_path: Path, to: Mode, step: Step) -> None:
+    old = next(mode for mode in Mode if mode is not to)
+    steps = plan({old}, to)
+    kernel = FakeKernel({old}, fails={step})
+    one = switcher(tmp_path, kernel)
+    if step not in steps.steps:
+        assert one.switch(to, NOTHING, lambda step: None).outcome is Outcome.SUCCEEDED
+        return
+    with pytest.raises(SwitchError, match=f"{step}: {step} is refused") as failure:
+        one.switch(to, NOTHING, lambda step: None)
+    if step in steps.reversible:
+        assert failure.value.record.outcome is Outcome.ROLLED_BACK
+        assert kernel.there == {old}
+        assert kernel.done[-2:] == [f"sync {old}", f"remove {to}"]
+        assert one.unfinished() is None
+    else:
+        assert failure.value.record.outcome is Outcome.FAILED
+        assert to in kernel.there
+        assert one.unfinished() is to
+        kernel.fails.clear()
+        assert one.switch(to, NOTHING, lambda step: None).outcome is Outcome.RESUMED
+        assert kernel.there == {to}
+        assert one.unfinished() is None
+
+
+def test_an_undo_that_fails_is_told_and_the_next_switch_goes_on(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, fails={Step.VERIFY, "remove nftables"})
+    one = switcher(tmp_path, kernel)
+    with pytest.raises(SwitchError, match=r"verify-target is refused; and could not be undone: remove nft") as failure:
+        one.switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert failure.value.record.outcome is Outcome.FAILED
+    kernel.fails.clear()
+    assert one.switch(Mode.NFTABLES, NOTHING, lambda step: None).outcome is Outcome.RESUMED
+
+
+def test_a_mode_that_is_alone_in_the_kernel_is_never_removed_by_a_failure(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, fails={Step.VERIFY})
+    with pytest.raises(SwitchError) as failure:
+        switcher(tmp_path, kernel).switch(Mode.IPVS, NOTHING, lambda step: None)
+    assert failure.value.record.outcome is Outcome.FAILED
+    assert kernel.there == {Mode.IPVS}
+
+
+@pytest.mark.parametrize("to", list(Mode))
+@pytest.mark.parametrize("step", list(Step))
+def test_killed_at_any_step_the_next_agent_finishes(tmp_path: Path, to: Mode, step: Step) -> None:
+    old = next(mode for mode in Mode if mode is not to)
+    if step not in plan({old}, to).steps:
+        return
+    kernel = FakeKernel({old}, dies=step)
+    with pytest.raises(Killed):
+        switcher(tmp_path, kernel).switch(to, NOTHING, lambda step: None)
+    kernel.dies = ""
+    next_agent = switcher(tmp_path, kernel)
+    assert next_agent.unfinished() is to
+    record = next_agent.switch(to, NOTHING, lambda step: None)
+    assert (record.from_mode, record.outcome) == (ObservedMode(old), Outcome.RESUMED)
+    assert kernel.there == {to}
+    assert next_agent.unfinished() is None
+
+
+def test_killed_half_way_the_next_agent_can_also_go_back(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, dies=Step.REMOVE_SIDE_TABLE)
+    with pytest.raises(Killed):
+        switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    kernel.dies = ""
+    record = switcher(tmp_path, kernel).switch(Mode.IPVS, NOTHING, lambda step: None)
+    assert record.outcome is Outcome.SUCCEEDED
+    assert kernel.there == {Mode.IPVS}
+
+
+def test_with_the_journal_lost_the_kernel_tells_of_a_half_done_switch(tmp_path: Path) -> None:
+    assert switcher(tmp_path, FakeKernel({Mode.IPVS, Mode.NFTABLES})).unfinished() is Mode.NFTABLES
+    assert switcher(tmp_path, FakeKernel({Mode.IPVS})).unfinished() is None
+
+
+def test_a_folder_that_cannot_be_written_stops_the_switch_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    kernel = FakeKernel({Mode.IPVS})
+    with pytest.raises(SwitchError, match="journal: "):
+        switcher(tmp_path / "file" / "below", kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert kernel.done == []
+
+
+def test_the_journal_keeps_what_it_was_given(tmp_path: Path) -> None:
+    now = datetime(2026, 11, 21, 4, 5, 6, 789, tzinfo=UTC)
+    entry = JournalEntry(ObservedMode.IPVS, Mode.NFTABLES, now, final=True, steps=(StepRecord("one", now, 12),))
+    journal = Journal(tmp_path)
+    assert journal.read() is None
+    journal.write(entry)
+    assert Journal(tmp_path).read() == entry
+    journal.clear()
+    journal.clear()
+    assert journal.read() is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", json.dumps({"format": 2}), json.dumps({"format": 1})])
+def test_a_journal_that_makes_no_sense_counts_as_none_and_is_told(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "switch.json").write_text(content)
+    assert Journal(tmp_path).read() is None
+    assert "switch journal ignored" in caplog.text
+
+
+def conntrack(client_port: int, *, state: int = 3, nat: bool = False, pod: int = 11, vip: int = 10) -> Entry:
+    client, service, endpoint = (bytes((10, 0, 0, last)) for last in (1, vip, pod))
+    return Entry(
+        6,
+        Direction(client, client_port, service, 80),
+        Direction(endpoint, 8080, client, client_port),
+        Status.SEEN_REPLY | (Status.DST_NAT if nat else 0),
+        100,
+        0,
+        b"",
+        Tcp(state, 0, 0, 0, 0),
+    )
+
+
+def test_connections_are_counted_by_who_translates_them_and_compared_by_endpoint() -> None:
+    services = counting.Frontends(
+        frozenset({(bytes((10, 0, 0, 10)), 6, 80)}),  # type: ignore[arg-type]
+        frozenset(),
+    )
+    entries = [
+        conntrack(1),
+        conntrack(2, nat=True),
+        conntrack(3, state=5),
+        conntrack(4, state=1),
+        conntrack(5, vip=77),
+        conntrack(6),
+    ]
+    held = counting.held_by(Mode.IPVS, entries, services)
+    assert {key.original.source_port for key in held} == {1, 6}
+    assert {key.original.source_port for key in counting.held_by(Mode.NFTABLES, entries, services)} == {2}
+    assert {key.original.source_port for key in counting.opening(entries, services)} == {4}
+    after = [conntrack(1, nat=True), conntrack(6, nat=True, pod=12)]
+    assert counting.compare(held, after) == Connections(found=2, kept=1)
