@@ -148,3 +148,28 @@ async def test_operator_and_people_are_not_hindered(manifests: ApiServer, nodes:
     await patched(manifests, OPERATOR, nodes[0], SPEC)
     manifests.add_token("somebody", ["system:masters"])
     await patched(manifests, "somebody", nodes[1], STATUS, "--subresource=status")
+
+
+async def test_the_operator_takes_an_annotation_away_and_leaves_the_spec(manifests: ApiServer) -> None:
+    manifests.add_token(OPERATOR, ["system:masters"])
+
+    async def patch(text: str, *more: str) -> None:
+        await manifests.kubectl(
+            *("patch", "proxymode", "policies", "--type=merge", f"--patch={text}", *more), user=OPERATOR
+        )
+
+    promoted = json.loads(proxy_mode("nftables"))
+    promoted["metadata"]["annotations"] = {"proxymode.io/promote": "all"}
+    await manifests.kubectl("create", "--filename=-", stdin=json.dumps(promoted))
+    try:
+        await patch('{"metadata":{"annotations":{"proxymode.io/promote":null}}}')
+        with pytest.raises(
+            KubectlError, match="the operator carries ProxyMode policies out and must not change its spec"
+        ):
+            await patch('{"spec":{"rollout":{"paused":true}}}')
+        await patch('{"status":{"status":"Progressing"}}', "--subresource=status")
+        stored = (await manifests.kubectl("get", "proxymode", "policies", "--output=json")).json()
+        assert "proxymode.io/promote" not in stored["metadata"].get("annotations", {})
+        assert stored["spec"]["rollout"]["paused"] is False
+    finally:
+        await manifests.kubectl("delete", "proxymode", "policies")

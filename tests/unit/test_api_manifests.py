@@ -59,15 +59,22 @@ def test_both_read_what_they_watch(verb: str) -> None:
     assert may("agent", verb, "discovery.k8s.io", "endpointslices")
 
 
+def test_both_post_events_and_read_nothing_by_it() -> None:
+    for component in ("operator", "agent"):
+        assert may(component, "create", "events.k8s.io", "events")
+        assert not may(component, "list", "events.k8s.io", "events")
+
+
 def test_no_field_has_two_writers() -> None:
-    for verb in ("patch", "update"):
-        assert may("operator", verb, "proxymode.io", "nodeproxymodes")
+    assert may("operator", "patch", "proxymode.io", "proxymodes/status")
+    assert may("operator", "create", "proxymode.io", "nodeproxymodes")
+    assert may("operator", "patch", "proxymode.io", "nodeproxymodes")
+    assert may("agent", "patch", "proxymode.io", "nodeproxymodes/status")
+    for verb in ("create", "patch", "update", "delete"):
         assert not may("operator", verb, "proxymode.io", "nodeproxymodes/status")
         assert not may("agent", verb, "proxymode.io", "nodeproxymodes")
-        assert may("operator", verb, "proxymode.io", "proxymodes/status")
-        assert not may("operator", verb, "proxymode.io", "proxymodes"), "intent is people's"
+        assert not may("agent", verb, "proxymode.io", "proxymodes")
         assert not may("agent", verb, "proxymode.io", "proxymodes/status")
-    assert may("agent", "patch", "proxymode.io", "nodeproxymodes/status")
 
 
 def test_nobody_writes_to_nodes_or_services() -> None:
@@ -175,12 +182,17 @@ def test_modules_are_loaded_by_an_init_container_that_only_the_overlay_has() -> 
     assert "containers" not in patch["spec"]["template"]["spec"]
 
 
-def test_the_policy_names_the_agents_real_user() -> None:
-    account = one("ServiceAccount", "proxymode-agent")["metadata"]
-    policy = one("ValidatingAdmissionPolicy", "proxymode-agent-own-node")
-    (condition,) = policy["spec"]["matchConditions"]
+@pytest.mark.parametrize(
+    ("policy", "kind", "name"),
+    [
+        ("proxymode-agent-own-node", "DaemonSet", "proxymode-agent"),
+        ("proxymode-operator-no-intent", "Deployment", "proxymode-operator"),
+    ],
+)
+def test_policies_name_the_users_that_really_run(policy: str, kind: str, name: str) -> None:
+    account = one("ServiceAccount", pod(kind, name)["serviceAccountName"])["metadata"]
+    (condition,) = one("ValidatingAdmissionPolicy", policy)["spec"]["matchConditions"]
     assert f"'system:serviceaccount:{account['namespace']}:{account['name']}'" in condition["expression"]
-    assert pod("DaemonSet", "proxymode-agent")["serviceAccountName"] == account["name"]
 
 
 def test_the_base_lists_every_file() -> None:
