@@ -34,7 +34,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     verdict,
 )
 from proxymode_agent.dataplane.nfnetlink.uapi import SetAttr
-from proxymode_agent.dataplane.nftables.layout import TRAITS, in_network, layout
+from proxymode_agent.dataplane.nftables.layout import TRAITS, layout
 from proxymode_agent.services.model import DataplaneConfig, Family
 
 DATA = json.loads(Path(__file__, "..", "data", "nft-1.0.6.json").resolve().read_text())
@@ -58,11 +58,11 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
         f"dnat {ip} to meta l4proto . th dport . numgen random mod 7 map @nodeport-endpoints": nodeport,
         "meta l4proto . th dport vmap @nodeports": (*load(nodeport_key), lookup_verdict("nodeports", 0)),
         f"{ip} saddr {network} return": (
-            *in_network(traits.saddr, ipaddress.ip_network(network)),
+            *traits.saddr.in_network(ipaddress.ip_network(network)),
             verdict(VerdictCode.RETURN),
         ),
         f"{ip} daddr {host} fib daddr type local goto other": (
-            *in_network(traits.daddr, ipaddress.ip_network(host)),
+            *traits.daddr.in_network(ipaddress.ip_network(host)),
             *address_is_local(FibFlag.DADDR),
             verdict(VerdictCode.GOTO, "other"),
         ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.nfnetlink import userdata
-from proxymode_agent.dataplane.nfnetlink.expressions import Expression, meta, numgen_random, payload
+from proxymode_agent.dataplane.nfnetlink.expressions import Expression, bitwise, cmp, meta, numgen_random, payload
 from proxymode_agent.dataplane.nfnetlink.uapi import MetaKey, PayloadBase
 
 if TYPE_CHECKING:
@@ -52,15 +52,36 @@ class Field:
         return str(int.from_bytes(raw, "big" if self.type == DataType.INET_SERVICE else sys.byteorder))
 
 
-def _network(text: str, kind: int, offset: int, length: int, typeof: bytes) -> Field:
-    return Field(text, kind, length, typeof, lambda reg: payload(PayloadBase.NETWORK_HEADER, offset, length, reg))
+@dataclass(frozen=True, slots=True)
+class AddressField(Field):
+    """An address in the network header, `offset` bytes into it."""
+
+    offset: int
+
+    def in_network(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[Expression, ...]:
+        """`ip saddr 10.0.0.0/8`: go on if the address is in the network. Whole bytes are compared without a mask."""
+        length, odd_bits = -(-network.prefixlen // 8), network.prefixlen % 8
+        if not length:
+            return ()
+        if odd_bits:
+            masked = bitwise(0, network.netmask.packed, bytes(self.length))
+            return self.load(0), masked, cmp(0, network.network_address.packed)
+        prefix = payload(PayloadBase.NETWORK_HEADER, self.offset, length, 0)
+        return prefix, cmp(0, network.network_address.packed[:length])
+
+
+def _address(text: str, kind: int, offset: int, length: int, typeof: bytes) -> AddressField:
+    def load(register: int) -> Expression:
+        return payload(PayloadBase.NETWORK_HEADER, offset, length, register)
+
+    return AddressField(text, kind, length, typeof, load, offset)
 
 
 # nft's proto_desc_id (0x0c ip, 0x0d ip6, 0x0b th) and the fields' places in its protocol tables (src/proto.c).
-IP_SADDR: Final = _network("ip saddr", DataType.IPV4_ADDR, 12, 4, userdata.payload(0x0C, 11))
-IP_DADDR: Final = _network("ip daddr", DataType.IPV4_ADDR, 16, 4, userdata.payload(0x0C, 12))
-IP6_SADDR: Final = _network("ip6 saddr", DataType.IPV6_ADDR, 8, 16, userdata.payload(0x0D, 8))
-IP6_DADDR: Final = _network("ip6 daddr", DataType.IPV6_ADDR, 24, 16, userdata.payload(0x0D, 9))
+IP_SADDR: Final = _address("ip saddr", DataType.IPV4_ADDR, 12, 4, userdata.payload(0x0C, 11))
+IP_DADDR: Final = _address("ip daddr", DataType.IPV4_ADDR, 16, 4, userdata.payload(0x0C, 12))
+IP6_SADDR: Final = _address("ip6 saddr", DataType.IPV6_ADDR, 8, 16, userdata.payload(0x0D, 8))
+IP6_DADDR: Final = _address("ip6 daddr", DataType.IPV6_ADDR, 24, 16, userdata.payload(0x0D, 9))
 L4PROTO: Final = Field(
     "meta l4proto",
     DataType.INET_PROTOCOL,

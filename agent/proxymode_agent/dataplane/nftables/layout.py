@@ -20,12 +20,12 @@ from proxymode_agent.dataplane.nfnetlink import (
     IP_SADDR,
     L4PROTO,
     TH_DPORT,
+    AddressField,
     Chain,
     CtState,
     CtStatus,
     Expression,
     FibFlag,
-    Field,
     Hook,
     HookNumber,
     NfProto,
@@ -35,8 +35,6 @@ from proxymode_agent.dataplane.nfnetlink import (
     Verdict,
     VerdictCode,
     address_is_local,
-    bitwise,
-    cmp,
     ct_state,
     ct_status,
     dnat,
@@ -74,8 +72,8 @@ class FamilyTraits:
     """What differs between IPv4 and IPv6."""
 
     proto: NfProto
-    saddr: Field
-    daddr: Field
+    saddr: AddressField
+    daddr: AddressField
     loopback: Network
 
 
@@ -212,7 +210,7 @@ def layout(family: Family, config: DataplaneConfig, version: str) -> Layout:
         Rule(to_service, find_service),
         *(Rule(to_service, body) for body in _go_to_nodeport(traits, nodeport_networks, to_nodeport)),
         *(
-            Rule(refuse_nodeport, (*in_network(traits.daddr, network), reject(traits.proto)))
+            Rule(refuse_nodeport, (*traits.daddr.in_network(network), reject(traits.proto)))
             for network in nodeport_networks
         ),
         Rule(nat_prerouting, (verdict(VerdictCode.GOTO, to_service.name),)),
@@ -249,16 +247,6 @@ def layout(family: Family, config: DataplaneConfig, version: str) -> Layout:
     return Layout(family, table, services, nodeports, cluster_ips, hairpin, refused_nodeports, chains, rules)
 
 
-def in_network(field: Field, network: Network) -> tuple[Expression, ...]:
-    """`ip saddr 10.0.0.0/8`: go on if the field's address is in the network."""
-    if network.prefixlen == 0:
-        return ()
-    mask = (
-        (bitwise(0, network.netmask.packed, bytes(field.length)),) if network.prefixlen < network.max_prefixlen else ()
-    )
-    return field.load(0), *mask, cmp(0, network.network_address.packed)
-
-
 def _mark_from_outside(traits: FamilyTraits, config: DataplaneConfig, mark: int) -> Iterable[tuple[Expression, ...]]:
     if config.masquerade_all:
         return (set_mark_bit(mark),)
@@ -266,7 +254,7 @@ def _mark_from_outside(traits: FamilyTraits, config: DataplaneConfig, mark: int)
     if not pods:
         return ()
     return (
-        *((*in_network(traits.saddr, network), verdict(VerdictCode.RETURN)) for network in pods),
+        *((*traits.saddr.in_network(network), verdict(VerdictCode.RETURN)) for network in pods),
         set_mark_bit(mark),
     )
 
@@ -281,10 +269,10 @@ def _go_to_nodeport(
     traits: FamilyTraits, networks: tuple[Network, ...], to_nodeport: Chain
 ) -> Iterable[tuple[Expression, ...]]:
     if any(network.overlaps(traits.loopback) for network in networks):
-        yield *in_network(traits.daddr, traits.loopback), verdict(VerdictCode.RETURN)
+        yield *traits.daddr.in_network(traits.loopback), verdict(VerdictCode.RETURN)
     for network in networks:
         yield (
-            *in_network(traits.daddr, network),
+            *traits.daddr.in_network(network),
             *address_is_local(FibFlag.DADDR),
             verdict(VerdictCode.GOTO, to_nodeport.name),
         )
