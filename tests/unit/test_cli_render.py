@@ -14,6 +14,7 @@ import yaml
 from proxymode_cli import output, render, words
 from proxymode_cli.errors import ExitCode
 from proxymode_cli.render_node import node as render_node
+from proxymode_cli.view import fleet_view
 from proxymode_cli.watching import changes, tree, verdict
 from rich.console import Console
 
@@ -47,7 +48,7 @@ def test_status_tells_modes_deprecation_rollouts_and_who_needs_a_person() -> Non
 
 
 def test_a_quiet_cluster_says_that_nothing_is_asked() -> None:
-    view = world.fleet_view([], [], [], "v1.36.2", world.NOW)
+    view = fleet_view([], [], [], "v1.36.2", world.NOW)
     assert "No ProxyMode: nothing is asked of any node." in lines(render.status(view))
 
 

@@ -1,0 +1,181 @@
+"""One node on a real API server: its Node, its NodeProxyMode, its agent's controller, and an engine that obeys at once.
+
+The engine stands in for the kernel: what it is told to run it reports as running, after as long as a test wishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from proxymode_agent.cell import Cell
+from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
+from proxymode_agent.kube import config
+from proxymode_agent.kube.client import KubeClient
+from proxymode_agent.kube.own_node import OwnNode
+from proxymode_agent.node.controller import NodeController
+from proxymode_agent.node.writer import DEFAULT_PACE, Pace
+from proxymode_agent.preflight.model import Facts
+from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.nodeproxymode import NodeProxyMode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+
+    from proxymode_agent.services.model import DataplaneConfig
+    from proxymode_testbeds.apiserver import ApiServer
+
+AGENT = "system:serviceaccount:proxymode-system:proxymode-agent"
+DEADLINE_SECONDS = 30.0
+HEALTHY = Facts(kernel="6.1.0-41-amd64", architecture="x86_64", conntrack_count=0, sysctls={"net.ipv4.ip_forward": 1})
+TOO_OLD = replace(HEALTHY, kernel="5.10.0-34-amd64")
+
+
+class ObedientEngine:
+    """Does as it is told, in no time; `told` is everything that it was told."""
+
+    def __init__(self, observed: ObservedMode) -> None:
+        self.told: list[tuple[Mode | None, DataplaneConfig]] = []
+        self.told_once = asyncio.Event()
+        self.cell = Cell(EngineSnapshot(observed=observed))
+
+    def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None:
+        self.told.append((mode, config))
+        self.told_once.set()
+        observed = self.cell.value.observed if mode is None else ObservedMode(mode.value)
+        nothing = observed in (ObservedMode.NONE, ObservedMode.KUBE_PROXY_IPVS)
+        phase = EnginePhase.OBSERVING if nothing else EnginePhase.ACTIVE
+        self.change(phase=phase, desired=mode, observed=observed, synced=not nothing, last_sync=datetime.now(UTC))
+
+    def change(self, **changes: Any) -> None:
+        self.cell.set(replace(self.cell.value, **changes))
+
+    def snapshot(self) -> EngineSnapshot:
+        return self.cell.value
+
+    async def changed(self, seen: EngineSnapshot) -> EngineSnapshot:
+        return await self.cell.changed(seen)
+
+
+class CountingClient(KubeClient):
+    """Counts the writes of the status."""
+
+    writes = 0
+
+    async def apply(self, path: str, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        self.writes += 1
+        return await super().apply(path, body, **options)
+
+
+@dataclass
+class NodeBed:
+    """One node's objects and controller. `facts` is what preflight finds; `pace` how often it looks."""
+
+    api: ApiServer
+    state_dir: Path
+    observed: ObservedMode = ObservedMode.IPVS
+    facts: Facts = HEALTHY
+    pace: Pace = DEFAULT_PACE
+    name: str = field(default_factory=lambda: f"node-{uuid.uuid4().hex[:10]}")
+
+    def __post_init__(self) -> None:
+        self.engine = ObedientEngine(self.observed)
+
+    async def add_node(self) -> None:
+        """The Node object."""
+        await self._create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name}})
+
+    async def ask(self, **spec: Any) -> None:
+        """Create the NodeProxyMode with this spec."""
+        await self._create(
+            {
+                "apiVersion": "proxymode.io/v1alpha1",
+                "kind": "NodeProxyMode",
+                "metadata": {"name": self.name},
+                "spec": spec,
+            }
+        )
+
+    async def ask_again(self, **spec: Any) -> None:
+        """Change fields of the spec."""
+        patch = json.dumps({"spec": spec})
+        await self.api.kubectl("patch", "nodeproxymode", self.name, "--type=merge", f"--patch={patch}")
+
+    async def read(self) -> NodeProxyMode:
+        return NodeProxyMode.model_validate(
+            (await self.api.kubectl("get", "nodeproxymode", self.name, "--output=json")).json()
+        )
+
+    async def until_told(self) -> None:
+        """Return as soon as the engine was told anything."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await self.engine.told_once.wait()
+
+    async def until(self, wanted: Callable[[NodeProxyMode], bool]) -> NodeProxyMode:
+        """The NodeProxyMode as soon as it is as wanted."""
+        found = None
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while True:
+                    found = await self.read()
+                    if wanted(found):
+                        return found
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"not as wanted within {DEADLINE_SECONDS:.0f} s: {found}") from None
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Events about the Node, oldest first."""
+        listed = await self.api.kubectl("get", "events.events.k8s.io", "--namespace=default", "--output=json")
+        about = [event for event in listed.json()["items"] if event["regarding"]["name"] == self.name]
+        return sorted(about, key=lambda event: str(event["eventTime"]))
+
+    async def until_events(self, *reasons: str) -> list[dict[str, Any]]:
+        """The Events about the Node as soon as these reasons are among them."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                events = await self.events()
+                if set(reasons) <= {event["reason"] for event in events}:
+                    return events
+                await asyncio.sleep(0.1)
+
+    @asynccontextmanager
+    async def agent(self) -> AsyncIterator[CountingClient]:
+        """The controller at work, with the rights of this node's agent; restarted by entering again."""
+        node_name = {"authentication.kubernetes.io/node-name": [self.name]}
+        self.api.add_token(AGENT, ["system:serviceaccounts"], node_name, holder=self.name)
+        async with CountingClient(config.load(self.api.kubeconfig(self.name))) as client:
+            node = OwnNode(client, self.name)
+            controller = NodeController(
+                self.name,
+                client,
+                self.engine,
+                node.view,
+                self.state_dir,
+                agent_version="0.1.0",
+                collect=lambda: self.facts,
+                pace=self.pace,
+            )
+            tasks = [asyncio.create_task(node.run()), asyncio.create_task(controller.run())]
+            try:
+                yield client
+            finally:
+                for task in tasks:
+                    task.cancel()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            failed = [result for result in results if not isinstance(result, asyncio.CancelledError)]
+            assert not failed, failed
+
+    async def _create(self, body: dict[str, Any]) -> None:
+        await self.api.kubectl("create", "--filename=-", stdin=json.dumps(body))
+
+
+def condition(found: NodeProxyMode, kind: str) -> str:
+    """`True Programmed`: status and reason of a condition; empty where there is none."""
+    return next((f"{c.status} {c.reason}" for c in found.status.conditions if c.type == kind), "")
