@@ -18,6 +18,7 @@ from proxymode_api.common import (
     Model,
     ObjectMeta,
 )
+from proxymode_api.deprecation import RETIREMENTS, KubeProxyMode
 
 NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 PERCENT_PATTERN: Final = r"^(100|[1-9][0-9]?)%$"
@@ -185,7 +186,11 @@ class SwitchOptions(Model):
 class ProxyModeSpec(DataplaneOptions):
     """The Service dataplane that the selected nodes shall run, and how they get there."""
 
-    mode: Mode = Field(description="The wanted mode: nftables, or ipvs (deprecated upstream since Kubernetes 1.35).")
+    mode: Mode = Field(
+        description="The wanted mode: nftables, or ipvs, which upstream gives up: deprecated since Kubernetes "
+        f"{RETIREMENTS[KubeProxyMode.IPVS].deprecated}, removed from kube-proxy in "
+        f"{RETIREMENTS[KubeProxyMode.IPVS].removed}."
+    )
     node_selector: LabelSelector = Field(
         default_factory=LabelSelector,
         description="The nodes that this object is about; all Linux nodes by default.",
