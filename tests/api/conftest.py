@@ -7,7 +7,6 @@ a server for one test alone (a second or two). With KUBEBUILDER_ASSETS set they 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import ssl
@@ -19,13 +18,14 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from proxymode_testbeds.apiserver import ApiServer, KubectlError
+from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-DEADLINE_SECONDS = 60.0
+OUR_CRDS = ("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
 
 _left_out: list[pytest.Item] = []
 
@@ -65,7 +65,7 @@ async def empty_api(tmp_path: Path) -> AsyncIterator[ApiServer]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def crds(api: ApiServer) -> ApiServer:
     await api.kubectl("apply", f"--filename={ROOT / 'crds'}")
-    await api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    await api.served(*OUR_CRDS)
     return api
 
 
@@ -73,12 +73,11 @@ async def crds(api: ApiServer) -> ApiServer:
 async def manifests(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServer]:
     """`kubectl apply -k manifests/` and both admission policies in force."""
     async with ApiServer.start(tmp_path_factory.mktemp("manifests")) as server:
-        # The first time, kubectl may not yet know the kinds of the CRDs that it has just applied.
         await server.kubectl("apply", f"--kustomize={ROOT / 'manifests'}")
-        await server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        await server.served(*OUR_CRDS)
         server.add_token("system:serviceaccount:proxymode-system:proxymode-agent")
-        await eventually(lambda: _warns_of_ipvs(server))
-        await eventually(lambda: _refuses_an_unbound_agent(server))
+        await eventually(lambda: _warns_of_ipvs(server), "a warning of ipvs at apply")
+        await eventually(lambda: _refuses_an_unbound_agent(server), "a refusal of an agent bound to no node")
         yield server
 
 
@@ -98,13 +97,6 @@ async def http(api: ApiServer) -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"Authorization": f"Bearer {api.add_token('http', ['system:masters'])}"}
     async with aiohttp.ClientSession(api.url, connector=trust, headers=headers) as session:
         yield session
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until the condition holds; admission policies, for one, take effect a moment after they are stored."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await condition():  # noqa: ASYNC110 - no event tells that a policy is in force
-            await asyncio.sleep(0.1)
 
 
 def _probe(kind: str) -> str:

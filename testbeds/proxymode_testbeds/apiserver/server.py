@@ -15,12 +15,14 @@ import ssl
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from proxymode_testbeds import cache
+from proxymode_testbeds.polling import eventually
 
 from . import build
 from .processes import ServerProcess, free_port, running
@@ -122,7 +124,7 @@ class ApiServer:
         """Write a kubeconfig file for a user and return its path.
 
         `server` replaces the URL; a VM's guests use `api.guest_url`. The file holds the certificate authority and the
-        token, so it can be copied. Raises KeyError for a user without a token.
+        token, so it can be copied. Raises LookupError for a user without a token.
         """
         cluster = {
             "server": server or self.url,
@@ -175,6 +177,19 @@ class ApiServer:
             said = (completed.stderr + completed.stdout).strip()
             raise KubectlError(f"kubectl {' '.join(arguments)}: status {process.returncode}: {said}")
         return completed
+
+    async def served(self, *crds: str) -> None:
+        """Wait until custom resources can be used and kubectl explains them, such as "proxymodes.proxymode.io"."""
+        await self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", *crds)
+        for crd in crds:
+            await eventually(partial(self._explains, crd.partition(".")[0]), f"kubectl explains {crd}")
+
+    async def _explains(self, kind: str) -> bool:
+        # Schemas are published some time after a CRD is established.
+        try:
+            return "DESCRIPTION:" in (await self.kubectl("explain", kind)).stdout
+        except KubectlError:
+            return False
 
     async def _wait_until_ready(self, processes: Sequence[ServerProcess]) -> None:
         clock = asyncio.get_running_loop()

@@ -48,9 +48,9 @@ class Tokens:
         return token
 
     def of(self, holder: str) -> str:
-        """Return the token of a holder, or of a user's only one. Raises KeyError that names those there are."""
+        """Return the token of a holder, or of a user's only one. Raises LookupError that names those there are."""
         if holder not in self._by_holder:
-            raise KeyError(f"no token for {holder!r}; there are tokens for: {', '.join(sorted(self._by_holder))}")
+            raise LookupError(f"no token for {holder!r}; there are tokens for: {', '.join(sorted(self._by_holder))}")
         return self._by_holder[holder]
 
     def review(self, token: str) -> dict[str, Any]:
