@@ -119,7 +119,7 @@ class KubeApi:
         query = {"limit": str(PAGE)}
         while True:
             page = await self._request("GET", PATHS[kind], query, accept=_METADATA_ONLY)
-            for item in page["items"]:
+            for item in page["items"] or ():  # null where the list is empty
                 meta = item["metadata"]
                 yield ListedObject(meta["name"], meta["uid"], int(meta["resourceVersion"]))
             token = page["metadata"].get("continue")
