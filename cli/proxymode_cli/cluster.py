@@ -181,7 +181,7 @@ def _refusal(status: int, body: str, path: str) -> UserError:
             return UserError("the cluster does not accept these credentials (401 Unauthorized)", ExitCode.CLUSTER)
         case 403:
             return _ForbiddenError(f"no right to do this: {message}", ExitCode.CLUSTER)
-        case 404 if path.startswith((PROXY_MODES, NODE_PROXY_MODES)) and "not found" not in message:
+        case 404 if path.partition("?")[0] in (PROXY_MODES, NODE_PROXY_MODES):
             return UserError(
                 "this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them", ExitCode.CLUSTER
             )

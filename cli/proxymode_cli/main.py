@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from importlib.metadata import version as distribution_version
@@ -18,7 +17,7 @@ from proxymode_cli.render_node import node as render_node
 from proxymode_cli.watching import watch as watch_rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from proxymode_api.proxymode import ProxyMode
     from rich.console import RenderableType
@@ -171,18 +170,14 @@ def version(kubeconfig: Kubeconfig = None, context: Context = None, form: Output
         sys.stdout.write(output.text({"plugin": own, "cluster": view.cluster_version, "agents": agents}, form))
 
 
-def main() -> NoReturn:
-    """The entry point; a user's mistake is one line on stderr."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point, by default with the process' own arguments; a user's mistake is one line on stderr."""
     try:
-        app()
+        app(arguments)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.code)
-    except BrokenPipeError:
-        # As of `| head`: Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.DONE)
-    sys.exit(ExitCode.DONE)
+    raise AssertionError("typer ends every command by SystemExit")
 
 
 def _console() -> Console:

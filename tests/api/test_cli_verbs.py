@@ -1,0 +1,408 @@
+"""`kubectl proxymode` as a person types it, against a real API server: every command, every kind of mistake."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import io
+import json
+import re
+import ssl
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+import yaml
+from proxymode_cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from proxymode_testbeds.apiserver import ApiServer
+
+BIN = Path(sys.executable).parent
+PROXY_MODES = "/apis/proxymode.io/v1alpha1/proxymodes"
+FLEET = f"{PROXY_MODES}/fleet"
+NODE_PROXY_MODES = "/apis/proxymode.io/v1alpha1/nodeproxymodes"
+DEADLINE_SECONDS = 60.0
+NODES = ("cli-1", "cli-2", "cli-3")
+
+PROXY_MODE: dict[str, Any] = {
+    "apiVersion": "proxymode.io/v1alpha1",
+    "kind": "ProxyMode",
+    "metadata": {"name": "fleet"},
+    "spec": {
+        "mode": "nftables",
+        "rollout": {
+            "stages": [{"name": "canary", "count": 1}, {"name": "all", "percent": 100, "approval": "Manual"}],
+        },
+    },
+}
+STATUS: dict[str, Any] = {
+    "observedGeneration": 1,
+    "revision": 3,
+    "mode": "nftables",
+    "status": "AwaitingApproval",
+    "currentStage": "all",
+    "startedAt": "2026-11-21T10:00:00Z",
+    "stages": [
+        {"name": "canary", "phase": "Complete", "nodes": 1, "updated": 1, "approved": True},
+        {"name": "all", "phase": "AwaitingApproval", "nodes": 2, "blocked": 1},
+    ],
+    "nodes": {"desired": 3, "updated": 1, "ready": 3, "pending": 1, "blocked": 1, "progress": "1/3"},
+}
+BLOCK = {
+    "id": "kernel-version",
+    "verdict": "block",
+    "found": "Linux 5.10.0; nftables mode needs 5.13 or newer",
+    "remedy": "Upgrade the node's kernel.",
+}
+BLOCKED = {"mode": "nftables", "checkedAt": "2026-11-21T10:00:00Z", "results": [BLOCK]}
+
+
+class Ran:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+        self.lines = [" ".join(line.split()) for line in out.splitlines()]
+
+
+def run(*arguments: str) -> Ran:
+    """The plugin's main in this process: starting Python for each of so many commands takes minutes."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main(arguments)
+    return Ran(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+async def plugin(api: ApiServer, *arguments: str) -> Ran:
+    """The plugin with the administrator's kubeconfig, unless the arguments name another."""
+    if "--kubeconfig" not in arguments:
+        arguments = (*arguments, "--kubeconfig", str(api.kubeconfig()))
+    return await asyncio.to_thread(run, *arguments)
+
+
+async def process(api: ApiServer, command: str) -> tuple[int, str, str]:
+    """A shell command in which `kubectl-proxymode` is the installed one."""
+    started = await asyncio.create_subprocess_exec(
+        *("/bin/bash", "-c", command),
+        env={"PATH": f"{BIN}:/usr/bin:/bin", "KUBECONFIG": str(api.kubeconfig())},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        out, err = await started.communicate()
+    assert started.returncode is not None
+    return started.returncode, out.decode(), err.decode()
+
+
+class Store:
+    """Writes to the API server without kubectl, which costs a process for each object."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def create(self, path: str, body: dict[str, Any], status: dict[str, Any] | None = None) -> None:
+        async with self._session.post(path, json=body) as response:
+            assert response.status == 201, await response.text()
+        if status is not None:
+            await self.set_status(f"{path}/{body['metadata']['name']}", status)
+
+    async def set_status(self, path: str, status: dict[str, Any]) -> None:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        async with self._session.patch(f"{path}/status", json={"status": status}, headers=headers) as response:
+            assert response.status == 200, await response.text()
+
+    async def delete(self, path: str) -> None:
+        async with self._session.delete(path) as response:
+            assert response.status in (200, 404), await response.text()
+
+    async def get(self, path: str) -> dict[str, Any]:
+        async with self._session.get(path) as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
+
+def node_status(mode: str, **more: Any) -> dict[str, Any]:
+    return {
+        "observedGeneration": 1,
+        "mode": mode,
+        "phase": "Active",
+        "heartbeatTime": "2999-01-01T00:00:00Z",
+        "agentVersion": "0.1.0",
+        "deprecated": "1.43" if mode == "ipvs" else "",
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Programmed",
+                "message": "",
+                "lastTransitionTime": "2026-11-21T10:00:00Z",
+            }
+        ],
+        "preflight": {"mode": "nftables", "checkedAt": "2026-11-21T10:00:00Z", "results": []},
+        **more,
+    }
+
+
+@pytest.fixture
+async def store(manifests: ApiServer) -> AsyncIterator[Store]:
+    trust = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(manifests.ca_file)))
+    headers = {"Authorization": f"Bearer {manifests.add_token('cli-store', ['system:masters'])}"}
+    async with aiohttp.ClientSession(manifests.url, connector=trust, headers=headers) as session:
+        yield Store(session)
+
+
+@pytest.fixture
+async def fleet(manifests: ApiServer, store: Store) -> AsyncIterator[ApiServer]:
+    """Three nodes in the middle of a rollout: one over, one blocked, one waiting; a second stage waits for approval."""
+    spec = {"proxyMode": "fleet", "revision": 3, "targetMode": "nftables"}
+    statuses = (
+        node_status("nftables"),
+        node_status("ipvs", phase="Blocked", preflight=BLOCKED),
+        node_status("ipvs"),
+    )
+    try:
+        await store.create(PROXY_MODES, PROXY_MODE, STATUS)
+        for name, status in zip(NODES, statuses, strict=True):
+            await store.create("/api/v1/nodes", {"metadata": {"name": name}})
+            await store.create(
+                NODE_PROXY_MODES,
+                {
+                    "apiVersion": "proxymode.io/v1alpha1",
+                    "kind": "NodeProxyMode",
+                    "metadata": {"name": name},
+                    "spec": spec | {"mode": status["mode"]},
+                },
+                status,
+            )
+        yield manifests
+    finally:
+        await store.delete(PROXY_MODES)
+        for name in NODES:
+            await store.delete(f"{NODE_PROXY_MODES}/{name}")
+            await store.delete(f"/api/v1/nodes/{name}")
+
+
+# -- see
+
+
+async def test_status(fleet: ApiServer) -> None:
+    ran = await plugin(fleet, "status")
+    assert ran.code == 0
+    assert "fleet → nftables AwaitingApproval revision 3" in ran.lines
+    assert any("2 nodes: ipvs is deprecated since 1.35" in line for line in ran.lines)
+    assert "Blocked: cli-2" in ran.lines
+
+
+async def test_the_plugin_is_kubectls(fleet: ApiServer) -> None:
+    ran = await fleet.kubectl("proxymode", "plan", "fleet")
+    assert re.search(r"cli-2 +– +ipvs +→ +nftables +Blocked +– +kernel-version", ran.stdout)
+
+
+async def test_plan_names_blockers_with_remedies(fleet: ApiServer) -> None:
+    ran = await plugin(fleet, "plan")
+    assert ran.code == 0
+    assert "2 nodes of 3 are to change." in ran.lines
+    assert "block kernel-version on cli-2" in ran.lines
+    assert "→ Upgrade the node's kernel." in ran.lines
+
+
+async def test_preflight_ends_with_1_where_a_check_blocks(fleet: ApiServer) -> None:
+    assert (await plugin(fleet, "preflight")).code == 1
+    blocked = await plugin(fleet, "preflight", "cli-2")
+    assert blocked.code == 1
+    assert "kernel-version block Linux 5.10.0; nftables mode needs 5.13 or newer" in blocked.lines
+    assert (await plugin(fleet, "preflight", "cli-1")).code == 0
+
+
+async def test_node(fleet: ApiServer) -> None:
+    ran = await plugin(fleet, "node", "cli-2")
+    assert ran.code == 0
+    assert "cli-2 ipvs → nftables Blocked removed upstream in 1.43" in ran.lines
+
+
+async def test_version(fleet: ApiServer) -> None:
+    ran = await plugin(fleet, "version")
+    assert ran.code == 0
+    assert re.fullmatch(r"plugin \d+\.\d+\.\d+", ran.lines[0])
+    assert ran.lines[1].startswith("cluster v1.")
+    assert ran.lines[2] == "agents 0.1.0"
+
+
+@pytest.mark.parametrize("command", [("status",), ("plan",), ("preflight",), ("node", "cli-1"), ("version",)])
+async def test_every_command_that_reads_writes_json_and_yaml(fleet: ApiServer, command: tuple[str, ...]) -> None:
+    as_json = json.loads((await plugin(fleet, *command, "-o", "json")).out)
+    as_yaml = yaml.safe_load((await plugin(fleet, *command, "--output=yaml")).out)
+    if isinstance(as_json, dict):
+        as_json.pop("at", None)
+        as_yaml.pop("at", None)
+    assert as_json
+    assert as_json == as_yaml
+
+
+# -- steer
+
+
+async def test_pause_and_resume(fleet: ApiServer, store: Store) -> None:
+    assert (await plugin(fleet, "pause")).out == (
+        "proxymode/fleet paused: nothing new starts, nodes in mid-switch finish\n"
+    )
+    assert (await store.get(FLEET))["spec"]["rollout"]["paused"] is True
+    assert (await plugin(fleet, "pause", "fleet")).out == "proxymode/fleet is paused already\n"
+    assert (await plugin(fleet, "resume")).code == 0
+    assert (await store.get(FLEET))["spec"]["rollout"]["paused"] is False
+
+
+async def test_promote_approves_the_stage_that_waits(fleet: ApiServer, store: Store) -> None:
+    assert (await plugin(fleet, "promote")).out == "proxymode/fleet stage all approved\n"
+    assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/promote"] == "all"
+
+
+async def test_promote_a_stage_by_name(fleet: ApiServer, store: Store) -> None:
+    assert (await plugin(fleet, "promote", "canary", "--proxymode", "fleet")).code == 0
+    assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/promote"] == "canary"
+
+
+async def test_abort_is_about_this_revision(fleet: ApiServer, store: Store) -> None:
+    assert (await plugin(fleet, "abort")).code == 0
+    assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/abort"] == "3"
+
+
+async def test_undo_goes_back_and_passes_the_servers_warning_on(fleet: ApiServer, store: Store) -> None:
+    ran = await plugin(fleet, "undo")
+    assert ran.out == "proxymode/fleet mode set back from nftables to ipvs\n"
+    assert "deprecated since 1.35" in ran.err
+    assert (await store.get(FLEET))["spec"]["mode"] == "ipvs"
+    assert (await plugin(fleet, "undo")).err == ""
+    assert (await store.get(FLEET))["spec"]["mode"] == "nftables"
+
+
+async def test_our_writes_leave_the_users_own_fields_alone(fleet: ApiServer, store: Store) -> None:
+    before = await store.get(FLEET)
+    await plugin(fleet, "pause")
+    await plugin(fleet, "resume")
+    after = await store.get(FLEET)
+    wanted = copy.deepcopy(before["spec"])
+    wanted["rollout"]["paused"] = False
+    assert after["spec"] == wanted
+
+
+# -- watch
+
+
+async def test_watch_follows_to_the_end(fleet: ApiServer, store: Store) -> None:
+    watching = await asyncio.create_subprocess_exec(
+        *(str(BIN / "kubectl-proxymode"), "watch", "fleet", "--interval=0.2"),
+        env={"PATH": "/usr/bin:/bin", "KUBECONFIG": str(fleet.kubeconfig()), "PYTHONUNBUFFERED": "1"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert watching.stdout is not None
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            first = (await watching.stdout.readline()).decode()
+            assert re.fullmatch(r"[\d:]{8} fleet revision 3 to nftables: AwaitingApproval, 1/3\n", first)
+            done = STATUS | {"status": "Complete", "nodes": {"desired": 3, "updated": 3, "progress": "3/3"}}
+            await store.set_status(FLEET, done)
+            rest = (await watching.stdout.read()).decode()
+            assert await watching.wait() == 0
+    finally:
+        if watching.returncode is None:
+            watching.kill()
+            await watching.wait()
+    assert "fleet revision 3 to nftables: Complete, 3/3" in rest
+    assert "node cli-2: Blocked, kernel-version" in rest
+
+
+async def test_watch_ends_with_1_when_the_rollout_has_stopped(fleet: ApiServer, store: Store) -> None:
+    await store.set_status(FLEET, {"status": "Stopped"})
+    ran = await plugin(fleet, "watch")
+    assert ran.code == 1
+    assert "Stopped" in ran.out
+
+
+# -- mistakes: one line, the right exit code
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "text"),
+    [
+        (("plan", "flet"), 4, "ProxyMode 'flet' not found; there is fleet"),
+        (("node", "cli-9"), 4, "node 'cli-9' not found"),
+        (("preflight", "cli-9"), 4, "node 'cli-9' not found"),
+        (("pause", "flet"), 4, "ProxyMode 'flet' not found; there is fleet"),
+        (("promote", "zone-z"), 4, "fleet has no stage 'zone-z'; it has canary, all"),
+        (("promote", "canary", "--all"), 2, "name a stage or give --all, not both"),
+        (("status", "--context", "elsewhere"), 3, "elsewhere"),
+        (("status", "--kubeconfig", "/nonexistent/config"), 3, "/nonexistent/config"),
+    ],
+)
+async def test_a_mistake_is_one_line(fleet: ApiServer, command: tuple[str, ...], code: int, text: str) -> None:
+    ran = await plugin(fleet, *command)
+    assert (ran.code, ran.out) == (code, "")
+    (line,) = ran.err.splitlines()
+    assert line.startswith("error: ")
+    assert text in line
+
+
+async def test_several_proxymodes_must_be_told_apart(fleet: ApiServer, store: Store) -> None:
+    await store.create(PROXY_MODES, PROXY_MODE | {"metadata": {"name": "second"}})
+    ran = await plugin(fleet, "pause")
+    assert (ran.code, ran.err) == (2, "error: which ProxyMode? name one of fleet, second\n")
+    assert (await plugin(fleet, "pause", "second")).code == 0
+    assert not (await store.get(FLEET))["spec"]["rollout"].get("paused")
+    assert (await store.get(f"{PROXY_MODES}/second"))["spec"]["rollout"]["paused"]
+
+
+async def test_a_cluster_without_our_kinds(empty_api: ApiServer) -> None:
+    ran = await plugin(empty_api, "status")
+    assert ran.code == 3
+    assert ran.err == "error: this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them\n"
+
+
+async def test_credentials_that_are_not_accepted(fleet: ApiServer, tmp_path: Path) -> None:
+    config = yaml.safe_load(fleet.kubeconfig().read_text())
+    config["users"][0]["user"] = {"token": "wrong"}
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(config))
+    ran = await plugin(fleet, "status", "--kubeconfig", str(path))
+    assert ran.code == 3
+    assert ran.err == "error: the cluster does not accept these credentials (401 Unauthorized)\n"
+
+
+async def test_a_server_that_is_not_there(fleet: ApiServer, tmp_path: Path) -> None:
+    config = yaml.safe_load(fleet.kubeconfig().read_text())
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(config))
+    ran = await plugin(fleet, "status", "--kubeconfig", str(path))
+    assert ran.code == 3
+    (line,) = ran.err.splitlines()
+    assert line.startswith("error: https://127.0.0.1:1 cannot be reached: ")
+    assert "refused" in line
+
+
+async def test_no_kubeconfig_at_all(fleet: ApiServer) -> None:
+    code, out, err = await process(fleet, "HOME=/nonexistent KUBECONFIG= kubectl-proxymode status")
+    assert (code, out) == (3, "")
+    (line,) = err.splitlines()
+    assert line.startswith("error: kubeconfig ~/.kube/config cannot be used: ")
+
+
+async def test_a_reader_who_does_not_read_to_the_end_is_no_error(fleet: ApiServer) -> None:
+    _, out, err = await process(fleet, "kubectl-proxymode status | head -1")
+    assert out.startswith("Kubernetes v")
+    assert err == ""
+
+
+async def test_a_mistake_in_a_real_process_shows_no_traceback(fleet: ApiServer) -> None:
+    assert await process(fleet, "kubectl-proxymode plan flet") == (
+        4,
+        "",
+        "error: ProxyMode 'flet' not found; there is fleet\n",
+    )
