@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from proxymode_api import rules
+from proxymode_api.modes import ConnectionPolicy as ConnectionPolicy
 from proxymode_api.modes import IpvsScheduler as IpvsScheduler
 from proxymode_api.modes import Mode as Mode
 
@@ -195,9 +196,3 @@ class DataplaneOptions(Model):
         default_factory=DetectLocal,
         description="How pod traffic is told from traffic from outside; the latter is masqueraded.",
     )
-
-
-class ConnectionPolicy(StrEnum):
-    """What a switch does with connections that the old mode holds."""
-
-    CUT = "Cut"

@@ -23,6 +23,13 @@ class ObservedMode(StrEnum):
     KUBE_PROXY_NFTABLES = "kube-proxy-nftables"
 
 
+class ConnectionPolicy(StrEnum):
+    """What a switch does with connections that the old mode holds."""
+
+    HANDOVER = "Handover"
+    CUT = "Cut"
+
+
 class IpvsScheduler(StrEnum):
     """Schedulers of Linux IPVS (net/netfilter/ipvs); each is a kernel module ip_vs_NAME."""
 

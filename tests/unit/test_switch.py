@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from proxymode_agent.dataplane.base import Dataplane, DataplaneError, SyncResult
+from proxymode_agent.dataplane.base import Dataplane, DataplaneError
 from proxymode_agent.dataplane.conntrack.entries import Entry, Status, Tcp
 from proxymode_agent.dataplane.conntrack.entries import Path as Direction
-from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
+from proxymode_agent.services.model import DataplaneConfig, ServiceState
 from proxymode_agent.switch import Connections, Outcome, StepRecord, Switcher, SwitchError
 from proxymode_agent.switch import connections as counting
 from proxymode_agent.switch.journal import Entry as JournalEntry
 from proxymode_agent.switch.journal import Journal
 from proxymode_agent.switch.plan import Step, plan
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,23 +32,53 @@ REMOVALS = {
     Step.REMOVE_TABLE: Mode.NFTABLES,
 }
 presences = st.sets(st.sampled_from(Mode))
+policies = st.sampled_from(ConnectionPolicy)
 
 
-@given(presences, st.sampled_from(Mode))
-def test_nothing_of_the_old_mode_goes_before_the_target_was_verified(present: set[Mode], to: Mode) -> None:
-    steps = plan(present, to).steps
+@given(presences, st.sampled_from(Mode), policies, st.booleans())
+def test_nothing_of_the_old_mode_goes_before_the_target_was_verified(
+    present: set[Mode], to: Mode, policy: ConnectionPolicy, begun: bool
+) -> None:
+    found = plan(present, to, policy, handover_begun=begun)
+    steps = found.steps
     assert steps[:2] == (Step.PROGRAM, Step.VERIFY)
     assert {REMOVALS[step] for step in steps if step in REMOVALS} == present - {to}
-    assert all(step in plan(present, to).final for step in steps if step in REMOVALS)
+    assert all(step in found.final for step in steps if step in REMOVALS)
     assert len(set(steps)) == len(steps)
 
 
-def test_addresses_outlive_virtual_servers_and_masquerading_outlives_both() -> None:
-    assert plan({Mode.IPVS}, Mode.NFTABLES).final == (
-        Step.REMOVE_VIRTUAL_SERVERS,
-        Step.RELEASE_ADDRESSES,
-        Step.REMOVE_SIDE_TABLE,
-        Step.COMPARE,
+@given(presences, st.sampled_from(Mode), policies, st.booleans())
+def test_what_a_handover_began_is_ended_before_the_old_mode_is_gone(
+    present: set[Mode], to: Mode, policy: ConnectionPolicy, begun: bool
+) -> None:
+    steps = plan(present, to, policy, handover_begun=begun).steps
+    started = Step.CATCH in steps or (begun and present - {to})
+    assert (Step.END_HANDOVER in steps) == bool(started)
+    if started:
+        restored, ended = steps.index(Step.RESTORE), steps.index(Step.END_HANDOVER)
+        last = max(index for index, step in enumerate(steps) if step in REMOVALS)
+        assert restored < ended < last
+
+
+def test_connections_are_caught_before_they_are_carried_and_carried_before_ipvs_goes() -> None:
+    assert plan({Mode.IPVS}, Mode.NFTABLES, ConnectionPolicy.HANDOVER) == (
+        (Step.PROGRAM, Step.VERIFY, Step.COUNT, Step.CATCH),
+        (
+            Step.CARRY,
+            Step.REMOVE_VIRTUAL_SERVERS,
+            Step.RESTORE,
+            Step.END_HANDOVER,
+            Step.RELEASE_ADDRESSES,
+            Step.REMOVE_SIDE_TABLE,
+            Step.COMPARE,
+        ),
+    )
+
+
+def test_cut_waits_for_what_is_being_opened_and_removes_masquerading_last() -> None:
+    assert plan({Mode.IPVS}, Mode.NFTABLES, ConnectionPolicy.CUT) == (
+        (Step.PROGRAM, Step.VERIFY, Step.SETTLE, Step.COUNT),
+        (Step.REMOVE_VIRTUAL_SERVERS, Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE, Step.COMPARE),
     )
 
 
@@ -58,12 +88,13 @@ class Killed(BaseException):
 
 @dataclass
 class FakeKernel:
-    """Modes that are there wholly or not at all; `fails` and `dies` name a step or a dataplane's call."""
+    """Modes that are there wholly or not at all; `fails` and `dies` name a step, or undo."""
 
     there: set[Mode] = field(default_factory=set)
     fails: set[str] = field(default_factory=set)
     dies: str = ""
     done: list[str] = field(default_factory=list)
+    carrying: bool = False
     connections: Connections | None = None
 
     def close(self) -> None: ...
@@ -74,8 +105,16 @@ class FakeKernel:
     def observe(self) -> ObservedMode:
         return ObservedMode(min(self.there, key=lambda mode: mode is Mode.IPVS)) if self.there else ObservedMode.NONE
 
+    def handover_begun(self) -> bool:
+        return self.carrying
+
     def dataplane(self, mode: Mode) -> Dataplane:
-        return cast("Dataplane", FakeDataplane(self, mode))
+        raise NotImplementedError
+
+    def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None:
+        self.note("undo")
+        self.carrying = False
+        self.there = {old} if old else set()
 
     def run(self, step: Step, to: Mode, state: ServiceState) -> None:
         if step == self.dies:
@@ -85,6 +124,8 @@ class FakeKernel:
         self.note(step)
         if REMOVALS.get(step) and (step in (Step.REMOVE_SIDE_TABLE, Step.REMOVE_TABLE)):
             self.there.discard(REMOVALS[step])
+        if step in (Step.CATCH, Step.END_HANDOVER):
+            self.carrying = step is Step.CATCH
         if step is Step.COMPARE:
             self.connections = Connections(3, 1)
 
@@ -94,23 +135,11 @@ class FakeKernel:
             raise DataplaneError(f"{what} is refused")
 
 
-@dataclass
-class FakeDataplane:
-    kernel: FakeKernel
-    mode: Mode
-
-    def sync(self, state: ServiceState, changed: frozenset[ServicePortName] | None = None) -> SyncResult:
-        self.kernel.there.add(self.mode)
-        self.kernel.note(f"sync {self.mode}")
-        return SyncResult(0, 0, 0)
-
-    def remove(self) -> None:
-        self.kernel.note(f"remove {self.mode}")
-        self.kernel.there.discard(self.mode)
+HANDOVER = ConnectionPolicy.HANDOVER
 
 
-def switcher(folder: Path, kernel: FakeKernel) -> Switcher:
-    return Switcher(DataplaneConfig(), folder, kernel)
+def switcher(folder: Path, kernel: FakeKernel, policy: ConnectionPolicy = HANDOVER) -> Switcher:
+    return Switcher(DataplaneConfig(), folder, policy, kernel)
 
 
 def test_a_switch_does_its_steps_tells_of_each_and_leaves_no_journal(tmp_path: Path) -> None:
@@ -119,7 +148,7 @@ def test_a_switch_does_its_steps_tells_of_each_and_leaves_no_journal(tmp_path: P
     record = switcher(tmp_path / "new" / "folder", kernel).switch(Mode.NFTABLES, NOTHING, heard.append)
     assert (record.from_mode, record.to_mode, record.outcome) == (ObservedMode.IPVS, Mode.NFTABLES, Outcome.SUCCEEDED)
     assert tuple(heard) == record.steps
-    assert [step.name for step in heard] == list(plan({Mode.IPVS}, Mode.NFTABLES).steps)
+    assert [step.name for step in heard] == list(plan({Mode.IPVS}, Mode.NFTABLES, HANDOVER).steps)
     assert record.connections == Connections(found=3, kept=1)
     assert record.connections.lost == 2
     assert kernel.there == {Mode.NFTABLES}
@@ -131,13 +160,16 @@ def test_from_nothing_the_target_is_programmed_and_no_connections_are_reported(t
     assert (record.from_mode, record.outcome, record.connections) == (ObservedMode.NONE, Outcome.SUCCEEDED, None)
 
 
+@pytest.mark.parametrize("policy", list(ConnectionPolicy))
 @pytest.mark.parametrize("to", list(Mode))
 @pytest.mark.parametrize("step", list(Step))
-def test_a_step_that_fails_is_undone_or_gone_on_from(tmp_path: Path, to: Mode, step: Step) -> None:
+def test_a_step_that_fails_is_undone_or_gone_on_from(
+    tmp_path: Path, to: Mode, step: Step, policy: ConnectionPolicy
+) -> None:
     old = next(mode for mode in Mode if mode is not to)
-    steps = plan({old}, to)
+    steps = plan({old}, to, policy)
     kernel = FakeKernel({old}, fails={step})
-    one = switcher(tmp_path, kernel)
+    one = switcher(tmp_path, kernel, policy)
     if step not in steps.steps:
         assert one.switch(to, NOTHING, lambda step: None).outcome is Outcome.SUCCEEDED
         return
@@ -146,7 +178,7 @@ def test_a_step_that_fails_is_undone_or_gone_on_from(tmp_path: Path, to: Mode, s
     if step in steps.reversible:
         assert failure.value.record.outcome is Outcome.ROLLED_BACK
         assert kernel.there == {old}
-        assert kernel.done[-2:] == [f"sync {old}", f"remove {to}"]
+        assert kernel.done[-1] == "undo"
         assert one.unfinished() is None
     else:
         assert failure.value.record.outcome is Outcome.FAILED
@@ -159,9 +191,9 @@ def test_a_step_that_fails_is_undone_or_gone_on_from(tmp_path: Path, to: Mode, s
 
 
 def test_an_undo_that_fails_is_told_and_the_next_switch_goes_on(tmp_path: Path) -> None:
-    kernel = FakeKernel({Mode.IPVS}, fails={Step.VERIFY, "remove nftables"})
+    kernel = FakeKernel({Mode.IPVS}, fails={Step.VERIFY, "undo"})
     one = switcher(tmp_path, kernel)
-    with pytest.raises(SwitchError, match=r"verify-target is refused; and could not be undone: remove nft") as failure:
+    with pytest.raises(SwitchError, match=r"verify-target is refused; and could not be undone: undo") as failure:
         one.switch(Mode.NFTABLES, NOTHING, lambda step: None)
     assert failure.value.record.outcome is Outcome.FAILED
     kernel.fails.clear()
@@ -180,7 +212,7 @@ def test_a_mode_that_is_alone_in_the_kernel_is_never_removed_by_a_failure(tmp_pa
 @pytest.mark.parametrize("step", list(Step))
 def test_killed_at_any_step_the_next_agent_finishes(tmp_path: Path, to: Mode, step: Step) -> None:
     old = next(mode for mode in Mode if mode is not to)
-    if step not in plan({old}, to).steps:
+    if step not in plan({old}, to, HANDOVER).steps:
         return
     kernel = FakeKernel({old}, dies=step)
     with pytest.raises(Killed):

@@ -14,7 +14,7 @@ import pytest
 from proxymode_agent.services.model import Protocol
 from proxymode_agent.switch import Outcome, Switcher, SwitchError
 from proxymode_agent.switch.plan import plan
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 from service_node import VIP, VIP6, service, state
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def test_killed_after_any_step_the_next_switch_finishes_and_no_new_connection_fa
         beginning = node.snapshot()
         opening = openers(node, traffic)
         let_run(opening, 1)
-        for step in plan({old}, to).steps:
+        for step in plan({old}, to, ConnectionPolicy.CUT).steps:
             switch_and_die(node, tmp_path, to, step, ports)
             assert node.call(switcher.unfinished) is to
             let_run(opening, 2)

@@ -30,11 +30,11 @@ class Frontends(NamedTuple):
 
     def include(self, entry: Entry) -> bool:
         """Whether the connection was made to one of them."""
-        protocol, path = entry.protocol, entry.original
-        return (path.destination, protocol, path.destination_port) in self.cluster_ips or (
-            protocol,
-            path.destination_port,
-        ) in self.node_ports
+        return self.addressed(entry.protocol, entry.original.destination, entry.original.destination_port)
+
+    def addressed(self, protocol: int, address: bytes, port: int) -> bool:
+        """Whether one of them has this address and port."""
+        return (address, protocol, port) in self.cluster_ips or (protocol, port) in self.node_ports
 
 
 def frontends(state: ServiceState) -> Frontends:

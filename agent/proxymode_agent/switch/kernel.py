@@ -12,9 +12,12 @@ from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.dataplane.nftables import NftablesDataplane
 from proxymode_agent.switch import connections, observe
+from proxymode_agent.switch.handover.carrier import Carrier
 from proxymode_agent.switch.plan import Step, old_mode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from proxymode_agent.dataplane.base import Dataplane
     from proxymode_agent.dataplane.conntrack.entries import Key
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
@@ -30,9 +33,10 @@ _SETTLE_POLL_SECONDS: Final = 0.1
 class Kernel:
     """Both modes of one configuration in the network namespace that this object was made in."""
 
-    def __init__(self, config: DataplaneConfig) -> None:
+    def __init__(self, config: DataplaneConfig, state_dir: Path) -> None:
         self._ipvs = IpvsDataplane(config)
         self._nftables = NftablesDataplane(config)
+        self._carrier = Carrier(state_dir)
         self._held: Held = {}
         self.connections: Connections | None = None
         """What the last COMPARE found."""
@@ -40,6 +44,7 @@ class Kernel:
     def close(self) -> None:
         self._ipvs.close()
         self._nftables.close()
+        self._carrier.close()
 
     def dataplane(self, mode: Mode) -> Dataplane:
         return self._ipvs if mode is Mode.IPVS else self._nftables
@@ -55,6 +60,17 @@ class Kernel:
             return ObservedMode(Mode.NFTABLES if Mode.NFTABLES in present else Mode.IPVS)
         return observe.kube_proxy()
 
+    def handover_begun(self) -> bool:
+        """Whether connections were being carried over when a switch was interrupted."""
+        return self._carrier.under_way()
+
+    def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None:
+        """Make sure that the old mode is whole, and remove the target. Raises DataplaneError and OSError."""
+        if old is not None:
+            self.dataplane(old).sync(state, None)
+        self._carrier.end()
+        self.dataplane(to).remove()
+
     def run(self, step: Step, to: Mode, state: ServiceState) -> None:
         """Do one step. Raises DataplaneError and OSError."""
         match step:
@@ -69,8 +85,16 @@ class Kernel:
                 self._settle(state)
             case Step.COUNT:
                 self._count(to, state)
+            case Step.CATCH:
+                self._carrier.catch(state)
+            case Step.CARRY:
+                self._carrier.carry(state)
             case Step.REMOVE_VIRTUAL_SERVERS:
                 self._ipvs.remove_virtual_servers()
+            case Step.RESTORE:
+                self._carrier.restore(state)
+            case Step.END_HANDOVER:
+                self._carrier.end()
             case Step.RELEASE_ADDRESSES:
                 self._ipvs.release_addresses()
             case Step.REMOVE_SIDE_TABLE:

@@ -1,18 +1,18 @@
 """Pure: what is in the kernel and what is wanted, to the steps between.
 
 The orders are those of measured experiments. Towards nftables: its table takes new connections the moment it is there,
-because netfilter's NAT comes before IPVS; the old mode waits until connections that IPVS had just begun to open are
-open; then its virtual servers go, then the addresses, and the masquerading last. Towards ipvs: the whole mode is put
-up unseen behind the nftables table, which goes last; what it translated lives on in conntrack, as the side table of
-the ipvs mode keeps conntrack's translation working.
+because netfilter's NAT comes before IPVS. Then established connections are carried over flow by flow (policy Handover),
+or what was just being opened is given the time to open (policy Cut). Then the virtual servers go, the addresses, and
+the masquerading last. Towards ipvs: the whole mode is put up unseen behind the nftables table, which goes last; what it
+translated lives on in conntrack, as the side table of the ipvs mode keeps conntrack's translation working.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_api.modes import Mode
+from proxymode_api.modes import ConnectionPolicy, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -25,17 +25,15 @@ class Step(StrEnum):
     VERIFY = "verify-target"
     SETTLE = "settle-new-connections"
     COUNT = "count-connections"
+    CATCH = "catch-packets"
+    CARRY = "carry-connections"
     REMOVE_VIRTUAL_SERVERS = "remove-virtual-servers"
+    RESTORE = "restore-connections"
+    END_HANDOVER = "end-handover"
     RELEASE_ADDRESSES = "release-addresses"
     REMOVE_SIDE_TABLE = "remove-ipvs-table"
     REMOVE_TABLE = "remove-nftables-table"
     COMPARE = "compare-connections"
-
-
-_REMOVAL: Final = {
-    Mode.IPVS: (Step.REMOVE_VIRTUAL_SERVERS, Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE),
-    Mode.NFTABLES: (Step.REMOVE_TABLE,),
-}
 
 
 class Plan(NamedTuple):
@@ -54,10 +52,27 @@ def old_mode(present: AbstractSet[Mode], to: Mode) -> Mode | None:
     return next((mode for mode in Mode if mode in present and mode is not to), None)
 
 
-def plan(present: AbstractSet[Mode], to: Mode) -> Plan:
-    """The steps to `to`, where anything of the modes in `present` is in the kernel, be it whole or half."""
+def plan(
+    present: AbstractSet[Mode], to: Mode, policy: ConnectionPolicy, *, handover_begun: bool = False
+) -> Plan:
+    """The steps to `to`, where anything of the modes in `present` is in the kernel, be it whole or half.
+
+    `handover_begun`: connections were being carried over when a former switch was interrupted, in whichever direction;
+    what they need is done before anything else goes.
+    """
     old = old_mode(present, to)
     if old is None:
         return Plan((Step.PROGRAM, Step.VERIFY), ())
-    settle = (Step.SETTLE,) if old is Mode.IPVS else ()
-    return Plan((Step.PROGRAM, Step.VERIFY, *settle, Step.COUNT), (*_REMOVAL[old], Step.COMPARE))
+    if old is Mode.NFTABLES:
+        rest = (Step.RESTORE, Step.END_HANDOVER) if handover_begun else ()
+        return Plan((Step.PROGRAM, Step.VERIFY, Step.COUNT), (*rest, Step.REMOVE_TABLE, Step.COMPARE))
+    gone = (Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE, Step.COMPARE)
+    if policy is ConnectionPolicy.HANDOVER or handover_begun:
+        return Plan(
+            (Step.PROGRAM, Step.VERIFY, Step.COUNT, Step.CATCH),
+            (Step.CARRY, Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER, *gone),
+        )
+    return Plan(
+        (Step.PROGRAM, Step.VERIFY, Step.SETTLE, Step.COUNT),
+        (Step.REMOVE_VIRTUAL_SERVERS, *gone),
+    )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.switch.journal import Entry, Journal
@@ -41,18 +41,28 @@ class KernelSteps(Protocol):
     def dataplane(self, mode: Mode) -> Dataplane: ...
     def present(self) -> frozenset[Mode]: ...
     def observe(self) -> ObservedMode: ...
+    def handover_begun(self) -> bool: ...
+    def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None: ...
     def run(self, step: Step, to: Mode, state: ServiceState) -> None: ...
 
 
 class Switcher:
     """The modes of one configuration, and the way from one to the other.
 
-    `state_dir` is a folder that survives the agent's restarts; it is made when the first switch begins.
+    `state_dir` is a folder that survives the agent's restarts; it is made when the first switch begins. `policy` is
+    what becomes of the connections that IPVS holds.
     """
 
-    def __init__(self, config: DataplaneConfig, state_dir: Path, kernel: KernelSteps | None = None) -> None:
+    def __init__(
+        self,
+        config: DataplaneConfig,
+        state_dir: Path,
+        policy: ConnectionPolicy = ConnectionPolicy.CUT,
+        kernel: KernelSteps | None = None,
+    ) -> None:
         self._journal = Journal(state_dir)
-        self._kernel = kernel or Kernel(config)
+        self._policy = policy
+        self._kernel = kernel or Kernel(config, state_dir)
 
     def close(self) -> None:
         """Close the sockets of both dataplanes; leaves the kernel as it is."""
@@ -82,7 +92,7 @@ class Switcher:
         """
         present = self._kernel.present()
         entry, resumed = self._begin(to)
-        steps = plan(present, to)
+        steps = plan(present, to, self._policy, handover_begun=self._kernel.handover_begun())
         try:
             for step in steps.reversible:
                 entry = self._do(step, to, state, entry, on_step)
@@ -133,9 +143,7 @@ class Switcher:
         if failure.entry.final or (old is None and to in present):
             return _ended(failure.entry, Outcome.FAILED, message, None)
         try:
-            if old is not None:
-                self._kernel.dataplane(old).sync(state, None)
-            self._kernel.dataplane(to).remove()
+            self._kernel.undo(old, to, state)
             self._journal.clear()
         except (DataplaneError, OSError) as error:
             return _ended(failure.entry, Outcome.FAILED, f"{message}; and could not be undone: {error}", None)

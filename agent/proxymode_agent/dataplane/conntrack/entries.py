@@ -84,11 +84,33 @@ class Entry(NamedTuple):
         return bool(self.status & Status.DST_NAT)
 
     @property
+    def backwards(self) -> bool:
+        """IPVS translated it, and the real server's packet came first: so it is noted the wrong way round."""
+        return (
+            not self.status & (Status.SRC_NAT | Status.DST_NAT)
+            and self.reply.source == self.original.destination
+            and self.reply.source_port == self.original.destination_port
+            and self.reply[2:] != self.original[:2]
+        )
+
+    @property
     def by_ipvs(self) -> bool:
         """IPVS chose its real server: another reply source than the original destination, without netfilter's NAT."""
         return not self.status & Status.DST_NAT and (
             self.reply.source != self.original.destination or self.reply.source_port != self.original.destination_port
         )
+
+
+def forwards(entry: Entry) -> Entry:
+    """A `backwards` entry as it would be had the client's packet come first."""
+    tcp = entry.tcp and Tcp(
+        entry.tcp.state,
+        entry.tcp.scale_reply,
+        entry.tcp.scale_original,
+        entry.tcp.flags_reply,
+        entry.tcp.flags_original,
+    )
+    return entry._replace(original=entry.reply, reply=entry.original, tcp=tcp)
 
 
 class Key(NamedTuple):

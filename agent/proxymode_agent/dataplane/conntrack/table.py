@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
+from proxymode_agent.dataplane.conntrack import messages
 from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, parse
 from proxymode_agent.dataplane.netlink import NetlinkSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _NETLINK_NETFILTER: Final = 12
 _CT_NEW: Final = 0x100  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW
@@ -38,3 +39,14 @@ class ConntrackTable:
                     entry = parse(layout, message, translated_only=translated_only)
                     if entry is not None:
                         yield entry
+
+    def replace(self, entries: Iterable[Entry]) -> None:
+        """Delete each entry and create it with netfilter's NAT, one right after the other.
+
+        An entry that is gone, or has a successor before it could get one, is left at that: a dump tells.
+        """
+        self._netlink.transact(messages.replace(entries))
+
+    def create(self, entries: Iterable[Entry]) -> None:
+        """Create entries with netfilter's NAT, where there is none with the same addresses and ports."""
+        self._netlink.transact(messages.create(entries))

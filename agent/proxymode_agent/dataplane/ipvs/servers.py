@@ -95,10 +95,7 @@ class Servers:
 
     def __init__(self) -> None:
         self._netlink = NetlinkSocket(_NETLINK_GENERIC)
-        family = self._family()
-        if family is None:
-            _load_module()
-            family = self._family()
+        family = self._family() or self._load()
         if family is None:
             self._netlink.close()
             raise DataplaneError("the kernel has no IPVS: load module ip_vs, or use mode nftables")
@@ -147,6 +144,15 @@ class Servers:
             and not (refused[index] == errno.EEXIST and isinstance(change, AddRealServer))
         ]
         return failed + (self.apply(existing) if existing else [])
+
+    def _load(self) -> int | None:
+        """Newer kernels (6.1 does) load the module for anyone who asks for its family by name, so that the agent needs
+        no right to load modules; on older ones, without MODULE_ALIAS_GENL_FAMILY in ip_vs_ctl.c, modprobe must."""
+        name = encode([(_CTRL_ATTR_FAMILY_NAME, b"IPVS\0")])
+        ask = Message(_GENL_ID_CTRL, 0, _GENL.pack(_CTRL_CMD_GETFAMILY, _VERSION, 0) + name)
+        if self._netlink.transact([ask]):
+            _modprobe()
+        return self._family()
 
     def _family(self) -> int | None:
         for _, body in self._netlink.dump(_GENL_ID_CTRL, _GENL.pack(_CTRL_CMD_GETFAMILY, _VERSION, 0)):
@@ -226,7 +232,7 @@ def available() -> bool:
     return Path("/proc/thread-self/net/ip_vs").exists()
 
 
-def _load_module() -> None:
+def _modprobe() -> None:
     modprobe = shutil.which("modprobe", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if modprobe is not None:
         subprocess.run([modprobe, "--", "ip_vs"], check=False, capture_output=True, timeout=30)

@@ -86,6 +86,11 @@ def meta(key: int) -> bytes:
     return _typeof(_Expr.META, _u32(0, key))
 
 
+def ct(key: int, direction: int) -> bytes:
+    """`typeof ct original|reply KEY` (src/ct.c)."""
+    return _typeof(_Expr.CT, _u32(0, key) + _u32(1, direction))
+
+
 def numgen_random(modulus: int) -> bytes:
     """`typeof numgen random mod N`."""
     return _typeof(_Expr.NUMGEN, _u32(0, 1) + _u32(1, modulus) + _u32(2, 0))

@@ -1,0 +1,165 @@
+"""I/O: moves conntrack entries from IPVS to netfilter's NAT, and puts back what the end of IPVS takes away.
+
+When IPVS forgets a connection the kernel deletes the conntrack entry with its addresses and ports, whoever made it
+(ip_vs_conn_drop_conntrack, net/netfilter/ipvs/ip_vs_nfct.c): so the moved entries too, once the virtual servers are
+gone. An active flow makes a right one anew, with its next packet, by the maps; an idle one is put back from here. The
+list of flows is on disk before that, so that an agent that is killed in between can still put them back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.conntrack.entries import Entry, Tcp, key_of
+from proxymode_agent.dataplane.conntrack.entries import Path as Direction
+from proxymode_agent.dataplane.conntrack.table import ConntrackTable
+from proxymode_agent.switch.connections import frontends
+from proxymode_agent.switch.handover import flows
+from proxymode_agent.switch.handover.maps import CatchTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxymode_agent.dataplane.conntrack.entries import Key
+    from proxymode_agent.services.model import ServiceState
+    from proxymode_agent.switch.connections import Frontends
+
+_log = logging.getLogger(__name__)
+_MOVE_ROUNDS: Final = 20
+_RESTORE_SECONDS: Final = 10.0
+_RESTORE_POLL_SECONDS: Final = 0.005
+_PROTOCOLS: Final = {"TCP": 6, "UDP": 17}
+
+
+class Carrier:
+    """The hand-over's steps, each idempotent, in the network namespace that this object was made in.
+
+    Raises DataplaneError and OSError.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._file = state_dir / "flows.json"
+        self._catch = CatchTable()
+
+    def close(self) -> None:
+        self._catch.close()
+
+    def under_way(self) -> bool:
+        """Whether a hand-over was begun and not ended."""
+        return self._file.exists() or self._catch.present()
+
+    def catch(self, state: ServiceState) -> None:
+        """Load the maps for all connections to Services. Those on netfilter's NAT already are among them: one may have
+        the addresses and ports of a connection that IPVS still remembers."""
+        services = frontends(state)
+        with ConntrackTable() as table:
+            entries = list(table.entries())
+        held = flows.on_ipvs(entries, services) + flows.on_nat(entries, services)
+        self._catch.add(caught for entry in held for caught in flows.catches(entry))
+
+    def carry(self, state: ServiceState) -> None:
+        """Move all entries, then write down which connections there are."""
+        services = frontends(state)
+        with ConntrackTable() as table:
+            for _ in range(_MOVE_ROUNDS):
+                left = flows.on_ipvs(table.entries(), services)
+                if not left:
+                    break
+                table.replace(left)
+            else:
+                raise DataplaneError(f"{len(left)} connections stay with IPVS after {_MOVE_ROUNDS} attempts")
+            # A former attempt may have got further than this one: what it wrote down still counts.
+            known = self._read() | {key_of(entry): entry for entry in flows.on_nat(table.entries(), services)}
+        self._write(known.values())
+
+    def restore(self, state: ServiceState) -> None:
+        """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more."""
+        wanted = self._read()
+        services = frontends(state)
+        deadline = time.monotonic() + _RESTORE_SECONDS
+        put_back = 0
+        with ConntrackTable() as table:
+            while True:
+                forgotten = not _ipvs_connections(services)  # before the dump: what it forgets later is seen next time
+                entries = list(table.entries())
+                for key in flows.ended(wanted, entries):
+                    del wanted[key]
+                repair = flows.repair(wanted, entries)
+                table.create(repair.missing)
+                table.replace(repair.wrong)
+                put_back += len(repair.missing) + len(repair.wrong)
+                if forgotten and not repair.missing and not repair.wrong:
+                    break
+                if time.monotonic() > deadline:
+                    raise DataplaneError(
+                        f"after {_RESTORE_SECONDS:g} s IPVS has "
+                        f"{'no' if forgotten else 'still'} connections to Services, and {len(repair.missing)} "
+                        f"conntrack entries are missing and {len(repair.wrong)} wrong"
+                    )
+                time.sleep(_RESTORE_POLL_SECONDS)
+        _log.info("connections restored", extra={"connections": len(wanted), "put_back": put_back})
+
+    def end(self) -> None:
+        """Remove the maps and the list."""
+        self._catch.remove()
+        self._file.unlink(missing_ok=True)
+
+    def _read(self) -> dict[Key, Entry]:
+        try:
+            rows = json.loads(self._file.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            _log.warning("list of connections ignored", extra={"file": str(self._file), "reason": repr(error)})
+            return {}
+        return {key_of(entry): entry for entry in map(_from_row, rows)}
+
+    def _write(self, entries: Iterable[Entry]) -> None:
+        """On disk when this returns."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        new = self._file.with_suffix(".new")
+        with new.open("w") as file:
+            json.dump([_to_row(entry) for entry in entries], file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._file)
+
+
+def _to_row(entry: Entry) -> list[Any]:
+    ends = [
+        value.hex() if isinstance(value, bytes) else value for path in (entry.original, entry.reply) for value in path
+    ]
+    return [entry.protocol, ends, entry.status, entry.timeout, entry.mark, entry.tcp]
+
+
+def _from_row(row: list[Any]) -> Entry:
+    protocol, ends, status, timeout, mark, tcp = row
+    path: list[Any] = [bytes.fromhex(value) if isinstance(value, str) else value for value in ends]
+    original, reply = Direction(*path[:4]), Direction(*path[4:])
+    return Entry(protocol, original, reply, status, timeout, mark, b"", Tcp(*tcp) if tcp is not None else None)
+
+
+def _ipvs_connections(services: Frontends) -> bool:
+    """Whether IPVS remembers any connection to Services, in whichever state.
+
+    /proc/net/ip_vs_conn is the kernel's only list of them (net/netfilter/ipvs/ip_vs_conn.c): protocol, client, frontend
+    and real server, in hexadecimal.
+    """
+    try:
+        lines = Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()[1:]
+    except FileNotFoundError:
+        return False
+    for line in lines:
+        protocol, _, _, address, port = line.split()[:5]
+        number = _PROTOCOLS.get(protocol)
+        if number is not None:
+            packed = bytes.fromhex(address.replace(":", "").strip("[]"))
+            if services.addressed(number, packed, int(port, 16)):
+                return True
+    return False

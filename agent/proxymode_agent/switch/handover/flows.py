@@ -1,0 +1,88 @@
+"""Pure: which conntrack entries are carried over, how their packets are caught meanwhile, and what got lost.
+
+Between the moment an entry of IPVS is deleted and the moment its successor is created, and again when the end of an
+IPVS connection makes the kernel delete the entry with its addresses and ports, a packet may come and make an entry of
+its own. Each flow therefore has a translation for either side's packet, keyed by that packet's own addresses and
+ports, which conntrack calls the original direction of the entry that it makes. Conntrack's tuples are unique, so the
+keys are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxymode_agent.dataplane.conntrack.entries import Entry, Key, Path, forwards, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from proxymode_agent.switch.connections import Frontends
+
+
+class Catch(NamedTuple):
+    """What netfilter's NAT does with a flow's packet that finds no entry: new destination and source, if any."""
+
+    protocol: int
+    packet: Path
+    destination: tuple[bytes, int] | None
+    source: tuple[bytes, int] | None
+
+
+class Repair(NamedTuple):
+    """Entries that are not there at all, and entries in the place of which something else is: (wanted, found)."""
+
+    missing: list[Entry]
+    wrong: list[Entry]
+
+
+def on_ipvs(entries: Iterable[Entry], services: Frontends) -> list[Entry]:
+    """Entries of connections to Services that IPVS translates, all the right way round."""
+    turned = (forwards(entry) if entry.backwards else entry for entry in entries)
+    return [entry for entry in turned if entry.by_ipvs and services.include(entry)]
+
+
+def on_nat(entries: Iterable[Entry], services: Frontends) -> list[Entry]:
+    """Entries of open connections to Services that netfilter's NAT translates. UDP has no end that could be seen."""
+    return [
+        entry
+        for entry in entries
+        if entry.by_nftables and (entry.tcp is None or entry.established) and services.include(entry)
+    ]
+
+
+def catches(entry: Entry) -> tuple[Catch, Catch]:
+    """The translations for a packet of the client and for one of the endpoint."""
+    original, reply = entry.original, entry.reply
+    client, frontend = original[:2], original[2:]
+    endpoint, seen_as = reply[:2], reply[2:]
+    masqueraded = seen_as != client
+    return (
+        Catch(entry.protocol, original, endpoint, seen_as if masqueraded else None),
+        Catch(entry.protocol, reply, client if masqueraded else None, frontend),
+    )
+
+
+def repair(wanted: Mapping[Key, Entry], entries: Iterable[Entry]) -> Repair:
+    """What of `wanted` is missing in a dump or was made by a packet in some other way.
+
+    A connection that is about to end of itself is left to it.
+    """
+    found = {key_of(entry): entry for entry in entries}
+    missing: list[Entry] = []
+    wrong: list[Entry] = []
+    for key, entry in wanted.items():
+        now = found.get(key)
+        if now is None:
+            missing.append(entry)
+        elif not now.by_nftables or now.reply != entry.reply:
+            wrong.append(entry._replace(id=now.id))
+    return Repair(missing, wrong)
+
+
+def ended(wanted: Mapping[Key, Entry], entries: Iterable[Entry]) -> set[Key]:
+    """Which of `wanted` are being closed by their ends: nothing to put back any more."""
+    return {
+        key_of(entry)
+        for entry in entries
+        if entry.tcp is not None and not entry.established and entry.by_nftables and key_of(entry) in wanted
+    }
