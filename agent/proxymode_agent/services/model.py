@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import IntEnum
-from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class Protocol(IntEnum):
-    """Transport protocols of a Service port, as IP protocol numbers."""
+    """Transport protocols of a Service port, as IP protocol numbers (IANA, include/uapi/linux/in.h)."""
 
-    TCP = IPPROTO_TCP
-    UDP = IPPROTO_UDP
-    SCTP = IPPROTO_SCTP
+    TCP = 6
+    UDP = 17
+    SCTP = 132
 
 
 class Family(IntEnum):
