@@ -26,9 +26,9 @@ CONNTRACK_WARN, CONNTRACK_BLOCK = 0.80, 0.95
 
 NFT_EXPRESSIONS: Mapping[Mode, frozenset[str]] = {
     Mode.NFTABLES: frozenset(
-        {"bitwise", "cmp", "fib", "immediate", "lookup", "masq", "meta", "nat", "numgen", "payload", "reject"}
+        {"bitwise", "cmp", "ct", "fib", "immediate", "lookup", "masq", "meta", "nat", "numgen", "payload", "reject"}
     ),
-    Mode.IPVS: frozenset({"bitwise", "cmp", "fib", "immediate", "lookup", "masq", "meta", "payload", "reject"}),
+    Mode.IPVS: frozenset({"bitwise", "cmp", "ct", "immediate", "lookup", "masq", "meta", "payload", "reject"}),
 }
 """Expressions of nf_tables that a mode's tables are made of."""
 

@@ -80,7 +80,7 @@ def _probe(kernel: Connection) -> NftProbe:
         table = Table(family, f"{OWN_PREFIX}-preflight-{os.getpid()}")
         chain = Chain(table, "probe")
         addresses = Set(table, "addresses", (IP_DADDR if family is NfProto.IPV4 else IP6_DADDR,))
-        rules = {Rule(chain, parts).add(): name for name, parts in _samples(family, addresses).items()}
+        rules = {Rule(chain, parts).add(): name for name, parts in samples(family, addresses).items()}
         errors = kernel.check(Transaction.of(table.add(), addresses.add(), chain.add(), *rules))
         fatal = [error for error in errors if error.command not in rules]
         if fatal and family is NfProto.IPV4:
@@ -90,7 +90,7 @@ def _probe(kernel: Connection) -> NftProbe:
     return NftProbe(missing=frozenset(missing))
 
 
-def _samples(family: NfProto, addresses: Set) -> Mapping[str, tuple[Expression, ...]]:
+def samples(family: NfProto, addresses: Set) -> Mapping[str, tuple[Expression, ...]]:
     """For each expression the shortest sequence of instructions that ends in it."""
     mark = meta(MetaKey.MARK, 0)
     destination = load(addresses.key)
