@@ -88,9 +88,10 @@ async def test_a_signal_ends_a_spawned_command(vm: VirtualMachine) -> None:
         p.terminate()
         assert await p.wait() == 0
         assert await p.stdout.read() == b"bye\n"
-    async with await vm.spawn(["sleep", "1000"]) as process:
-        process.kill()
-        assert await process.wait() == -signal.SIGKILL
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        async with await vm.spawn(["sleep", "1000"]) as process:
+            process.send_signal(number)
+            assert await process.wait() == -number
 
 
 async def test_a_lost_connection_ends_the_command(vm: VirtualMachine) -> None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from proxymode_testbeds.vm import GuestProcess
 
-SHELL = ("script", "--quiet", "--command", "bash", "/dev/null")  # a terminal for a shell that gets only pipes
+# script gives the shell a terminal, for it gets only pipes. No start-up files: the host's may take a minute here.
+SHELL = ("script", "--quiet", "--return", "--command", "bash --norc", "/dev/null")
 
 
 def main() -> int:

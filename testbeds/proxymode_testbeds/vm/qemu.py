@@ -12,7 +12,7 @@ from proxymode_testbeds.vm import kernel as kernels
 PROGRAM = "qemu-system-x86_64"
 
 # Quiet and unprotected for speed; panic=-1 together with qemu's -no-reboot makes a panic end qemu at once.
-KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 quiet mitigations=off nokaslr tsc=reliable"
+KERNEL_ARGUMENTS = "console=ttyS0 panic=-1 quiet mitigations=off nokaslr tsc=reliable no_timer_check"
 
 
 class QemuMissingError(Exception):

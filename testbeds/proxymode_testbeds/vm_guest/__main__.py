@@ -26,6 +26,9 @@ READ_SIZE = 1 << 16
 
 
 def main() -> None:
+    # The shell that started this in the background had these two ignored, and commands would inherit that.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     secret = sys.stdin.readline().strip()
     with socket.create_server(("10.0.2.15", int(sys.argv[1])), backlog=128) as listener:
         # The host waits for this line on the console.
