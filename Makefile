@@ -74,6 +74,7 @@ lock: ## requirements/*.lock, with hashes, from pyproject.toml
 	@$(PIP_COMPILE) --extra operator --extra agent --extra cli --extra dev --output-file requirements/dev.lock pyproject.toml
 	@$(PIP_COMPILE) --extra operator --output-file requirements/operator.lock pyproject.toml
 	@$(PIP_COMPILE) --extra agent --output-file requirements/agent.lock pyproject.toml
+	@$(PIP_COMPILE) --all-build-deps --only-build-deps --output-file requirements/build.lock pyproject.toml
 
 .PHONY: clean
 clean: ## what `make` made in the checkout; the cache outside it stays
