@@ -6,6 +6,7 @@ whoever calls knows what a failure means to him and how long it may take (`listw
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import tempfile
@@ -101,6 +102,7 @@ class KubeClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
+            await asyncio.sleep(0)  # sockets that were aborted are closed in the loop's next round
 
     async def get(self, path: str, *, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The JSON object at `path`, such as `/version` or `/api/v1/nodes/n1`. Raises ApiError."""
@@ -161,7 +163,12 @@ class KubeClient:
         nothing at all came for `idle_seconds`."""
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=idle_seconds)
         async with self._response("GET", path, params=params, timeout=timeout) as response:
-            yield _lines(response, f"GET {path}")
+            try:
+                yield _lines(response, f"GET {path}")
+            finally:
+                # A watch that is left in the middle has nothing to say good-bye for: no TLS shutdown that outlives us.
+                if response.connection is not None and response.connection.transport is not None:
+                    response.connection.transport.abort()
 
     async def _read(
         self,
