@@ -16,6 +16,7 @@ from proxymode_agent.preflight.model import KubeProxyFound, NatChain
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import Verdict
+from proxymode_testbeds.topology import build, make_fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 
 NODE = "node1"
 NOBODY = ("127.0.0.1", 9)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Topology]:
+    """One fleet for all: making one takes seconds in the VM."""
+    with build(make_fleet(nodes=1, pods=0)) as topology:
+        yield topology
+
+
+@pytest.fixture
+def one_node(fleet: Topology) -> Iterator[Topology]:
+    yield fleet
+    fleet.run(NODE, ["nft", "flush", "ruleset"])
 
 
 def load(topology: Topology, script: str) -> None:
