@@ -52,14 +52,20 @@ def percent_stages(*percents: int, soak: str = "0", manual: Iterable[str] = ()) 
 
 @dataclass
 class Agent:
-    """One node's agent and kernel. `applied` is the generation whose mode and options are in the kernel."""
+    """One node's agent and kernel. `applied` is the generation whose mode and options are in the kernel.
+
+    `fails`: its switches do. `gives_up`: it does not try again what has failed once.
+    """
 
     kernel: ObservedMode = ObservedMode.IPVS
     unable: set[Mode] = field(default_factory=set)
     fails: bool = False
+    gives_up: bool = False
     dead: bool = False
     applied: int = 0
     switching: bool = False
+    failed_at: datetime | None = None
+    failed_for: int = 0
 
 
 @dataclass
@@ -144,11 +150,15 @@ class World:
         if intent.mode is not None and intent.mode in agent.unable and agent.kernel.value != intent.mode.value:
             phase = Phase.BLOCKED
         elif intent.mode is not None and agent.applied < node.asked.turn_generation:
-            if not agent.switching:
+            if agent.gives_up and agent.failed_for == node.asked.turn_generation:
+                phase = Phase.FAILED
+            elif not agent.switching:
                 agent.switching, ready, phase = True, False, Phase.SWITCHING
             elif agent.fails:
-                agent.switching, phase = False, Phase.FAILED
+                agent.switching, phase, agent.failed_at = False, Phase.FAILED, self.now
+                agent.failed_for = node.asked.turn_generation
             else:
+                agent.failed_at = None
                 agent.switching, agent.kernel = False, ObservedMode(intent.mode.value)
                 agent.applied = node.asked.generation
         before = node.report
@@ -162,6 +172,7 @@ class World:
             heartbeat=self.now,
             preflight_mode=target,
             blockers=("ip-vs-module",) if target in agent.unable else (),
+            failed_switch_at=agent.failed_at,
         )
         self.set_node(name, report=report)
 

@@ -6,8 +6,9 @@ whether it may be told, and when any of that changes by time alone. Deliberately
 How a node gets its state (its NodeProxyMode is *at* the template, or not):
 
 - at it, and its agent reports, about this turn, the mode and Ready for minReadySeconds: updated.
-- at it, and the agent reports phase Failed, or it was not Ready for progressDeadline (from the turn, or from when it
-  was last Ready or last heard of, whichever is later): failed.
+- at it, and the agent reports phase Failed or a switch that failed since the turn (also while it tries again), or it
+  was not Ready for progressDeadline (from the turn, or from when it was last Ready or last heard of, whichever is
+  later): failed.
 - at it, and phase Blocked: blocked, and still in flight, since the agent may begin once the block is gone.
 - at it otherwise: switching.
 - not at it, but still on its way to what it was told before: switching until done, failed or overdue.
@@ -46,6 +47,7 @@ class Assessment:
     """One node's state.
 
     `at_template`: told so, whether or not it has followed. `in_flight`: told something that it has not fully done.
+    `homeward`: in flight no further, and what is wanted now is what it ran before it was told.
     `unavailable`: counts against the budget. `tellable`: may be told as far as this node itself goes. `silent`: its
     agent never reported or not lately. `due`: when the state may change by time alone. `why`: for people, no times.
     """
@@ -53,6 +55,7 @@ class Assessment:
     state: NodeState
     at_template: bool
     in_flight: bool
+    homeward: bool
     unavailable: bool
     tellable: bool
     silent: bool
@@ -88,7 +91,7 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
         assert asked is not None
         state, why = _state_at_template(asked, report, in_flight, overdue)
         tellable = False
-    elif in_flight and not overdue and not _gave_up(asked, report):
+    elif in_flight and not overdue and _gave_up(asked, report) is None:
         state, why, tellable = NodeState.SWITCHING, "on its way to what an earlier revision asked", False
     else:
         state, why = _state_before_turn(node, wanted)
@@ -98,6 +101,7 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
         state=state,
         at_template=at_template,
         in_flight=in_flight,
+        homeward=in_flight and tellable and asked is not None and _came_from(asked, wanted),
         unavailable=bool(outside) or in_flight,
         tellable=tellable,
         silent=silent,
@@ -117,6 +121,8 @@ def _progress(
         and report.observed_generation >= asked.turn_generation
         and report.mode.value == asked.intent.mode.value
         and report.ready
+        # Ready speaks of the Services that are served, which a failed change of options leaves as they were.
+        and report.phase not in (Phase.SWITCHING, Phase.FAILED)
     ):
         steady_at = max(report.ready_since or _LONG_AGO, told_at or _LONG_AGO) + patience.min_ready
         return now < steady_at, False, steady_at
@@ -129,14 +135,20 @@ def _progress(
     return True, now >= deadline, deadline
 
 
-def _gave_up(asked: Asked | None, report: Report | None) -> bool:
-    """Whether the agent says, about the last turn, that it does not go on."""
-    return (
-        asked is not None
-        and report is not None
-        and report.observed_generation >= asked.turn_generation
-        and report.phase in (Phase.FAILED, Phase.BLOCKED)
-    )
+def _came_from(asked: Asked, wanted: Template) -> bool:
+    turn = asked.intent.turn
+    return turn is not None and turn.before_mode is wanted.mode and turn.before_options == wanted.options
+
+
+def _gave_up(asked: Asked | None, report: Report | None) -> Phase | None:
+    """Failed or Blocked, if that is what the agent says about the last turn."""
+    if asked is None or report is None or report.observed_generation < asked.turn_generation:
+        return None
+    turn = asked.intent.turn
+    failed_since = report.failed_switch_at is not None and turn is not None and report.failed_switch_at >= turn.at
+    if report.phase is Phase.FAILED or failed_since:
+        return Phase.FAILED
+    return Phase.BLOCKED if report.phase is Phase.BLOCKED else None
 
 
 def _state_at_template(asked: Asked, report: Report | None, in_flight: bool, overdue: bool) -> tuple[NodeState, str]:
@@ -144,11 +156,14 @@ def _state_at_template(asked: Asked, report: Report | None, in_flight: bool, ove
         return NodeState.UPDATED, ""
     if overdue:
         return NodeState.FAILED, "not Ready in the wanted mode within progressDeadline"
-    if report is not None and _gave_up(asked, report):
-        if report.phase is Phase.FAILED:
+    match _gave_up(asked, report):
+        case Phase.FAILED:
             return NodeState.FAILED, "its switch failed"
-        return NodeState.BLOCKED, f"blocked by {', '.join(report.blockers) or 'its preflight'}"
-    return NodeState.SWITCHING, ""
+        case Phase.BLOCKED:
+            blockers = report.blockers if report is not None else ()
+            return NodeState.BLOCKED, f"blocked by {', '.join(blockers) or 'its preflight'}"
+        case _:
+            return NodeState.SWITCHING, ""
 
 
 def _state_before_turn(node: Node, wanted: Template) -> tuple[NodeState, str]:

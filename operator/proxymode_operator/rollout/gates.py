@@ -66,12 +66,14 @@ def progress(
     states: Mapping[str, Assessment],
     *,
     promoted: Collection[str],
+    hollow: Collection[str],
     tolerance: Tolerance,
     now: datetime,
 ) -> tuple[StageProgress, ...]:
-    """Every stage, in order. `promoted` names the stages that a person has approved just now.
+    """Every stage, in order. `promoted` names the stages that a person has approved just now, `hollow` those whose
+    selector no node meets at all: they cannot be complete, since more likely the selector is wrong than the fleet.
 
-    A stage without nodes is complete as soon as it would open, and does not soak: there is nothing to watch.
+    A stage whose nodes all belong to earlier ones is complete as soon as it would open, and does not soak.
     """
     result: list[StageProgress] = []
     reached = bool(states)
@@ -81,12 +83,13 @@ def progress(
         automatic = stage.approval is Approval.AUTOMATIC
         is_open = reached and (automatic or before.approved)
         approved = before.approved or stage.name in promoted or (automatic and reached)
-        done = is_open and all(tolerance.finished(states[node]) for node in nodes)
+        done = is_open and stage.name not in hollow and all(tolerance.finished(states[node]) for node in nodes)
         completed_at = before.completed_at or (now if done else None)
-        soaked_at = before.completed_at and before.completed_at + (parse_duration(stage.soak) if nodes else _NONE)
+        soak = parse_duration(stage.soak) if nodes else _NONE
+        soaked_at = before.completed_at and before.completed_at + soak
         over = soaked_at is not None and now >= soaked_at
         if completed_at is not None:
-            phase = StagePhase.COMPLETE if over else StagePhase.SOAKING
+            phase = StagePhase.COMPLETE if over or not soak else StagePhase.SOAKING
         elif is_open:
             phase = StagePhase.PROGRESSING
         elif reached and not approved:

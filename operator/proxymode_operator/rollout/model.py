@@ -123,7 +123,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The agent's status, as far as the rollout cares. `ready_since` is when Ready last changed."""
+    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed. `failed_switch_at`: end
+    of the last switch, if that failed; it stands while the agent tries again."""
 
     observed_generation: int
     mode: ObservedMode
@@ -133,6 +134,7 @@ class Report:
     heartbeat: datetime
     preflight_mode: Mode | None
     blockers: tuple[str, ...]
+    failed_switch_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,9 @@ What it promises, whatever fails and whenever it runs:
   cordoned, or their agent silent. One that is in flight already may be told anew once it failed or is overdue, since
   that makes no further node unavailable. A node whose agent has not reported a passed preflight is never told.
 - No node of a stage is told before every earlier stage is complete, has soaked, and the stage is approved, by what is
-  stored in the status. Paused, stopped and aborted mean that nothing new starts.
+  stored in the status. Paused, stopped and aborted mean that nothing new starts. One exception to the stages: a node
+  whose switch failed or is overdue, when what is wanted now is what it ran before, is sent back at once; else an undo
+  would wait for a budget that only this node can free.
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
 - At most four writes for a node in a rollout: prepared once (created, or told the mode to come, which moves nothing),
   told once (mode, options, connections and revision together), and in a rollback told once to return. The fourth is
@@ -34,7 +36,7 @@ from proxymode_operator.rollout.notices import notices
 from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
 from proxymode_operator.rollout.status import Situation, status
-from proxymode_operator.rollout.stops import failed_nodes, rollback, stop
+from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
 from proxymode_operator.rollout.writes import prepare, return_, told_at, turn
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         _members(fleet, states, skip_blocked=tolerance.blocked),
         states,
         promoted=promotion.stages,
+        hollow=hollow_stages(fleet),
         tolerance=tolerance,
         now=now,
     )
@@ -178,7 +181,8 @@ def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bo
         found = states[node.name]
         told = told_at(node, name, before.revision) if found.at_template else None
         passed_over = skip_blocked and found.state is NodeState.BLOCKED and not found.at_template
-        return Candidate(node, told, found.at_template, passed_over)
+        unsettled = found.in_flight and not found.at_template
+        return Candidate(node, told, found.at_template, unsettled, passed_over)
 
     complete = {stage.name for stage in before.stages if stage.completed_at}
     rollout = fleet.proxy_mode.spec.rollout
@@ -195,7 +199,9 @@ def _tell(s: Situation, template: Template, now: datetime) -> tuple[Write, ...]:
         return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.states))
     if s.ended is not None or s.stop is not None:
         return ()
-    order = [name for stage in s.stages if stage.is_open for name in stage.members if s.states[name].tellable]
+    homeward = sorted(name for name, found in s.states.items() if found.homeward)
+    staged = [name for stage in s.stages if stage.is_open for name in stage.members if s.states[name].tellable]
+    order = dict.fromkeys([*homeward, *staged])
     return tuple(turn(nodes[name], template, proxy_mode, now) for name in _within(s.budget, order, s.states))
 
 

@@ -4,7 +4,8 @@ Stages are cumulative: a node belongs to the first stage that reaches it. The ru
 
 1. Order. Nodes that this revision has told come first, in the order they were told; then the others, spread over the
    values of topologyKey (the oldest node of every value, then the second oldest of every value, …), age before name.
-   Where blocked nodes are skipped they come last, so that a canary stage of one node is one that can move.
+   Of these, nodes that an earlier revision left unsettled come first, since they hold the budget until they are told
+   anew; blocked nodes, where they are skipped, come last, so that a canary stage of one node is one that can move.
    The order depends on nothing that changes during a rollout but tellings and blocks: two runs agree, and each
    revision begins with the same nodes.
 2. A selector takes every node with its labels that no earlier stage took; `count` and `percent` (rounded up) take
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 
 
 class Candidate(NamedTuple):
-    """A node and the three facts that place it: when this revision told it, whether it runs the template as far as
-    it was told, whether it cannot run it and is to be passed over."""
+    """A node and the facts that place it: when this revision told it, whether it runs the template as far as it was
+    told, whether an earlier revision left it unsettled, whether it cannot run the template and is passed over."""
 
     node: Node
     told_at: datetime | None
     runs_template: bool
+    unsettled: bool
     passed_over: bool
 
 
@@ -60,7 +62,7 @@ def ordered(candidates: Iterable[Candidate], topology_key: str | None) -> list[C
     placed.sort(key=lambda p: (p[0], p[1]))
     untold = [c for _, _, c in placed if c.told_at is None]
     told = sorted((c for _, _, c in placed if c.told_at is not None), key=_told_at)
-    return told + [c for c in untold if not c.passed_over] + [c for c in untold if c.passed_over]
+    return told + sorted(untold, key=lambda c: (not c.unsettled, c.passed_over))
 
 
 def _told_at(candidate: Candidate) -> datetime:

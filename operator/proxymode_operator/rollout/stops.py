@@ -45,6 +45,15 @@ def failed_nodes(states: Mapping[str, Assessment]) -> list[str]:
     return sorted(name for name, found in states.items() if found.state is NodeState.FAILED)
 
 
+def hollow_stages(fleet: Fleet) -> frozenset[str]:
+    """Stages with a selector that none of the fleet's nodes meets."""
+    return frozenset(
+        stage.name
+        for stage in fleet.proxy_mode.spec.rollout.stages
+        if stage.selector is not None and not any(matches(stage.selector, node.labels) for node in fleet.nodes)
+    )
+
+
 def stop(fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Assessment]) -> Stop | None:
     """The first cause that holds now."""
     rollout = fleet.proxy_mode.spec.rollout
@@ -57,11 +66,10 @@ def stop(fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Ass
         if blocked:
             why = f"{len(blocked)} blocked, onBlocked is Stop: {with_reasons(blocked, states)}"
             return Stop("NodesBlocked", why)
-    for stage, found in zip(rollout.stages, stages, strict=True):
-        if stage.selector is None or found.status.completed_at or not fleet.nodes:
-            continue
-        if not any(matches(stage.selector, node.labels) for node in fleet.nodes):
-            why = f"stage {stage.name}: its selector matches none of the {len(fleet.nodes)} nodes"
+    hollow = hollow_stages(fleet)
+    for stage in stages:
+        if stage.status.name in hollow and not stage.status.completed_at and fleet.nodes:
+            why = f"stage {stage.status.name}: its selector matches none of the {len(fleet.nodes)} nodes"
             return Stop("StageSelectsNothing", f"{why}; correct it or take the stage out")
     return None
 
