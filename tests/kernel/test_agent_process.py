@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,11 +22,11 @@ from proxymode_testbeds.traffic.ask import Answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
 
     from proxymode_testbeds.fixtures import FleetMaker, Traffic
     from proxymode_testbeds.topology import Topology
 
+ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 60.0
 STOP_SECONDS = 5.0
 WEB = "10.96.0.10"
@@ -66,15 +67,19 @@ class Agent:
     folder: Path
     process: subprocess.Popen[str] | None = None
 
-    def start(self, *arguments: str, mode: str = "nftables") -> None:
+    def start(self, *arguments: str, standalone: bool = True) -> None:
+        """Start it and wait until it is ready."""
+        self.launch(*arguments, standalone=standalone)
+        eventually(lambda: self.get("/readyz")[0] == 200, self)
+
+    def launch(self, *arguments: str, standalone: bool = True) -> None:
         command = [
             sys.executable,
             "-m",
             "proxymode_agent",
             f"--kubeconfig={self.kubeconfig}",
             "--node-name=node1",
-            f"--mode={mode}",
-            "--cluster-cidr=10.244.0.0/16,fd44::/48",
+            *(["--mode=nftables", "--cluster-cidr=10.244.0.0/16,fd44::/48"] if standalone else []),
             "--metrics-bind-address=127.0.0.1:10249",
             "--healthz-bind-address=127.0.0.1:10256",
             f"--state-dir={self.folder / 'state'}",
@@ -82,7 +87,6 @@ class Agent:
         ]
         with (self.folder / "agent.log").open("a") as log:
             self.process = self.node.popen("node1", command, stdout=log, stderr=log)
-        eventually(lambda: self.get("/readyz")[0] == 200, self)
 
     def stop(self) -> int:
         assert self.process is not None
@@ -306,18 +310,7 @@ async def test_a_start_without_an_api_server_waits_and_leaves_the_rules_alone(
     programmed = ruleset(node)
     assert agent.stop() == 0
     relay.cut()
-    with (agent.folder / "agent.log").open("a") as log:
-        command = [
-            sys.executable,
-            "-m",
-            "proxymode_agent",
-            f"--kubeconfig={agent.kubeconfig}",
-            "--mode=nftables",
-            "--metrics-bind-address=127.0.0.1:10249",
-            "--healthz-bind-address=127.0.0.1:10256",
-            f"--state-dir={agent.folder / 'state'}",
-        ]
-        agent.process = node.popen("node1", command, stdout=log, stderr=log)
+    agent.launch()
     eventually(lambda: agent.get("/livez")[0] == 200, agent)
     eventually(lambda: agent.metric("watch_restarts_total") > 2, agent)
     assert agent.get("/readyz")[0] == 503
@@ -363,3 +356,25 @@ async def test_ports_that_are_taken_do_not_keep_it_from_working(
     assert "cannot listen, will try again" in agent.log()
     holder.kill()
     eventually(lambda: agent.get("/metrics", 10249)[0] == 200, agent)
+
+
+async def test_without_a_mode_it_follows_its_nodeproxymode(
+    api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
+) -> None:
+    await set_up_cluster(api, node, traffic, "node1-pod1")
+    await api.kubectl("apply", f"--filename={ROOT / 'crds'}")
+    await api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    agent.start(standalone=False)
+    assert ruleset(node) == "", "nobody has asked for anything"
+    wish = {"apiVersion": "proxymode.io/v1alpha1", "kind": "NodeProxyMode", "metadata": {"name": "node1"}}
+    await apply(api, wish | {"spec": {"mode": "nftables", "detectLocal": {"clusterCIDRs": ["10.244.0.0/16"]}}})
+    await api.kubectl("wait", "nodeproxymode/node1", "--for=jsonpath={.status.phase}=Active", "--timeout=60s")
+    assert traffic.ask(node, "client1", WEB, 80).server == "node1-pod1"
+    status = (await api.kubectl("get", "nodeproxymode", "node1", "--output=json")).json()["status"]
+    assert status["mode"] == "nftables"
+    assert status["programmed"]["services"] == 4
+    programmed = ruleset(node)
+    await api.kubectl("delete", "nodeproxymode", "node1")
+    await apply(api, *slices(node, "node1-pod2"))
+    eventually(lambda: traffic.ask(node, "client1", WEB, 80).server == "node1-pod2", agent)
+    assert len(ruleset(node).splitlines()) == len(programmed.splitlines()), "the mode stays, endpoints are followed"
