@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from proxymode_agent.dataplane.base import DataplaneError, SyncResult
 from proxymode_agent.engine import Engine, EnginePhase, EngineSnapshot, Pace
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
@@ -26,6 +28,7 @@ from proxymode_agent.kube.objects import (
 from proxymode_agent.metrics import Metrics
 from proxymode_agent.services.build import SERVICE_NAME_LABEL
 from proxymode_agent.services.model import DataplaneConfig
+from proxymode_agent.services.tracker import ServiceTracker
 from proxymode_agent.switch.record import Outcome, StepRecord, SwitchError, SwitchRecord
 from proxymode_api.modes import Mode, ObservedMode
 
@@ -470,3 +473,59 @@ async def test_stopping_waits_for_the_kernel_call_under_way_and_closes() -> None
         assert task.cancelled()
         assert programmed(kernel, Mode.NFTABLES) == {"ns/web": ["10.1.0.1:8080"]}
         await eventually(lambda: "close" in kernel.calls)
+
+
+ADDRESSES = ["10.1.0.1", "10.1.0.2", "10.1.0.3"]
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("service"), st.sampled_from(["a", "b", "c"]), st.sampled_from([80, 81])),
+        st.tuples(st.just("slice"), st.sampled_from(["a", "b", "c"]), st.sampled_from(ADDRESSES)),
+        st.tuples(st.just("gone"), st.sampled_from(["a", "b", "c"]), st.none()),
+        st.tuples(st.just("wish"), st.sampled_from([*Mode, None]), st.booleans()),
+        st.tuples(st.just("fault"), st.none(), st.none()),
+        st.tuples(st.just("theft"), st.none(), st.none()),
+        st.tuples(st.just("rest"), st.none(), st.integers(1, 5)),
+    ),
+    max_size=25,
+)
+
+
+@given(steps, st.sampled_from(list(Mode)))
+@settings(max_examples=60, deadline=None)
+def test_whatever_happens_the_kernel_ends_as_wished(story: list[tuple[str, Any, Any]], wish: Mode) -> None:
+    """Services come and go, wishes and options change, the kernel fails, and others delete what is ours."""
+
+    async def live() -> None:
+        world = ServiceTracker()  # what a fresh build makes of the same objects
+        async with bench(pace=replace(QUICK, sync_period=0.005)) as it:
+            it.engine.on_service(Synced("1"))
+            it.engine.on_slice(Synced("1"))
+            for what, subject, detail in story:
+                match what:
+                    case "service":
+                        event = web(subject, detail)
+                        it.engine.on_service(event)
+                        world.set_service(event.key, event.object)
+                    case "slice":
+                        endpoints = pods(detail, service=subject)
+                        it.engine.on_slice(endpoints)
+                        world.set_slice(endpoints.key, endpoints.object)
+                    case "gone":
+                        it.engine.on_service(Deleted(ObjectKey("ns", subject)))
+                        world.drop_service(ObjectKey("ns", subject))
+                    case "wish":
+                        it.engine.set_desired(subject, DataplaneConfig(masquerade_all=detail))
+                    case "fault":
+                        it.kernel.faults.append(DataplaneError("EBUSY"))
+                    case "theft":
+                        it.kernel.tables = {}
+                    case _:
+                        for _ in range(detail):
+                            await asyncio.sleep(0)
+            it.engine.set_desired(wish, DataplaneConfig())
+            final = world.take().state.ports
+            await eventually(lambda: it.kernel.tables == {wish: final} and it.engine.behind_since is None)
+            last = await it.active(wish)
+            assert (last.services, last.error) == (len(final), "")
+
+    asyncio.run(live())

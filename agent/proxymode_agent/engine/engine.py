@@ -264,10 +264,9 @@ class Engine:
             self._switch_retry.reset()
             self._switch_error = ""
             result = "success"
+            log.info("switch ended", extra={"to_mode": to.value, "seconds": round(self._clock() - began, 3)})
             self._publish(last_switch=record)
-        seconds = self._clock() - began
-        self._metrics.switch_duration.labels(to.value, result).observe(seconds)
-        log.info("switch ended", extra={"to_mode": to.value, "result": result, "seconds": round(seconds, 3)})
+        self._metrics.switch_duration.labels(to.value, result).observe(self._clock() - began)
         # A full sync follows in either case: it verifies the new mode, or mends the old one.
         self._full_at = -math.inf
         try:
