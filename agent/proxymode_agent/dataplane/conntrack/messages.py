@@ -49,6 +49,11 @@ _PORT_MIN, _PORT_MAX = (_ATTRIBUTE.pack(6, kind) for kind in (1, 2))  # CTA_PROT
 _PORT: Final = struct.Struct(">Hxx")
 
 
+def delete(entries: Iterable[Entry]) -> list[Message]:
+    """Delete each entry; ENOENT where it is gone already."""
+    return [_delete(entry) for entry in entries]
+
+
 def replace(entries: Iterable[Entry]) -> list[Message]:
     """For each entry two requests: delete it, create it with netfilter's NAT."""
     return [message for entry in entries for message in (_delete(entry), _create(entry))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from proxymode_agent.dataplane.conntrack import messages
-from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, parse
+from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, Layout, parse
 from proxymode_agent.dataplane.netlink import NetlinkSocket
 
 if TYPE_CHECKING:
@@ -39,6 +39,21 @@ class ConntrackTable:
                     entry = parse(layout, message, translated_only=translated_only)
                     if entry is not None:
                         yield entry
+
+    def select(self, layout: Layout, criteria: bytes) -> Iterator[Entry]:
+        """Entries of one address family that meet `criteria`, the attributes of a dump request (CTA_FILTER).
+
+        The kernel picks them while it walks its table; kernels before 5.8 do not and give all.
+        """
+        for kind, _, message in self._netlink.stream(_CT_GET, layout.header + criteria):
+            if kind == _CT_NEW:
+                entry = parse(layout, message, translated_only=False)
+                if entry is not None:
+                    yield entry
+
+    def delete(self, entries: Iterable[Entry]) -> None:
+        """Delete entries; those that are gone meanwhile are left at that."""
+        self._netlink.transact(messages.delete(entries))
 
     def replace(self, entries: Iterable[Entry]) -> None:
         """Delete each entry and create it with netfilter's NAT, one right after the other.

@@ -10,8 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.base import DataplaneError, SyncResult
+from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Transaction
 from proxymode_agent.dataplane.nftables import grace
+from proxymode_agent.dataplane.nftables.flows import StaleFlows, is_udp
 from proxymode_agent.dataplane.nftables.frontends import Frontends
 from proxymode_agent.dataplane.nftables.layout import TABLE, TRAITS, Layout, layout
 from proxymode_agent.dataplane.nftables.plan import Plan, TableState
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 class FamilyTable:
     """One family's table in the kernel."""
 
-    def __init__(self, kernel: Connection, table: Layout) -> None:
+    def __init__(self, kernel: Connection, conntrack: ConntrackTable, table: Layout) -> None:
         self._kernel = kernel
         self._layout = table
         self._state: TableState | None = None
         self._frontends = Frontends(table.family)
+        self._stale_flows = StaleFlows(table.family, conntrack)
 
     @property
     def frontends(self) -> Frontends:
@@ -51,6 +54,7 @@ class FamilyTable:
         self._commit(plan)
         self._kernel.commit(base.strangers)
         self._state = state
+        self._stale_flows.delete()
         return base.repair.objects + plan.objects + base.strangers.objects
 
     def sync_changed(self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName]) -> int:
@@ -64,6 +68,7 @@ class FamilyTable:
         except DataplaneError:
             return self.sync_all(ports)
         self._state = state
+        self._stale_flows.delete()
         return plan.objects
 
     def remove(self) -> None:
@@ -77,6 +82,7 @@ class FamilyTable:
         if plan.clear:
             grace.wait()
             self._kernel.commit_all(plan.clear)
+        self._stale_flows.add((key, endpoints) for key, endpoints in plan.rerouted if is_udp(key))
 
 
 class NftablesDataplane:
@@ -85,8 +91,11 @@ class NftablesDataplane:
 
     def __init__(self, config: DataplaneConfig) -> None:
         self._kernel = Connection()
-        installed = version("proxymode")
-        self._tables = [FamilyTable(self._kernel, layout(family, config, installed)) for family in TRAITS]
+        self._conntrack = ConntrackTable()
+        made_by = version("proxymode")
+        self._tables = [
+            FamilyTable(self._kernel, self._conntrack, layout(family, config, made_by)) for family in TRAITS
+        ]
 
     @property
     def mode(self) -> Mode:
@@ -125,8 +134,9 @@ class NftablesDataplane:
             table.remove()
 
     def close(self) -> None:
-        """Close the socket; leaves the kernel as it is."""
+        """Close the sockets; leaves the kernel as it is."""
         self._kernel.close()
+        self._conntrack.close()
 
 
 def present(kernel: Connection) -> bool:

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Transactions in order: commit `make`, wait out a grace period if there is anything to clear, commit `clear`."""
+    """Transactions in order: commit `make`, wait out a grace period if there is anything to clear, commit `clear`.
+
+    `rerouted`: frontends that lost endpoints or got their first, with those of now: old UDP flows must not go on.
+    """
 
     make: tuple[Transaction, ...]
     clear: tuple[Transaction, ...]
+    rerouted: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
 
     @property
     def objects(self) -> int:
@@ -90,9 +94,12 @@ class TableState:
         nodeports: Mapping[bytes, tuple[bytes, ...] | None],
     ) -> Plan:
         """The way to these endpoints for these frontends (None: frontend gone); all others stay as they are."""
+        rerouted: list[tuple[bytes, tuple[bytes, ...]]] = []
         for key, wanted in services.items():
             old, new = self._services.want(key, wanted)
             self._count_hairpin(old, new)
+            if _reroutes(old, new):
+                rerouted.append((key, wanted or ()))
             address = (key[: self._address_bytes],)
             if new.wanted:
                 self._cluster_ips.take(address)
@@ -101,11 +108,13 @@ class TableState:
         for key, wanted in nodeports.items():
             old, new = self._nodeports.want(key, wanted)
             self._count_hairpin(old, new)
+            if _reroutes(old, new):
+                rerouted.append((key, wanted or ()))
             if new.wanted and not new.endpoints:
                 self._refused.take((key,))
             if old.wanted and not old.endpoints:
                 self._refused.drop((key,))
-        return self._ordered()
+        return self._ordered(tuple(rerouted))
 
     def _count_hairpin(self, old: Slots, new: Slots) -> None:
         before = set(old.endpoints) if old.wanted else set()
@@ -115,7 +124,7 @@ class TableState:
             self._hairpin.take(endpoint[:size] * 2 for endpoint in after - before if endpoint is not None)
             self._hairpin.drop(endpoint[:size] * 2 for endpoint in before - after if endpoint is not None)
 
-    def _ordered(self) -> Plan:
+    def _ordered(self, rerouted: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> Plan:
         services = self._services.commands()
         nodeports = self._nodeports.commands()
         hairpin_new, hairpin_old = self._hairpin.changes()
@@ -136,4 +145,9 @@ class TableState:
             *removed(layout.cluster_ips, cluster_ips_old),
             *removed(layout.hairpin, hairpin_old),
         ]
-        return Plan(tuple(pack(make)), tuple(pack((*services.clear, *nodeports.clear))))
+        return Plan(tuple(pack(make)), tuple(pack((*services.clear, *nodeports.clear))), rerouted)
+
+
+def _reroutes(old: Slots, new: Slots) -> bool:
+    """Whether flows of a frontend may lead where they should not: an endpoint went, or the first one came."""
+    return old.endpoints != new.endpoints and (not old.endpoints or not set(old.endpoints) <= set(new.endpoints))

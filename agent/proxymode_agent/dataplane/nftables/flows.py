@@ -1,0 +1,114 @@
+"""UDP flows that an update made stale: conntrack would carry them on to an endpoint that is gone.
+
+A UDP flow has no end but silence; a client that goes on sending from one port (a resolver, a tracer) keeps its
+conntrack entry and with it the endpoint once chosen. Deleting the entry makes the next packet a first packet. TCP is
+left alone: its connections end with their endpoints, or are served to their end.
+"""
+
+from __future__ import annotations
+
+import sys
+from socket import IPPROTO_UDP
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, Layout
+from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from proxymode_agent.dataplane.conntrack.table import ConntrackTable
+    from proxymode_agent.services.model import Family
+
+# include/uapi/linux/netfilter/nfnetlink_conntrack.h; filter flags: net/netfilter/nf_conntrack_netlink.c
+_CTA_TUPLE_ORIG = 1
+_CTA_FILTER = 25
+_CTA_FILTER_ORIG_FLAGS = 1
+_CTA_TUPLE_PROTO = 2
+_CTA_PROTO_NUM = 1
+_CTA_PROTO_DST_PORT = 3
+_F_PROTO_NUM = 1 << 3
+_F_PROTO_DST_PORT = 1 << 5
+
+ASKED_SINGLY = 8  # ports; each is a walk of the kernel over its table, all together are one dump to sift here
+
+
+class UdpFrontend(NamedTuple):
+    """What a flow was sent to; `address` is None for a node port."""
+
+    address: bytes | None
+    port: int
+
+
+def is_udp(key: bytes) -> bool:
+    """Whether a frontend key (of the maps `services` or `nodeports`) is UDP's."""
+    return key[-8] == IPPROTO_UDP
+
+
+def frontend_of(key: bytes) -> UdpFrontend:
+    """The frontend in a key of the maps `services` or `nodeports`."""
+    return UdpFrontend(key[:-8] or None, int.from_bytes(key[-4:-2], "big"))
+
+
+def endpoint_of(value: bytes) -> tuple[bytes, int]:
+    """The address and port in a value of the endpoint maps."""
+    return value[:-4], int.from_bytes(value[-4:-2], "big")
+
+
+def is_stale(entry: Entry, rerouted: Mapping[UdpFrontend, Collection[tuple[bytes, int]]]) -> bool:
+    """Whether a flow goes where its frontend leads nobody any more.
+
+    Answers come from `reply.source`. Sent to a Service address, that must be an endpoint of now; a node port's number
+    may be anything's on other addresses, so there only flows count that were translated.
+    """
+    if entry.protocol != IPPROTO_UDP:
+        return False
+    original, answers_from = entry.original, (entry.reply.source, entry.reply.source_port)
+    endpoints = rerouted.get(UdpFrontend(original.destination, original.destination_port))
+    if endpoints is not None:
+        return answers_from not in endpoints
+    endpoints = rerouted.get(UdpFrontend(None, original.destination_port))
+    return endpoints is not None and entry.by_nftables and answers_from not in endpoints
+
+
+def criteria(port: int | None) -> bytes:
+    """The attributes of a dump request for the UDP entries to one destination port; None: to any.
+
+    Not by address, though the kernel offers it: for IPv6 its comparison is the wrong way round
+    (ctnetlink_filter_match_tuple takes ipv6_addr_cmp for a truth value), and gives all entries but those asked for.
+    """
+    flags = _F_PROTO_NUM
+    proto: Attributes = ((_CTA_PROTO_NUM, bytes([IPPROTO_UDP])),)
+    if port is not None:
+        flags |= _F_PROTO_DST_PORT
+        proto += ((_CTA_PROTO_DST_PORT, port.to_bytes(2, "big")),)
+    compared: Attributes = ((_CTA_FILTER_ORIG_FLAGS, flags.to_bytes(4, sys.byteorder)),)
+    return encode(((_CTA_TUPLE_ORIG, ((_CTA_TUPLE_PROTO, proto),)), (_CTA_FILTER, compared)))
+
+
+class StaleFlows:
+    """One family's UDP flows that have yet to be looked through. Survives errors: what is not done stays to be done."""
+
+    def __init__(self, family: Family, conntrack: ConntrackTable) -> None:
+        self._conntrack = conntrack
+        self._layout: Layout = LAYOUTS[family == 16]
+        self._rerouted: dict[UdpFrontend, frozenset[tuple[bytes, int]]] = {}
+
+    def add(self, rerouted: Iterable[tuple[bytes, tuple[bytes, ...]]]) -> None:
+        """Frontend keys whose flows may have become stale, with their packed endpoints of now."""
+        for key, endpoints in rerouted:
+            self._rerouted[frontend_of(key)] = frozenset(map(endpoint_of, endpoints))
+
+    def delete(self) -> None:
+        """Delete the conntrack entries of flows that are stale. Raises DataplaneError."""
+        if not self._rerouted:
+            return
+        ports = {frontend.port for frontend in self._rerouted}
+        try:
+            for port in ports if len(ports) <= ASKED_SINGLY else (None,):
+                entries = self._conntrack.select(self._layout, criteria(port))
+                self._conntrack.delete([entry for entry in entries if is_stale(entry, self._rerouted)])
+        except OSError as error:
+            raise DataplaneError(f"conntrack: stale UDP flows are still there: {error}") from error
+        self._rerouted.clear()

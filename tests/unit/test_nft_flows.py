@@ -1,0 +1,49 @@
+"""Which UDP flows are stale."""
+
+from __future__ import annotations
+
+from socket import IPPROTO_TCP, IPPROTO_UDP
+
+import pytest
+from proxymode_agent.dataplane.conntrack.entries import Entry, Path, Status
+from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
+from proxymode_agent.dataplane.nftables.flows import UdpFrontend, endpoint_of, frontend_of, is_stale, is_udp
+from proxymode_agent.services.model import Endpoint, Frontend, Protocol
+
+VIP, NODE, CLIENT = bytes([10, 96, 0, 53]), bytes([192, 168, 50, 1]), bytes([10, 244, 1, 9])
+HERE, GONE = (bytes([10, 244, 1, 1]), 5353), (bytes([10, 244, 1, 2]), 5353)
+
+REROUTED = {UdpFrontend(VIP, 53): frozenset([HERE]), UdpFrontend(None, 30053): frozenset([HERE])}
+
+
+def flow(
+    to: tuple[bytes, int], answers_from: tuple[bytes, int], *, protocol: int = IPPROTO_UDP, translated: bool = True
+) -> Entry:
+    status = Status.CONFIRMED | (Status.DST_NAT if translated else 0)
+    return Entry(protocol, Path(CLIENT, 4000, *to), Path(*answers_from, CLIENT, 4000), status, 30, 0, b"id00", None)
+
+
+@pytest.mark.parametrize(
+    ("entry", "stale"),
+    [
+        pytest.param(flow((VIP, 53), GONE), True, id="Service, endpoint gone"),
+        pytest.param(flow((VIP, 53), HERE), False, id="Service, endpoint there"),
+        pytest.param(flow((VIP, 53), (HERE[0], 53)), True, id="Service, endpoint has another port now"),
+        pytest.param(flow((VIP, 53), (VIP, 53), translated=False), True, id="Service, from before it was one"),
+        pytest.param(flow((VIP, 54), GONE), False, id="another port"),
+        pytest.param(flow((VIP, 53), GONE, protocol=IPPROTO_TCP), False, id="TCP"),
+        pytest.param(flow((NODE, 30053), GONE), True, id="node port, endpoint gone"),
+        pytest.param(flow((NODE, 30053), HERE), False, id="node port, endpoint there"),
+        pytest.param(flow((NODE, 30053), (NODE, 30053), translated=False), False, id="somebody else's port 30053"),
+    ],
+)
+def test_staleness(entry: Entry, stale: bool) -> None:
+    assert is_stale(entry, REROUTED) is stale
+
+
+def test_frontends_and_endpoints_are_read_back_from_their_bytes() -> None:
+    key = service_key(Frontend(VIP, Protocol.UDP, 53))
+    assert (is_udp(key), frontend_of(key)) == (True, UdpFrontend(VIP, 53))
+    key = nodeport_key(Protocol.TCP, 30053)
+    assert (is_udp(key), frontend_of(key)) == (False, UdpFrontend(None, 30053))
+    assert list(map(endpoint_of, pack_endpoints([Endpoint(*HERE), Endpoint(bytes(16), 1)]))) == [HERE, (bytes(16), 1)]
