@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 from typing import Protocol as Interface
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from proxymode_testbeds.topology import Topology
 
+ANSWER_SECONDS = 20.0  # a deadline under emulation, not an estimate
 T = TypeVar("T")
 
 VIP, VIP6 = "10.96.0.10", "fd96::10"
@@ -109,6 +111,56 @@ class ServiceNode:
         ).splitlines()
         words = self.sh("nft list ruleset").replace(",", " ").split()
         return sorted(" ".join(sorted(line.split())) for line in lines) + sorted(words)
+
+
+class Idle:
+    """Connections that say nothing until they are asked: those that only conntrack and IPVS remember."""
+
+    def __init__(self, node: ServiceNode) -> None:
+        self._node = node
+        self._open: list[tuple[str, socket.socket]] = []
+
+    def open(self, number: int) -> None:
+        """So many more, each from everywhere: outside, the node, a pod, a pod that may meet itself, by NodePort."""
+        node = self._node
+        for name, address, port in (
+            ("client1", VIP, 80),
+            ("node1", VIP, 80),
+            ("node1", VIP6, 80),
+            ("node1-pod3", VIP6, 80),
+            ("node1-pod1", VIP, 80),
+            ("client1", node.address(4), 30080),
+            ("node1-pod3", node.address(6), 30080),
+        ):
+            for _ in range(number):
+                connection = node.topology.call(name, socket.create_connection, (address, port), ANSWER_SECONDS)
+                self._open.append((f"{name} to {address} port {port}", connection))
+        assert self.broken() == []
+
+    @property
+    def number(self) -> int:
+        return len(self._open)
+
+    def broken(self) -> list[str]:
+        """Asks each connection once; those that do not answer, and why. They are not asked again."""
+        found: list[str] = []
+        alive: list[tuple[str, socket.socket]] = []
+        for name, connection in self._open:
+            try:
+                connection.sendall(b"?\n")
+                answer = connection.recv(1024)
+                if not answer:
+                    raise ConnectionResetError("closed")
+                alive.append((name, connection))
+            except OSError as error:
+                found.append(f"{name}: {error}")
+                connection.close()
+        self._open = alive
+        return found
+
+    def close(self) -> None:
+        for _, connection in self._open:
+            connection.close()
 
 
 class NodeMaker(Interface):

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import pickle
+import itertools
+import os
 import signal
-import subprocess
-import sys
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from proxymode_agent.services.model import Protocol
-from proxymode_agent.switch import Outcome, Switcher, SwitchError
-from proxymode_agent.switch.plan import plan
+from proxymode_agent.switch import Outcome, StepRecord, Switcher, SwitchError
+from proxymode_agent.switch.plan import Step, plan
 from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
-from service_node import VIP, VIP6, service, state
+from service_node import VIP, VIP6, Idle, service, state
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from proxymode_agent.services.model import ServiceState
     from proxymode_testbeds.fixtures import FleetMaker, Traffic
     from proxymode_testbeds.topology import Topology
     from proxymode_testbeds.traffic.processes import TrafficProcess
     from service_node import NodeMaker, ServiceNode
 
+ROUND_TRIPS = 5
 NEW_RATE = 6.0  # per second and client: what an emulated node serves beside the rest
 
 
@@ -37,43 +39,29 @@ def services(node: ServiceNode) -> ServiceState:
     )
 
 
-def openers(node: ServiceNode, traffic: Traffic) -> list[TrafficProcess]:
-    """Clients that open connections all the time: outside, on the node, in a pod, a pod that may meet itself."""
-    topology = node.topology
+def clients(node: ServiceNode, traffic: Traffic) -> list[TrafficProcess]:
+    """Outside, on the node and in a pod: long-lived connections that keep talking, new ones, and datagrams."""
+    load = {"established": 5, "new_rate": NEW_RATE}
     return [
-        traffic.talk(topology, "client1", VIP, tcp=80, udp=53, new_rate=NEW_RATE, udp_rate=3.0),
-        traffic.talk(topology, "node1", VIP, tcp=80, new_rate=NEW_RATE),
-        traffic.talk(topology, "node1-pod3", VIP6, tcp=80, new_rate=NEW_RATE),
-        traffic.talk(topology, "node1-pod1", VIP, tcp=80, new_rate=NEW_RATE),
-        traffic.talk(topology, "client1", node.address(), tcp=30080, new_rate=NEW_RATE),
+        traffic.talk(node.topology, "client1", VIP, tcp=80, udp=53, udp_rate=3.0, **load),
+        traffic.talk(node.topology, "node1", VIP, tcp=80, **load),
+        traffic.talk(node.topology, "node1-pod3", VIP6, tcp=80, **load),
     ]
 
 
-def residents(node: ServiceNode, traffic: Traffic, number: int = 8) -> list[TrafficProcess]:
-    """Clients with long-lived connections, from the same places."""
-    topology = node.topology
-    return [
-        traffic.talk(topology, "client1", VIP, tcp=80, established=number),
-        traffic.talk(topology, "node1", VIP, tcp=80, established=number),
-        traffic.talk(topology, "node1-pod3", VIP6, tcp=80, established=number),
-        traffic.talk(topology, "node1-pod1", VIP, tcp=80, established=number),
-        traffic.talk(topology, "client1", node.address(), tcp=30080, established=number),
-    ]
-
-
-def stop(clients: list[TrafficProcess]) -> dict[str, Any]:
+def stop(running: list[TrafficProcess]) -> dict[str, Any]:
     """The sum of what clients counted."""
-    for client in clients:
+    for client in running:
         client.signal(signal.SIGTERM)
-    results = [client.result() for client in clients]
+    results = [client.result() for client in running]
     counts = ("established", "lost", "new", "failed", "udp_sent", "udp_lost")
     return {name: sum(result[name] for result in results) for name in counts} | {
         "why": [(result["failed_first"], result["lost_first"]) for result in results]
     }
 
 
-def let_run(clients: list[TrafficProcess], seconds: int = 2) -> None:
-    for client in clients:
+def let_run(running: list[TrafficProcess], seconds: int = 2) -> None:
+    for client in running:
         for _ in range(seconds):
             client.wait_for("second")
 
@@ -85,88 +73,124 @@ def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> S
     return service_node(topology)
 
 
-def test_to_and_fro_under_load_no_new_connection_fails_and_nothing_stays_behind(
-    node: ServiceNode, traffic: Traffic, tmp_path: Path
+@pytest.fixture
+def idle(node: ServiceNode) -> Iterator[Idle]:
+    with closing(Idle(node)) as connections:
+        yield connections
+
+
+def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
+    node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path
 ) -> None:
     ports = services(node)
-    with closing(node.call(Switcher, node.config, tmp_path)) as switcher:
+    with closing(node.call(Switcher, node.config, tmp_path, ConnectionPolicy.HANDOVER)) as switcher:
         record = node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
         assert (record.from_mode, record.outcome, record.connections) == (ObservedMode.NONE, Outcome.SUCCEEDED, None)
         beginning = node.snapshot()
-        first = residents(node, traffic)
-        opening = openers(node, traffic)
-        let_run(opening)
-        for turn in range(5):
-            record = node.call(switcher.switch, Mode.NFTABLES, ports, lambda step: None)
-            assert node.call(switcher.observe) is ObservedMode.NFTABLES
-            assert node.call(switcher.dataplane(Mode.IPVS).present) is False
-            assert record.outcome is Outcome.SUCCEEDED
-            assert record.connections is not None
-            if turn == 0:  # policy Cut: what was open on IPVS ends
-                assert record.connections.found >= 40
-                assert record.connections.kept == 0
-                assert stop(first)["lost"] == 40
-            second = residents(node, traffic)
-            let_run(opening, 1)
-            record = node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
-            assert node.call(switcher.observe) is ObservedMode.IPVS
-            assert node.call(switcher.dataplane(Mode.NFTABLES).present) is False
-            assert record.connections is not None
-            assert record.connections.found >= 40
-            assert record.connections.lost == 0
-            let_run(second, 1)
-            survived = stop(second)
-            assert (survived["established"], survived["lost"]) == (40, 0), survived["why"]
+        running = clients(node, traffic)
+        for _ in range(ROUND_TRIPS):
+            for to, old in ((Mode.NFTABLES, Mode.IPVS), (Mode.IPVS, Mode.NFTABLES)):
+                idle.open(1)  # on the old mode; those opened earlier were carried to it
+                record = node.call(switcher.switch, to, ports, lambda step: None)
+                assert node.call(switcher.observe) is ObservedMode(to)
+                assert node.call(switcher.dataplane(old).present) is False
+                assert record.outcome is Outcome.SUCCEEDED
+                assert idle.broken() == []
+                assert record.connections is not None
+                assert record.connections.found >= 7
+                assert record.connections.lost == 0
+                let_run(running, 1)
+        assert idle.number == 7 * 2 * ROUND_TRIPS
         assert node.snapshot() == beginning
         assert list(tmp_path.iterdir()) == []
-    result = stop(opening)
-    assert result["new"] > 100
-    assert (result["failed"], result["udp_lost"]) == (0, 0), result["why"]
+    counted = stop(running)
+    assert counted["established"] == 15
+    assert counted["new"] > 100
+    assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
 
 
-@pytest.mark.parametrize("to", list(Mode))
-def test_killed_after_any_step_the_next_switch_finishes_and_no_new_connection_fails(
-    node: ServiceNode, traffic: Traffic, tmp_path: Path, to: Mode
+def test_cut_ends_what_ipvs_holds_and_fails_no_new_connection(
+    node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path
 ) -> None:
     ports = services(node)
-    old = next(mode for mode in Mode if mode is not to)
-    with closing(node.call(Switcher, node.config, tmp_path)) as switcher:
-        node.call(switcher.switch, old, ports, lambda step: None)
-        beginning = node.snapshot()
-        opening = openers(node, traffic)
-        let_run(opening, 1)
-        for step in plan({old}, to, ConnectionPolicy.CUT).steps:
-            switch_and_die(node, tmp_path, to, step, ports)
-            assert node.call(switcher.unfinished) is to
-            let_run(opening, 2)
-            with closing(node.call(Switcher, node.config, tmp_path)) as next_agent:
+    with closing(node.call(Switcher, node.config, tmp_path, ConnectionPolicy.CUT)) as switcher:
+        node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
+        idle.open(2)
+        running = clients(node, traffic)
+        record = node.call(switcher.switch, Mode.NFTABLES, ports, lambda step: None)
+        let_run(running)
+    assert record.connections is not None
+    assert record.connections.found >= 14 + 15
+    assert record.connections.kept < record.connections.found
+    counted = stop(running)
+    assert counted["lost"] > 0
+    assert (counted["failed"], counted["udp_lost"]) == (0, 0), counted["why"]
+
+
+@pytest.mark.parametrize("policy", list(ConnectionPolicy))
+def test_killed_after_any_step_the_next_agent_finishes_and_no_new_connection_fails(
+    node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path, policy: ConnectionPolicy
+) -> None:
+    ports = services(node)
+    with closing(node.call(Switcher, node.config, tmp_path, policy)) as switcher:
+        node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
+    beginning = node.snapshot()
+    idle.open(1)
+    running = clients(node, traffic)
+    forth = plan({Mode.IPVS}, Mode.NFTABLES, policy).steps
+    back = plan({Mode.NFTABLES}, Mode.IPVS, policy).steps
+    for there, home in itertools.zip_longest(forth, back):
+        for to, step in ((Mode.NFTABLES, there), (Mode.IPVS, home)):
+            if step is not None:
+                switch_and_die(node, tmp_path, policy, to, step, ports)
+                let_run(running, 1)
+            with closing(node.call(Switcher, node.config, tmp_path, policy)) as next_agent:
+                assert node.call(next_agent.unfinished) is (to if step else None)
                 record = node.call(next_agent.switch, to, ports, lambda step: None)
-                assert record.outcome is Outcome.RESUMED
-                assert record.from_mode is ObservedMode(old)
+                assert record.outcome is (Outcome.RESUMED if step else Outcome.SUCCEEDED)
+                assert record.from_mode is not ObservedMode(to)
                 assert node.call(next_agent.unfinished) is None
                 assert node.call(next_agent.observe) is ObservedMode(to)
-                assert node.call(next_agent.dataplane(old).present) is False
-                node.call(next_agent.switch, old, ports, lambda step: None)
-        assert node.snapshot() == beginning
-    result = stop(opening)
-    assert (result["failed"], result["udp_lost"]) == (0, 0), result["why"]
+        if policy is ConnectionPolicy.HANDOVER:
+            assert idle.broken() == [], (there, home)
+            idle.open(1)
+    assert node.snapshot() == beginning
+    assert list(tmp_path.iterdir()) == []
+    counted = stop(running)
+    assert (counted["failed"], counted["udp_lost"]) == (0, 0), counted["why"]
+    if policy is ConnectionPolicy.HANDOVER:
+        assert counted["lost"] == 0, counted["why"]
 
 
-def switch_and_die(node: ServiceNode, folder: Path, to: Mode, step: str, ports: ServiceState) -> None:
-    victim = [sys.executable, str(Path(__file__).with_name("switch_victim.py")), str(folder), to, step]
-    process = node.call(lambda: subprocess.Popen(victim, stdin=subprocess.PIPE))
-    process.communicate(pickle.dumps((node.config, ports)), timeout=60)
-    assert process.returncode == -signal.SIGKILL
+def switch_and_die(
+    node: ServiceNode, folder: Path, policy: ConnectionPolicy, to: Mode, step: Step, ports: ServiceState
+) -> None:
+    """A process that begins a switch and is killed, with SIGKILL, right after that step."""
+
+    def die(record: StepRecord) -> None:
+        if record.name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def victim() -> int:
+        process = os.fork()
+        if process == 0:
+            try:
+                Switcher(node.config, folder, policy).switch(to, ports, die)
+            finally:
+                os._exit(1)
+        return os.waitpid(process, 0)[1]
+
+    assert os.waitstatus_to_exitcode(node.call(victim)) == -signal.SIGKILL
 
 
 def test_a_switch_that_fails_is_undone_and_says_why(
-    node: ServiceNode, service_node: NodeMaker, traffic: Traffic, tmp_path: Path
+    node: ServiceNode, service_node: NodeMaker, idle: Idle, tmp_path: Path
 ) -> None:
     ports = services(node)
     crippled = service_node(node.topology, ipvs_scheduler="nonesuch")
     with closing(crippled.call(Switcher, crippled.config, tmp_path)) as switcher:
         node.call(switcher.switch, Mode.NFTABLES, ports, lambda step: None)
-        clients = residents(node, traffic, 4)
+        idle.open(1)
         with pytest.raises(SwitchError, match=r"program-target: .*with scheduler nonesuch") as failure:
             node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
         assert failure.value.record.outcome is Outcome.ROLLED_BACK
@@ -174,8 +198,7 @@ def test_a_switch_that_fails_is_undone_and_says_why(
         assert node.call(switcher.unfinished) is None
         assert node.call(switcher.dataplane(Mode.IPVS).present) is False
         assert node.sh("ipvsadm -Sn") == ""
-        let_run(clients, 1)
-        assert stop(clients)["lost"] == 0
+        assert idle.broken() == []
 
 
 def test_it_sees_whose_services_the_node_has(one_node: Topology, service_node: NodeMaker, tmp_path: Path) -> None:

@@ -102,8 +102,9 @@ class Kernel:
             case Step.REMOVE_TABLE:
                 self._nftables.remove()
             case Step.COMPARE:
+                held = {key: path for key, path in self._held.items() if key not in self._carrier.ended}
                 with ConntrackTable() as table:
-                    self.connections = connections.compare(self._held, table.entries())
+                    self.connections = connections.compare(held, table.entries())
 
     def _verify(self, to: Mode, state: ServiceState) -> None:
         for _ in range(_VERIFY_TRIES):

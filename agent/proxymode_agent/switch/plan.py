@@ -52,9 +52,7 @@ def old_mode(present: AbstractSet[Mode], to: Mode) -> Mode | None:
     return next((mode for mode in Mode if mode in present and mode is not to), None)
 
 
-def plan(
-    present: AbstractSet[Mode], to: Mode, policy: ConnectionPolicy, *, handover_begun: bool = False
-) -> Plan:
+def plan(present: AbstractSet[Mode], to: Mode, policy: ConnectionPolicy, *, handover_begun: bool = False) -> Plan:
     """The steps to `to`, where anything of the modes in `present` is in the kernel, be it whole or half.
 
     `handover_begun`: connections were being carried over when a former switch was interrupted, in whichever direction;

@@ -46,6 +46,8 @@ class Carrier:
     def __init__(self, state_dir: Path) -> None:
         self._file = state_dir / "flows.json"
         self._catch = CatchTable()
+        self.ended: set[Key] = set()
+        """Connections that their own ends closed while they were being carried over."""
 
     def close(self) -> None:
         self._catch.close()
@@ -67,8 +69,10 @@ class Carrier:
         """Move all entries, then write down which connections there are."""
         services = frontends(state)
         with ConntrackTable() as table:
+            self.ended = set()
             for _ in range(_MOVE_ROUNDS):
                 left = flows.on_ipvs(table.entries(), services)
+                self.ended.update(key_of(entry) for entry in left if entry.tcp is not None and not entry.established)
                 if not left:
                     break
                 table.replace(left)
@@ -90,6 +94,7 @@ class Carrier:
                 entries = list(table.entries())
                 for key in flows.ended(wanted, entries):
                     del wanted[key]
+                    self.ended.add(key)
                 repair = flows.repair(wanted, entries)
                 table.create(repair.missing)
                 table.replace(repair.wrong)
