@@ -166,8 +166,7 @@ async def _run(options: Options, config: ClusterConfig) -> None:
                     engine,
                     node.view,
                     options.state_dir,
-                    agent_version=agent_version(),
-                    restarted=metrics.watch_restarted("nodeproxymodes"),
+                    metrics,
                 )
                 tasks.create_task(controller.run())
 

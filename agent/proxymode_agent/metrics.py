@@ -86,6 +86,18 @@ class Metrics:
             buckets=_SWITCH_BUCKETS,
             registry=self.registry,
         )
+        self.status_writes: Final = Counter(
+            f"{_PREFIX}_status_writes_total",
+            "Writes of the NodeProxyMode's status, by result (success, failure).",
+            ["result"],
+            registry=self.registry,
+        )
+        self.preflight: Final = Gauge(
+            f"{_PREFIX}_preflight_checks",
+            "Checks of the last preflight, by the mode that they are about and by verdict (pass, warn, block).",
+            ["mode", "verdict"],
+            registry=self.registry,
+        )
         Gauge(
             f"{_PREFIX}_build_info", "1, labelled with the agent's version.", ["version"], registry=self.registry
         ).labels(agent_version()).set(1)

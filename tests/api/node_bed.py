@@ -18,6 +18,7 @@ from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.kube import config
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.own_node import OwnNode
+from proxymode_agent.metrics import Metrics
 from proxymode_agent.node.controller import NodeController
 from proxymode_agent.node.writer import DEFAULT_PACE, Pace
 from proxymode_agent.preflight.model import Facts
@@ -25,7 +26,7 @@ from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import NodeProxyMode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from proxymode_agent.services.model import DataplaneConfig
@@ -63,16 +64,6 @@ class ObedientEngine:
         return await self.cell.changed(seen)
 
 
-class CountingClient(KubeClient):
-    """Counts the writes of the status."""
-
-    writes = 0
-
-    async def apply(self, path: str, body: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-        self.writes += 1
-        return await super().apply(path, body, **options)
-
-
 @dataclass
 class NodeBed:
     """One node's objects and controller. `facts` is what preflight finds; `pace` how often it looks."""
@@ -86,6 +77,7 @@ class NodeBed:
 
     def __post_init__(self) -> None:
         self.engine = ObedientEngine(self.observed)
+        self.metrics = Metrics()
 
     async def add_node(self) -> None:
         """The Node object."""
@@ -106,6 +98,13 @@ class NodeBed:
         """Change fields of the spec."""
         patch = json.dumps({"spec": spec})
         await self.api.kubectl("patch", "nodeproxymode", self.name, "--type=merge", f"--patch={patch}")
+
+    @property
+    def writes(self) -> float:
+        """How often the status was written."""
+        return (
+            self.metrics.registry.get_sample_value("proxymode_agent_status_writes_total", {"result": "success"}) or 0.0
+        )
 
     async def read(self) -> NodeProxyMode:
         return NodeProxyMode.model_validate(
@@ -146,11 +145,11 @@ class NodeBed:
                 await asyncio.sleep(0.1)
 
     @asynccontextmanager
-    async def agent(self) -> AsyncIterator[CountingClient]:
+    async def agent(self) -> AsyncIterator[None]:
         """The controller at work, with the rights of this node's agent; restarted by entering again."""
         node_name = {"authentication.kubernetes.io/node-name": [self.name]}
         self.api.add_token(AGENT, ["system:serviceaccounts"], node_name, holder=self.name)
-        async with CountingClient(config.load(self.api.kubeconfig(self.name))) as client:
+        async with KubeClient(config.load(self.api.kubeconfig(self.name))) as client:
             node = OwnNode(client, self.name)
             controller = NodeController(
                 self.name,
@@ -158,13 +157,13 @@ class NodeBed:
                 self.engine,
                 node.view,
                 self.state_dir,
-                agent_version="0.1.0",
+                self.metrics,
                 collect=lambda: self.facts,
                 pace=self.pace,
             )
             tasks = [asyncio.create_task(node.run()), asyncio.create_task(controller.run())]
             try:
-                yield client
+                yield
             finally:
                 for task in tasks:
                     task.cancel()

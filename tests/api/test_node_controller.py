@@ -127,16 +127,16 @@ async def test_endpoints_that_come_and_go_cause_no_writes(manifests: ApiServer, 
     bed = NodeBed(manifests, tmp_path, pace=Pace(write=timedelta(seconds=0)))
     await bed.add_node()
     await bed.ask(mode="ipvs")
-    async with bed.agent() as client:
+    async with bed.agent():
         await bed.until(lambda found: found.status.phase is Phase.ACTIVE)
-        before = client.writes
+        before = bed.writes
         for endpoints in range(200):
             bed.engine.change(endpoints=endpoints, last_sync=datetime.now(UTC))
             await asyncio.sleep(0)
         # A change of another kind is written, and with it everything that had waited.
         bed.engine.change(error="nf_tables: ENOMEM", phase=EnginePhase.FAILED, synced=False)
         found = await bed.until(lambda found: found.status.phase is Phase.FAILED)
-        assert client.writes == before + 1
+        assert bed.writes == before + 1
     assert found.status.programmed.endpoints == 199
     assert condition(found, "Degraded") == "True SyncFailed"
 

@@ -11,23 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxymode_api.deprecation import parse_minor
-from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, Preflight
+from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, Verdict
 from pydantic import ValidationError
 
 from proxymode_agent.kube.client import ApiError
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced
+from proxymode_agent.metrics import agent_version
 from proxymode_agent.node import events, memory
-from proxymode_agent.node.conditions import Observation, blockers
-from proxymode_agent.node.config import OptionsError, dataplane_config
+from proxymode_agent.node.assess import Assessment, assess
+from proxymode_agent.node.conditions import Observation
 from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
-from proxymode_agent.preflight import checks, facts
-from proxymode_agent.services.model import DataplaneConfig
+from proxymode_agent.preflight import facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,9 +40,10 @@ if TYPE_CHECKING:
     from proxymode_agent.cell import Cell
     from proxymode_agent.engine.snapshot import EngineSnapshot
     from proxymode_agent.kube.client import KubeClient
-    from proxymode_agent.kube.objects import Node
     from proxymode_agent.kube.own_node import NodeView
+    from proxymode_agent.metrics import Metrics
     from proxymode_agent.preflight.model import Facts
+    from proxymode_agent.services.model import DataplaneConfig
 
 log = logging.getLogger(__name__)
 
@@ -56,24 +56,6 @@ class Engine(Protocol):
     async def changed(self, seen: EngineSnapshot) -> EngineSnapshot: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Assessment:
-    """What one spec means on this node, by facts collected until `due`. `config` None: its options cannot be followed.
-
-    `blocking`: checks that block spec.mode. `preflight`: results for where the node is to go (targetMode, else mode).
-    """
-
-    spec: NodeProxyModeSpec
-    generation: int
-    node: Node | None
-    facts: Facts
-    blocking: tuple[PreflightResult, ...]
-    preflight: Preflight | None
-    config: DataplaneConfig | None
-    options_error: str
-    due: datetime
-
-
 class NodeController:
     """Follows the NodeProxyMode called as the node; `run` in a task. `node`: the Node itself, watched elsewhere."""
 
@@ -84,9 +66,8 @@ class NodeController:
         engine: Engine,
         node: Cell[NodeView],
         state_dir: Path,
+        metrics: Metrics,
         *,
-        agent_version: str,
-        restarted: Callable[[RestartReason], None] = lambda reason: None,
         collect: Callable[[], Facts] = facts.collect,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         pace: Pace = DEFAULT_PACE,
@@ -96,8 +77,8 @@ class NodeController:
         self._engine = engine
         self._node = node
         self._state_dir = state_dir
-        self._agent_version = agent_version
-        self._restarted_hook = restarted
+        self._metrics = metrics
+        self._count_restart = metrics.watch_restarted("nodeproxymodes")
         self._collect = collect
         self._clock = clock
         self._pace = pace
@@ -107,11 +88,12 @@ class NodeController:
         self._object: NodeProxyMode | None = None
         self._readable = False  # the NodeProxyMode is known, or known not to be there
         self._unreadable = False  # asking for it has failed; the memory has to do
-        self._assessment: _Assessment | None = None
+        self._assessment: Assessment | None = None
+        self._check_again = datetime.min.replace(tzinfo=UTC)
         self._told: tuple[Mode | None, DataplaneConfig] | None = None
         self._cluster_version = ""
         self._warned_on: date | None = None  # tried, whether or not it could be posted
-        self._status = StatusWriter(kube, node_name, clock() + pace.settle, pace)
+        self._status = StatusWriter(kube, node_name, metrics, clock() + pace.settle, pace)
 
     async def run(self) -> None:
         """Work for ever; ends only by cancellation."""
@@ -148,7 +130,7 @@ class NodeController:
             self._wake.set()
 
     def _watch_restarted(self, reason: RestartReason) -> None:
-        self._restarted_hook(reason)
+        self._count_restart(reason)
         if not self._readable and not self._unreadable:
             self._unreadable = True
             self._wake.set()
@@ -182,21 +164,23 @@ class NodeController:
             return None
         spec, generation = wanted
         assessed = self._assessment
-        if assessed is None or not self._is_about(assessed, spec, generation) or self._clock() >= assessed.due:
+        stale = assessed is None or not assessed.is_about(spec, generation, self._node.value.node)
+        if assessed is None or stale or self._clock() >= self._check_again:
             assessed = self._assessment = await self._assess(spec, generation)
-        refused = self._tell_engine(assessed)
+        refused = assessed.refused(self._engine.snapshot().observed)
+        self._tell_engine(assessed, refused)
         now = self._clock()
         before = self._status.written
         status = build(self._observation(assessed, refused), before, now)
         await self._warn_of_deprecation(status, now)
         if self._object is None:
-            return assessed.due
+            return self._check_again
         again = await self._status.write_when_due(status, self._engine.snapshot().phase, now)
         if self._status.written is status:
             await self._remember_spec(assessed)
             for event in events.transitions(before, status):
                 await self._post(event, now)
-        return min(assessed.due, again)
+        return min(self._check_again, again)
 
     def _wanted(self) -> tuple[NodeProxyModeSpec, int] | None:
         """The spec to follow and its generation; None as long as it is not known what to follow."""
@@ -206,55 +190,35 @@ class NodeController:
             return self._memory.spec or NodeProxyModeSpec(), 0
         return None
 
-    def _is_about(self, assessed: _Assessment, spec: NodeProxyModeSpec, generation: int) -> bool:
-        return (assessed.generation, assessed.node) == (generation, self._node.value.node) and assessed.spec == spec
-
-    async def _assess(self, spec: NodeProxyModeSpec, generation: int) -> _Assessment:
+    async def _assess(self, spec: NodeProxyModeSpec, generation: int) -> Assessment:
         found = await asyncio.to_thread(self._collect)
         await self._ask_version()
-        node = self._node.value.node
-        config: DataplaneConfig | None = None
-        options_error = ""
-        try:
-            config = dataplane_config(spec, node)
-        except OptionsError as error:
-            options_error = str(error)
-            log.error("options cannot be followed", extra={"node": self._name, "error": options_error})
         now = self._clock()
-        heading = spec.target_mode or spec.mode
-        judged = config or DataplaneConfig()
-        preflight = None
-        if heading is not None:
-            results = list(checks.run(heading, found, judged))
-            preflight = Preflight(mode=heading, checked_at=now.replace(microsecond=0), results=results)
-        blocking = blockers(checks.run(spec.mode, found, judged)) if spec.mode is not None else ()
-        soon = blocking or (preflight and blockers(preflight.results)) or not self._cluster_version
-        due = now + (self._pace.preflight_blocked if soon else self._pace.preflight)
-        return _Assessment(spec, generation, node, found, blocking, preflight, config, options_error, due)
+        assessed = assess(spec, generation, self._node.value.node, found, now)
+        if assessed.options_error:
+            log.error("options cannot be followed", extra={"node": self._name, "error": assessed.options_error})
+        if assessed.preflight is not None:
+            for verdict in Verdict:
+                count = sum(result.verdict is verdict for result in assessed.preflight.results)
+                self._metrics.preflight.labels(assessed.preflight.mode.value, verdict.value).set(count)
+        soon = assessed.stopped or not self._cluster_version
+        self._check_again = now + (self._pace.preflight_blocked if soon else self._pace.preflight)
+        return assessed
 
-    def _tell_engine(self, assessed: _Assessment) -> tuple[PreflightResult, ...]:
-        """Tell the engine what to run; returns the checks for which spec.mode is not set, if any.
-
-        A block keeps a node from going to a mode, it does not take it out of the one that it runs. Without a mode the
-        engine keeps what it finds of ours up to date, and ends a switch that was begun.
-        """
-        spec, config = assessed.spec, assessed.config
-        if config is None:
-            return ()
-        observed = self._engine.snapshot().observed
-        refused = () if spec.mode is None or observed.value == spec.mode.value else assessed.blocking
-        told = (None if refused else spec.mode, config)
+    def _tell_engine(self, assessed: Assessment, refused: tuple[PreflightResult, ...]) -> None:
+        """Tell the engine what to run. Told no mode, it keeps what it finds of ours up to date, and ends a switch that
+        was begun."""
+        if assessed.config is None:
+            return
+        told = (None if refused else assessed.spec.mode, assessed.config)
         if told != self._told:
             if refused:
-                log.warning(
-                    "mode is blocked and not set",
-                    extra={"mode": str(spec.mode), "checks": ",".join(result.id for result in refused)},
-                )
+                blocking = ",".join(result.id for result in refused)
+                log.warning("mode is blocked and not set", extra={"mode": str(assessed.spec.mode), "checks": blocking})
             self._engine.set_desired(*told)
             self._told = told
-        return refused
 
-    def _observation(self, assessed: _Assessment, refused: tuple[PreflightResult, ...]) -> Observation:
+    def _observation(self, assessed: Assessment, refused: tuple[PreflightResult, ...]) -> Observation:
         return Observation(
             generation=assessed.generation,
             spec=assessed.spec,
@@ -265,7 +229,7 @@ class NodeController:
             options_error=assessed.options_error,
             cluster=_minor(self._cluster_version),
             cluster_version=self._cluster_version,
-            agent_version=self._agent_version,
+            agent_version=agent_version(),
         )
 
     async def _ask_version(self) -> None:
@@ -296,7 +260,7 @@ class NodeController:
             return False
         return True
 
-    async def _remember_spec(self, assessed: _Assessment) -> None:
+    async def _remember_spec(self, assessed: Assessment) -> None:
         """Keep the spec for a restart without API server, once it is one that the engine follows."""
         if self._told == (assessed.spec.mode, assessed.config) and self._memory.spec != assessed.spec:
             await self._remember(self._memory.model_copy(update={"spec": assessed.spec}))

@@ -21,6 +21,7 @@ from proxymode_agent.node.status import HEARTBEAT, worth_writing
 
 if TYPE_CHECKING:
     from proxymode_agent.kube.client import KubeClient
+    from proxymode_agent.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,11 @@ class StatusWriter:
     `written` is what the API server has: to be set from the object where another run wrote it.
     """
 
-    def __init__(self, kube: KubeClient, name: str, settled_at: datetime, pace: Pace) -> None:
+    def __init__(self, kube: KubeClient, name: str, metrics: Metrics, settled_at: datetime, pace: Pace) -> None:
         self.written = NodeProxyModeStatus()
         self._kube = kube
         self._name = name
+        self._writes = metrics.status_writes
         self._settled_at = settled_at
         self._pace = pace
         self._not_before = datetime.min.replace(tzinfo=UTC)
@@ -87,12 +89,14 @@ class StatusWriter:
                 subresource="status",
             )
         except ApiError as error:
+            self._writes.labels("failure").inc()
             delay = self._retry.next()
             if (complaint := f"{error.status} {error.reason}") != self._complaint:
                 log.warning("status cannot be written", extra={"error": str(error), "retry_seconds": round(delay, 1)})
                 self._complaint = complaint
             self._not_before = now + timedelta(seconds=delay)
             return self._not_before
+        self._writes.labels("success").inc()
         self._retry.reset()
         self._complaint = ""
         self.written = status
