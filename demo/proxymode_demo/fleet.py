@@ -40,6 +40,19 @@ class DemoFleet:
     network: Fleet
     processes: Processes
     folder: Path
+    stack: contextlib.AsyncExitStack
+    operators: list[asyncio.subprocess.Process]
+
+    async def start_operator(self) -> None:
+        """One operator more, on this host, with the rights of its ServiceAccount; its log is operator.log."""
+        self.api.add_token(OPERATOR, ["system:serviceaccounts"])
+        argv: list[str | Path] = [
+            *(sys.executable, "-m", "proxymode_operator"),
+            *("--kubeconfig", self.api.kubeconfig(OPERATOR), "--namespace", NAMESPACE),
+            *("--metrics-bind-address", "127.0.0.1:0", "--healthz-bind-address", "127.0.0.1:0"),
+        ]
+        operator = host_program(argv, self.folder / "operator.log")
+        self.operators.append(await self.stack.enter_async_context(operator))
 
     async def node_modes(self) -> dict[str, Any]:
         """Every NodeProxyMode's status by node."""
@@ -97,21 +110,12 @@ async def running(nodes: int, folder: Path, say: Callable[[str], None]) -> Async
         for _, pod in objects.backends(network):
             port = str(objects.TARGET_PORT)
             await processes.traffic(pod.name, ["server", "--name", pod.name, "--tcp", port, "--udp", port])
-        await _start_operator(api, folder, stack)
+        fleet = DemoFleet(api, vm, network, processes, folder, stack, operators=[])
+        await fleet.start_operator()
         for node in network.nodes:
             await processes.agent(node.name, _agent_arguments(api, node.name))
         say("the operator on this host, and an agent on every node")
-        yield DemoFleet(api, vm, network, processes, folder)
-
-
-async def _start_operator(api: ApiServer, folder: Path, stack: contextlib.AsyncExitStack) -> None:
-    api.add_token(OPERATOR, ["system:serviceaccounts"])
-    argv: list[str | Path] = [
-        *(sys.executable, "-m", "proxymode_operator"),
-        *("--kubeconfig", api.kubeconfig(OPERATOR), "--namespace", NAMESPACE),
-        *("--metrics-bind-address", "127.0.0.1:0", "--healthz-bind-address", "127.0.0.1:0"),
-    ]
-    await stack.enter_async_context(host_program(argv, folder / "operator.log"))
+        yield fleet
 
 
 def _agent_arguments(api: ApiServer, node: str) -> list[str]:

@@ -78,7 +78,7 @@ async def hold_topology(vm: VirtualMachine, nodes: int, pods: int) -> AsyncItera
 @contextlib.asynccontextmanager
 async def host_program(argv: Sequence[str | Path], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program on this host until the end of the context: SIGTERM, SIGKILL after ten seconds; dies with us."""
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL", *map(str, argv)),
             stdin=asyncio.subprocess.DEVNULL,

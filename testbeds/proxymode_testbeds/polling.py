@@ -12,11 +12,13 @@ DEADLINE_SECONDS = 60.0
 _INTERVAL_SECONDS = 0.05
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Return once the condition holds. Raises TimeoutError that says `what` did not come true in a minute."""
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], what: str, deadline_seconds: float = DEADLINE_SECONDS
+) -> None:
+    """Return once the condition holds. Raises TimeoutError that says `what` did not come true in time."""
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(deadline_seconds):
             while not await condition():  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(_INTERVAL_SECONDS)
     except TimeoutError:
-        raise TimeoutError(f"not within {DEADLINE_SECONDS:.0f} s: {what}") from None
+        raise TimeoutError(f"not within {deadline_seconds:.0f} s: {what}") from None
