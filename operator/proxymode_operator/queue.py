@@ -26,6 +26,8 @@ INTERVAL_SECONDS: Final = 0.1
 
 _FIRST_BACKOFF_SECONDS: Final = 0.1
 _LAST_BACKOFF_SECONDS: Final = 60.0
+_LAST_CONFLICT_BACKOFF_SECONDS: Final = 1.0
+"""A conflict only says that a node's agent wrote in the same moment; it is no sign of an API server in trouble."""
 
 
 class ConflictError(Exception):
@@ -90,7 +92,7 @@ class Queue:
         except ConflictError as conflict:
             RECONCILES.labels("conflict").inc()
             logger.debug("conflict", extra={"proxymode": name, "detail": str(conflict)})
-            self._back_off(state, loop.time(), asked_at)
+            self._back_off(state, loop.time(), asked_at, _LAST_CONFLICT_BACKOFF_SECONDS)
         except NotLeaderError:
             raise
         except ApiError as error:
@@ -114,9 +116,11 @@ class Queue:
         finally:
             RECONCILE_SECONDS.observe(loop.time() - began)
 
-    def _back_off(self, state: _Key, now: float, asked_at: float | None) -> float:
+    def _back_off(
+        self, state: _Key, now: float, asked_at: float | None, longest: float = _LAST_BACKOFF_SECONDS
+    ) -> float:
         state.failures += 1
-        delay = min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(state.failures - 1, 20), _LAST_BACKOFF_SECONDS)
+        delay = min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(state.failures - 1, 20), longest)
         delay *= random.uniform(0.75, 1.25)
         state.due, state.not_before = now, now + delay
         state.asked_at = asked_at if asked_at is not None else now

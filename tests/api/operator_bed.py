@@ -13,24 +13,25 @@ import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from proxymode_testbeds.apiserver import ApiServer
 from proxymode_testbeds.apiserver.processes import free_port, running
 from proxymode_testbeds.polling import DEADLINE_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
-    from proxymode_testbeds.apiserver import ApiServer
     from proxymode_testbeds.apiserver.processes import ServerProcess
 
 Json = dict[str, Any]
 NODES = "/api/v1/nodes"
 NODE_PROXY_MODES = "/apis/proxymode.io/v1alpha1/nodeproxymodes"
 PROXY_MODES = "/apis/proxymode.io/v1alpha1/proxymodes"
-LEASE = "/apis/coordination.k8s.io/v1/namespaces/proxymode-system/leases/proxymode-operator"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/proxymode-system/leases"
+LEASE = f"{LEASES}/proxymode-operator"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 
 
@@ -134,6 +135,15 @@ class Bed:
             e["reason"] for e in sorted(items, key=lambda e: e["eventTime"]) if e["regarding"]["kind"] == "ProxyMode"
         ]
 
+    async def until_event(self, reason: str) -> list[str]:
+        """All reasons, once this one is among them: Events are posted after the status is stored."""
+
+        async def posted() -> bool:
+            return reason in await self.event_reasons()
+
+        await eventually(posted, f"an Event {reason}")
+        return await self.event_reasons()
+
     async def lease_holder(self) -> str:
         async with self.http.get(LEASE) as response:
             lease = await response.json()
@@ -145,23 +155,10 @@ class Bed:
     # Operators
 
     @asynccontextmanager
-    async def operator(self, *flags: str, name: str = "operator") -> AsyncIterator[ServerProcess]:
+    async def operator(self, name: str = "operator") -> AsyncIterator[ServerProcess]:
         """A running operator process; ended when the block ends, if it has not ended by then."""
         self.health_port = free_port("127.0.0.1")
-        command = [
-            sys.executable,
-            "-m",
-            "proxymode_operator",
-            f"--kubeconfig={self.api.kubeconfig()}",
-            "--namespace=proxymode-system",
-            "--metrics-bind-address=",
-            f"--healthz-bind-address=127.0.0.1:{self.health_port}",
-            "--leader-elect-lease-duration=4s",
-            "--leader-elect-renew-deadline=3s",
-            "--leader-elect-retry-period=1s",
-            *flags,
-        ]
-        async with running(command, self.folder / f"{name}.log") as process:
+        async with operator(self.api, self.folder / f"{name}.log", self.health_port) as process:
             yield process
 
     # Agents
@@ -194,7 +191,8 @@ class Bed:
         if mode != (before["spec"].get("mode") if before else None):
             self.history.append((name, mode))
         self.in_flight_most = max(self.in_flight_most, sum(self._is_in_flight(n) for n in self._seen))
-        await self.answer(name)
+        if before is None or before["metadata"]["generation"] != item["metadata"]["generation"]:
+            await self.answer(name)
 
     def _is_in_flight(self, name: str) -> bool:
         mode = self._seen[name]["spec"].get("mode")
@@ -205,7 +203,6 @@ class Bed:
         item, agent = self._seen[name], self.agents[name]
         spec, generation = item["spec"], item["metadata"]["generation"]
         mode, target = spec.get("mode"), spec.get("targetMode") or spec.get("mode")
-        reported = item.get("status", {}).get("observedGeneration", 0)
         if mode is not None and mode != agent.kernel and mode not in agent.unable:
             await self._report(name, generation, target, "Switching", ready=False)
             if agent.hold:
@@ -214,8 +211,6 @@ class Bed:
                 await self._report(name, generation, target, "Failed", ready=True)
                 return
             agent.kernel = mode
-        elif reported == generation:
-            return
         phase = "Observing" if mode is None else "Blocked" if mode in agent.unable else "Active"
         await self._report(name, generation, target, phase, ready=True)
 
@@ -257,14 +252,46 @@ def _node_status(*, ready: bool) -> Json:
 
 
 @asynccontextmanager
+async def operator(api: ApiServer, log: Path, health_port: int | None = None) -> AsyncIterator[ServerProcess]:
+    """One operator process, with a Lease that runs out sooner than in production."""
+    command = [
+        sys.executable,
+        "-m",
+        "proxymode_operator",
+        f"--kubeconfig={api.kubeconfig()}",
+        "--namespace=proxymode-system",
+        "--metrics-bind-address=",
+        f"--healthz-bind-address={f'127.0.0.1:{health_port}' if health_port else ''}",
+        "--leader-elect-lease-duration=4s",
+        "--leader-elect-renew-deadline=3s",
+        "--leader-elect-retry-period=1s",
+    ]
+    async with running(command, log) as process:
+        yield process
+
+
+async def install(api: ApiServer) -> None:
+    """Our CRDs and our namespace."""
+    await api.kubectl("apply", f"--filename={Path(__file__).parents[2] / 'crds'}")
+    await api.served("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
+    await api.kubectl("create", "namespace", "proxymode-system")
+
+
+@asynccontextmanager
+async def server(folder: Path) -> AsyncIterator[ApiServer]:
+    """An API server with our CRDs and nothing else: another test's ProxyModes would select our nodes."""
+    async with ApiServer.start(folder) as api:
+        await install(api)
+        yield api
+
+
+@asynccontextmanager
 async def bed(api: ApiServer, folder: Path) -> AsyncIterator[Bed]:
-    """A bed on an API server that has our CRDs and nothing else; its agents run while the block lasts."""
+    """A bed on `server`; its agents run while the block lasts, and it leaves nothing behind."""
     trust = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(api.ca_file)))
     headers = {"Authorization": f"Bearer {api.add_token('bed', ['system:masters'])}"}
     async with aiohttp.ClientSession(api.url, connector=trust, headers=headers) as http:
         found = Bed(api, http, folder)
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "proxymode-system"}}
-        await found.request("POST", "/api/v1/namespaces", namespace)
         agents = asyncio.create_task(found.run_agents())
         try:
             yield found
@@ -272,5 +299,7 @@ async def bed(api: ApiServer, folder: Path) -> AsyncIterator[Bed]:
             failed = agents.done()
             agents.cancel()
             await asyncio.wait({agents})
+            for path in (PROXY_MODES, NODE_PROXY_MODES, NODES, EVENTS, LEASES):
+                await found.request("DELETE", path)
             if failed:
                 agents.result()

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from operator_bed import NODE_PROXY_MODES, PROXY_MODES, Bed, bed
+import pytest_asyncio
+from operator_bed import EVENTS, NODE_PROXY_MODES, PROXY_MODES, Bed, bed, server
 from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from proxymode_testbeds.apiserver import ApiServer
 
-ROOT = Path(__file__).parents[2]
 THREE_STAGES = [{"name": "one", "count": 1}, {"name": "half", "percent": 50}, {"name": "all", "percent": 100}]
 SIX = [f"n{index}" for index in range(6)]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServer]:
+    async with server(tmp_path_factory.mktemp("operator")) as found:
+        yield found
+
+
 @pytest.fixture
-async def fleet(empty_api: ApiServer, tmp_path: Path) -> AsyncIterator[Bed]:
+async def fleet(api: ApiServer, tmp_path: Path) -> AsyncIterator[Bed]:
     """Six nodes in ipvs mode with agents, nobody asks for anything yet."""
-    await empty_api.kubectl("apply", f"--filename={ROOT / 'crds'}")
-    await empty_api.served("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
-    async with bed(empty_api, tmp_path) as found:
+    async with bed(api, tmp_path) as found:
         await found.add_nodes(*SIX)
         yield found
 
@@ -45,11 +49,8 @@ async def test_a_rollout_in_three_stages_and_the_way_back(fleet: Bed) -> None:
             assert (owner["kind"], owner["name"]) == ("Node", name)
             assert item["spec"]["proxyMode"] == "fleet"
             assert item["spec"]["revision"] == 1
-        assert await fleet.event_reasons() == [
-            "RolloutStarted",
-            *["StageStarted", "StageComplete"] * 3,
-            "RolloutComplete",
-        ]
+        reasons = await fleet.until_event("RolloutComplete")
+        assert reasons == ["RolloutStarted", *["StageStarted", "StageComplete"] * 3, "RolloutComplete"]
 
         await fleet.edit({"spec": {"mode": "ipvs"}})
         await fleet.until("all back", lambda: set(fleet.modes().values()) == {"ipvs"})
@@ -102,7 +103,7 @@ async def test_a_manual_stage_waits_for_the_promote_annotation_which_is_then_tak
         await fleet.edit({"metadata": {"annotations": {"proxymode.io/promote": "rest"}}})
         await fleet.until_status("Complete")
         assert "annotations" not in (await fleet.get(f"{PROXY_MODES}/fleet"))["metadata"]
-        reasons = await fleet.event_reasons()
+        reasons = await fleet.until_event("Promoted")
         assert reasons.index("AwaitingApproval") < reasons.index("Promoted")
 
 
@@ -165,7 +166,8 @@ async def test_deleting_a_proxy_mode_leaves_every_node_where_it_is(fleet: Bed) -
         await _released(fleet)
         asked = {name: (await fleet.get(f"{NODE_PROXY_MODES}/{name}"))["spec"].get("mode") for name in SIX}
         assert asked == dict.fromkeys(SIX[:4], "nftables") | dict.fromkeys(SIX[4:])
-        notes = [e["note"] for e in (await fleet.get("/apis/events.k8s.io/v1/namespaces/default/events"))["items"]]
+        await fleet.until_event("NodesReleased")
+        notes = [e["note"] for e in (await fleet.get(EVENTS))["items"]]
         assert [note for note in notes if "decides no more about 6 nodes" in note]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from proxymode_api.common import IpvsOptions, IpvsScheduler, Mode
@@ -13,7 +14,7 @@ from proxymode_operator.rollout.planner import budget
 from rollout_world import World, percent_stages
 
 
-def completed(count: int = 4, **rollout: object) -> World:
+def completed(count: int = 4, **rollout: Any) -> World:
     """A fleet that has been moved from ipvs to nftables."""
     world = World.of(count, **rollout).run()
     assert world.status.status == "Complete"

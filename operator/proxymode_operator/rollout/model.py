@@ -85,7 +85,7 @@ class Intent:
     mode: Mode | None = None
     target_mode: Mode | None = None
     options: DataplaneOptions = field(default_factory=DataplaneOptions)
-    connections: ConnectionPolicy = ConnectionPolicy.CUT
+    connections: ConnectionPolicy = ConnectionPolicy.HANDOVER
     proxy_mode: str = ""
     revision: int = 0
     turn: Turn | None = None

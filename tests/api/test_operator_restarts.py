@@ -1,0 +1,164 @@
+"""Operators that stop, die and take over in the middle of a rollout: nothing moves that should not, all gets done."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+from operator_bed import LEASE, PROXY_MODES, Bed, bed, install, operator, server
+from proxymode_testbeds.polling import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from proxymode_testbeds.apiserver import ApiServer
+
+THREE_STAGES = [
+    {"name": "one", "count": 1},
+    {"name": "half", "percent": 50, "approval": "Manual"},
+    {"name": "all", "percent": 100},
+]
+EIGHT = [f"n{index}" for index in range(8)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServer]:
+    async with server(tmp_path_factory.mktemp("operator")) as found:
+        yield found
+
+
+@pytest.fixture
+async def fleet(api: ApiServer, tmp_path: Path) -> AsyncIterator[Bed]:
+    async with bed(api, tmp_path) as found:
+        await found.add_nodes(*EIGHT)
+        yield found
+
+
+async def test_sigterm_gives_the_lease_back_and_the_next_operator_goes_on(fleet: Bed) -> None:
+    async with fleet.operator(name="first") as first:
+        await fleet.create(stages=THREE_STAGES, maxUnavailable=1)
+        await fleet.until_status("AwaitingApproval")
+        before = await fleet.status()
+        began = time.monotonic()
+        first.process.send_signal(signal.SIGTERM)
+        assert await first.process.wait() == 0, first.log_tail()
+        assert time.monotonic() - began < 20, "hung until killed"
+    assert await fleet.lease_holder() == ""
+    assert "Traceback" not in first.log.read_text()
+
+    async with fleet.operator(name="second"):
+        await _leads(fleet)
+        await _observed(fleet)
+        after = await fleet.status()
+        assert after["stages"][0] == before["stages"][0]
+        assert list(fleet.modes().values()).count("nftables") == 1
+        await fleet.edit({"metadata": {"annotations": {"proxymode.io/promote": "half"}}})
+        await fleet.until_status("Complete")
+    assert fleet.spec_writes == dict.fromkeys(EIGHT, 2)
+    assert fleet.in_flight_most == 1
+
+
+async def test_a_restart_with_a_node_in_mid_switch_tells_no_other(fleet: Bed) -> None:
+    fleet.agents["n0"].hold = True
+    async with fleet.operator(name="first") as first:
+        await fleet.create(maxUnavailable=1)
+        await fleet.until("n0 is told", lambda: ("n0", "nftables") in fleet.history)
+        first.process.kill()
+        await first.process.wait()
+    async with fleet.operator(name="second"):
+        await _leads(fleet)
+        await fleet.edit({"spec": {"rollout": {"minReadySeconds": 0, "failureThreshold": 2}}})
+        await _observed(fleet)
+        assert [name for name, mode in fleet.history if mode] == ["n0"]
+        fleet.agents["n0"].hold = False
+        await fleet.answer("n0")
+        await fleet.until_status("Complete")
+    assert fleet.in_flight_most == 1
+
+
+async def test_the_second_replica_takes_over_when_the_leader_is_killed(fleet: Bed) -> None:
+    async with fleet.operator(name="first") as first:
+        await _leads(fleet)
+        leader = await fleet.lease_holder()
+        async with fleet.operator(name="second"):
+            await fleet.create(stages=THREE_STAGES, maxUnavailable=1)
+            await fleet.until("the first node has moved", lambda: "nftables" in fleet.modes().values())
+            first.process.kill()
+            await first.process.wait()
+            await fleet.edit({"metadata": {"annotations": {"proxymode.io/promote": "half"}}})
+
+            async def taken_over() -> bool:
+                return await fleet.lease_holder() not in ("", leader)
+
+            await eventually(taken_over, "another holder of the Lease")
+            await fleet.edit({"metadata": {"annotations": {"proxymode.io/promote": "all"}}})
+            await fleet.until_status("Complete")
+    assert fleet.in_flight_most == 1
+    assert fleet.spec_writes == dict.fromkeys(EIGHT, 2)
+
+
+async def test_of_two_replicas_only_the_holder_of_the_lease_writes(fleet: Bed) -> None:
+    async with fleet.operator(name="first") as first:
+        await _leads(fleet)
+        async with fleet.operator(name="second") as second:
+            await fleet.create(maxUnavailable=8)
+            await fleet.until_status("Complete")
+            assert "node written" in first.log.read_text()
+            assert "node written" not in second.log.read_text()
+
+
+async def test_an_operator_that_lost_its_lease_writes_nothing_more(fleet: Bed) -> None:
+    """Somebody takes the Lease away by force; the operator stops, and begins again when it gets the Lease back."""
+    async with fleet.operator() as operator:
+        await _leads(fleet)
+        lease = await fleet.get(LEASE)
+        lease["spec"] |= {"holderIdentity": "thief", "leaseDurationSeconds": 5}
+        lease["metadata"].pop("resourceVersion")
+        lease["metadata"].pop("managedFields", None)
+        await fleet.request("PUT", LEASE, lease)
+
+        async def lost() -> bool:
+            return "lease lost" in operator.log.read_text()
+
+        await eventually(lost, "the operator notices")
+        mark = len(operator.log.read_text())
+        await fleet.create(maxUnavailable=8)
+        await fleet.until_status("Complete")
+        after = operator.log.read_text()[mark:]
+        assert after.index("lease acquired") < after.index("node written")
+
+
+async def test_the_operator_waits_for_the_crds(empty_api: ApiServer, tmp_path: Path) -> None:
+    async with operator(empty_api, tmp_path / "operator.log") as process:
+
+        async def waits() -> bool:
+            return "waiting for the API server and the CRDs" in process.log.read_text()
+
+        await eventually(waits, "the operator waits")
+        assert process.alive
+        await install(empty_api)
+        async with bed(empty_api, tmp_path) as fleet:
+            await fleet.add_nodes("n0")
+            await fleet.create()
+            await fleet.until_status("Complete")
+
+
+async def _leads(fleet: Bed) -> None:
+    async def held() -> bool:
+        return bool(await fleet.lease_holder())
+
+    await eventually(held, "a holder of the Lease")
+
+
+async def _observed(fleet: Bed) -> None:
+    """The operator has taken notice of the object as it is now."""
+
+    async def observed() -> bool:
+        found = await fleet.get(f"{PROXY_MODES}/fleet")
+        return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
+
+    await eventually(observed, "observedGeneration")
