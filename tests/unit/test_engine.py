@@ -439,6 +439,38 @@ async def test_another_configuration_opens_the_dataplane_anew_and_compares_every
         assert it.engine.snapshot().synced, "the same wish again is no change"
 
 
+@pytest.mark.parametrize("fault", [None, DataplaneError("EBUSY")], ids=["success", "failure"])
+async def test_a_wish_that_comes_during_a_sync_is_not_kept_waiting(fault: DataplaneError | None) -> None:
+    slow = Pace(sync_period=1000.0, retry_first=1000.0, retry_cap=1000.0)
+    kernel = FakeKernel(gate=threading.Event(), faults=[fault] if fault else [])
+    async with bench(kernel, slow) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await eventually(lambda: kernel.calls)
+        other = DataplaneConfig(masquerade_all=True)
+        it.engine.set_desired(Mode.NFTABLES, other)
+        assert kernel.gate is not None
+        kernel.gate.set()
+        await it.active(Mode.NFTABLES)
+        assert kernel.configs == [DataplaneConfig(), other]
+        assert kernel.calls == ["sync nftables full", "close", "sync nftables full"]
+
+
+async def test_a_wish_that_comes_during_a_failing_switch_is_not_kept_waiting() -> None:
+    slow = Pace(sync_period=1000.0, switch_retry_first=1000.0, switch_retry_cap=1000.0)
+    kernel = FakeKernel(tables={Mode.IPVS: {}}, gate=threading.Event(), faults=[DataplaneError("EBUSY")])
+    async with bench(kernel, slow) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await eventually(lambda: kernel.calls)
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        assert kernel.gate is not None
+        kernel.gate.set()
+        last = await it.active(Mode.IPVS)
+        assert last.error == ""
+        assert kernel.calls == ["switch nftables", "sync ipvs full"]
+
+
 async def test_refused_ports_and_unusable_objects_are_told() -> None:
     kernel = FakeKernel()
     async with bench(kernel) as it:

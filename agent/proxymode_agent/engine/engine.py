@@ -7,7 +7,6 @@ API server that is away changes nothing: the last known Services stay programmed
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from proxymode_api.modes import ObservedMode
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
+from proxymode_agent.engine import told
 from proxymode_agent.engine.decide import Situation, Switch, Sync, Wait, decide, full_sync_interval, ours, rest_after
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
@@ -30,14 +30,11 @@ if TYPE_CHECKING:
 
     from proxymode_api.modes import Mode
 
-    from proxymode_agent.dataplane.base import SyncResult
     from proxymode_agent.engine.worker import Switcher
     from proxymode_agent.kube.objects import EndpointSlice, Service
     from proxymode_agent.metrics import Metrics
     from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
     from proxymode_agent.switch.record import StepRecord
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ class Engine:
         if self._goal is not None and self._goal.config != self._opened:
             if self._clock() < self._full_at:
                 return self._full_at
-            await self._open(self._goal.config)
+            await self._open(self._goal)
             return -math.inf
         match decide(self._situation()):
             case Wait(until):
@@ -195,21 +192,19 @@ class Engine:
             switch_at=self._switch_at,
         )
 
-    async def _open(self, config: DataplaneConfig) -> None:
+    async def _open(self, goal: _Goal) -> None:
         try:
-            self._kernel = await self._worker.open(config)
+            self._kernel = await self._worker.open(goal.config)
         except Exception as error:
-            self._failed("dataplane cannot be opened", error)
+            self._failed("dataplane cannot be opened", error, goal)
             return
-        self._opened = config
+        self._opened = goal.config
         self._full_at = -math.inf
         self._sync_error = ""
-        log.info(
-            "dataplane opened",
-            extra={"observed": self._kernel.observed.value, "unfinished_switch": self._kernel.unfinished or "none"},
-        )
+        told.opened(self._kernel)
 
     async def _sync(self, mode: Mode, *, full: bool) -> None:
+        goal = self._goal
         began = self._clock()
         kind = "full" if full else "incremental"
         first = not self._cell.value.synced
@@ -231,31 +226,47 @@ class Engine:
         except Exception as error:
             self._metrics.syncs.labels(kind, "failure").inc()
             self._unwritten_since = self._unwritten_since or began
-            self._failed(f"{kind} sync failed", error)
+            self._failed(f"{kind} sync failed", error, goal)
             return
         seconds = self._clock() - began
         self._changed.clear()
         self._unwritten_since = began if self._tracker.dirty else None
         self._retry.reset()
         self._sync_error = ""
-        self._pending_at = began + seconds + rest_after(seconds)
-        if full:
+        # A full sync has its own pace; a change that comes after one need not wait for it.
+        if goal is not self._goal:
+            self._full_at = -math.inf  # what was done is about a former wish
+        elif full:
             self._full_at = began + seconds + full_sync_interval(self._pace.sync_period, seconds)
-        self._synced(result, kind, seconds, drift=drift and result.written > 0)
+            self._pending_at = -math.inf
+        else:
+            self._pending_at = began + seconds + rest_after(seconds)
+        told.synced(result, kind, seconds, drift=drift and result.written > 0, before=self._cell.value.refused)
+        now = datetime.now(UTC)
+        self._metrics.synced(result, kind, seconds, now.timestamp())
+        self._publish(
+            synced=goal is self._goal,
+            services=result.services,
+            endpoints=result.endpoints,
+            refused=result.refused,
+            last_sync=now,
+        )
 
     async def _switch(self, to: Mode) -> None:
+        goal = self._goal
         state = self._take()
         began = self._clock()
-        log.info("switch begins", extra={"from_mode": self._kernel.observed.value, "to_mode": to.value})
+        told.switch_begins(self._kernel, to)
         self._publish(phase=EnginePhase.SWITCHING, synced=False, steps=())
         try:
             record = await self._worker.switch(to, state, self._stepped)
         except Exception as error:
             delay = self._switch_retry.next()
-            self._switch_at = self._clock() + delay
-            self._switch_error = f"switch to {to}: {error}"
+            if goal is self._goal:  # else the new wish is tried at once
+                self._switch_at = self._clock() + delay
+                self._switch_error = f"switch to {to}: {error}"
             self._unwritten_since = self._unwritten_since or began
-            _log_failure("switch failed", error, delay)
+            told.failed("switch failed", error, delay)
             result = "failure"
             if isinstance(error, SwitchError):
                 self._publish(last_switch=error.record)
@@ -264,7 +275,7 @@ class Engine:
             self._switch_retry.reset()
             self._switch_error = ""
             result = "success"
-            log.info("switch ended", extra={"to_mode": to.value, "seconds": round(self._clock() - began, 3)})
+            told.switch_ended(to, self._clock() - began)
             self._publish(last_switch=record)
         self._metrics.switch_duration.labels(to.value, result).observe(self._clock() - began)
         # A full sync follows in either case: it verifies the new mode, or mends the old one.
@@ -273,7 +284,7 @@ class Engine:
             self._kernel = await self._worker.observe()
         except Exception as error:
             self._opened = None
-            self._failed("dataplane cannot be observed", error)
+            self._failed("dataplane cannot be observed", error, goal)
         self._publish(steps=())
 
     def _fed(self) -> None:
@@ -284,43 +295,22 @@ class Engine:
     def _take(self) -> ServiceState:
         update = self._tracker.take()
         self._changed |= update.changed
-        for kind, key, text in update.problems:
-            self._metrics.object_problems.labels(kind).inc()
-            log.warning("object cannot be used as it is", extra={"kind": kind, "object": str(key), "problem": text})
+        for problem in update.problems:
+            self._metrics.object_problems.labels(problem.kind).inc()
+            told.unusable(problem)
         return update.state
 
     def _stepped(self, step: StepRecord) -> None:
         if self._cell.value.phase is EnginePhase.SWITCHING:
             self._publish(steps=(*self._cell.value.steps, step))
 
-    def _synced(self, result: SyncResult, kind: str, seconds: float, *, drift: bool) -> None:
-        known = dict(self._cell.value.refused)
-        for name, reason in result.refused:
-            if known.get(name) != reason:
-                log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
-        now = datetime.now(UTC)
-        self._metrics.synced(result, kind, seconds, now.timestamp())
-        log.log(
-            logging.WARNING if drift else logging.INFO if kind == "full" and result.written else logging.DEBUG,
-            "drift repaired" if drift else "synced",
-            extra={
-                "kind": kind,
-                "written": result.written,
-                "services": result.services,
-                "endpoints": result.endpoints,
-                "milliseconds": round(seconds * 1000, 2),
-            },
-        )
-        self._publish(
-            synced=True, services=result.services, endpoints=result.endpoints, refused=result.refused, last_sync=now
-        )
-
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, what: str, error: Exception, goal: _Goal | None) -> None:
+        """Note a failure of what was done for this goal; another goal is tried at once, the same one later."""
         delay = self._retry.next()
-        self._full_at = self._clock() + delay
+        self._full_at = self._clock() + delay if goal is self._goal else -math.inf
         self._pending_at = self._full_at
         self._sync_error = f"{what}: {error}"
-        _log_failure(what, error, delay)
+        told.failed(what, error, delay)
         self._publish(synced=False, phase=EnginePhase.FAILED)
 
     def _resting_phase(self, *, synced: bool) -> EnginePhase:
@@ -346,13 +336,3 @@ class Engine:
                 **changes,
             )
         )
-
-
-def _log_failure(what: str, error: Exception, delay: float) -> None:
-    """One line; with a traceback only for what no dataplane raises on purpose."""
-    expected = type(error).__module__.startswith("proxymode_agent.")
-    log.error(
-        what,
-        extra={"error": str(error), "retry_seconds": round(delay, 1)},
-        exc_info=None if expected else error,
-    )

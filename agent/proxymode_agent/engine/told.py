@@ -1,0 +1,74 @@
+"""The engine's log lines: what is worth one, at which level, with which fields."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxymode_api.modes import Mode
+
+    from proxymode_agent.dataplane.base import SyncResult
+    from proxymode_agent.engine.worker import Kernel
+    from proxymode_agent.services.model import ServicePortName
+    from proxymode_agent.services.tracker import Problem
+
+log = logging.getLogger(__name__)
+
+
+def opened(kernel: Kernel) -> None:
+    """The dataplane was opened, and this was found in the kernel."""
+    log.info(
+        "dataplane opened",
+        extra={"observed": kernel.observed.value, "unfinished_switch": kernel.unfinished or "none"},
+    )
+
+
+def synced(
+    result: SyncResult, kind: str, seconds: float, *, drift: bool, before: tuple[tuple[ServicePortName, str], ...]
+) -> None:
+    """A sync succeeded. `drift`: it wrote although nothing had changed; `before`: what was refused until now."""
+    known = dict(before)
+    for name, reason in result.refused:
+        if known.get(name) != reason:
+            log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
+    routine = kind == "incremental" or not result.written
+    log.log(
+        logging.WARNING if drift else logging.DEBUG if routine else logging.INFO,
+        "drift repaired" if drift else "synced",
+        extra={
+            "kind": kind,
+            "written": result.written,
+            "services": result.services,
+            "endpoints": result.endpoints,
+            "milliseconds": round(seconds * 1000, 2),
+        },
+    )
+
+
+def switch_begins(kernel: Kernel, to: Mode) -> None:
+    """A switch was begun."""
+    log.info("switch begins", extra={"from_mode": kernel.observed.value, "to_mode": to.value})
+
+
+def switch_ended(to: Mode, seconds: float) -> None:
+    """A switch succeeded."""
+    log.info("switch ended", extra={"to_mode": to.value, "seconds": round(seconds, 3)})
+
+
+def failed(what: str, error: Exception, delay: float) -> None:
+    """Something failed and will be tried again; with a traceback only for what no dataplane raises on purpose."""
+    expected = type(error).__module__.startswith("proxymode_agent.")
+    log.error(
+        what,
+        extra={"error": str(error), "retry_seconds": round(delay, 1)},
+        exc_info=None if expected else error,
+    )
+
+
+def unusable(problem: Problem) -> None:
+    """Part of an object was left out."""
+    log.warning(
+        "object cannot be used as it is",
+        extra={"kind": problem.kind, "object": str(problem.key), "problem": problem.text},
+    )
