@@ -27,7 +27,7 @@ class NodeProxyModeSpec(DataplaneOptions):
         description="The mode that the rollout will ask for when this node's turn comes; preflight is about it.",
     )
     connections: ConnectionPolicy = Field(
-        default=ConnectionPolicy.CUT,
+        default=ConnectionPolicy.HANDOVER,
         description="What the switch does with connections open on the old mode.",
     )
     proxy_mode: str = Field(

@@ -138,8 +138,9 @@ class SwitchOptions(Model):
     """What a node does with open connections when it changes mode."""
 
     connections: ConnectionPolicy = Field(
-        default=ConnectionPolicy.CUT,
-        description="What happens to connections open on the old mode. Cut: they end; new ones move at once.",
+        default=ConnectionPolicy.HANDOVER,
+        description="What happens to connections open on the old mode. Handover: they are carried over and go on; Cut: "
+        "those that IPVS holds end. New ones move at once either way.",
     )
 
 

@@ -139,7 +139,7 @@ HANDOVER = ConnectionPolicy.HANDOVER
 
 
 def switcher(folder: Path, kernel: FakeKernel, policy: ConnectionPolicy = HANDOVER) -> Switcher:
-    return Switcher(DataplaneConfig(), folder, policy, kernel)
+    return Switcher(DataplaneConfig(connections=policy), folder, kernel)
 
 
 def test_a_switch_does_its_steps_tells_of_each_and_leaves_no_journal(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,6 +74,10 @@ def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> S
     return service_node(topology)
 
 
+def agent(node: ServiceNode, folder: Path, policy: ConnectionPolicy) -> Switcher:
+    return node.call(Switcher, replace(node.config, connections=policy), folder)
+
+
 @pytest.fixture
 def idle(node: ServiceNode) -> Iterator[Idle]:
     with closing(Idle(node)) as connections:
@@ -83,7 +88,7 @@ def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
     node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path
 ) -> None:
     ports = services(node)
-    with closing(node.call(Switcher, node.config, tmp_path, ConnectionPolicy.HANDOVER)) as switcher:
+    with closing(agent(node, tmp_path, ConnectionPolicy.HANDOVER)) as switcher:
         record = node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
         assert (record.from_mode, record.outcome, record.connections) == (ObservedMode.NONE, Outcome.SUCCEEDED, None)
         beginning = node.snapshot()
@@ -113,7 +118,7 @@ def test_cut_ends_what_ipvs_holds_and_fails_no_new_connection(
     node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path
 ) -> None:
     ports = services(node)
-    with closing(node.call(Switcher, node.config, tmp_path, ConnectionPolicy.CUT)) as switcher:
+    with closing(agent(node, tmp_path, ConnectionPolicy.CUT)) as switcher:
         node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
         idle.open(2)
         running = clients(node, traffic)
@@ -132,7 +137,7 @@ def test_killed_after_any_step_the_next_agent_finishes_and_no_new_connection_fai
     node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path, policy: ConnectionPolicy
 ) -> None:
     ports = services(node)
-    with closing(node.call(Switcher, node.config, tmp_path, policy)) as switcher:
+    with closing(agent(node, tmp_path, policy)) as switcher:
         node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
     beginning = node.snapshot()
     idle.open(1)
@@ -144,7 +149,7 @@ def test_killed_after_any_step_the_next_agent_finishes_and_no_new_connection_fai
             if step is not None:
                 switch_and_die(node, tmp_path, policy, to, step, ports)
                 let_run(running, 1)
-            with closing(node.call(Switcher, node.config, tmp_path, policy)) as next_agent:
+            with closing(agent(node, tmp_path, policy)) as next_agent:
                 assert node.call(next_agent.unfinished) is (to if step else None)
                 record = node.call(next_agent.switch, to, ports, lambda step: None)
                 assert record.outcome is (Outcome.RESUMED if step else Outcome.SUCCEEDED)
@@ -175,7 +180,7 @@ def switch_and_die(
         process = os.fork()
         if process == 0:
             try:
-                Switcher(node.config, folder, policy).switch(to, ports, die)
+                Switcher(replace(node.config, connections=policy), folder).switch(to, ports, die)
             finally:
                 os._exit(1)
         return os.waitpid(process, 0)[1]

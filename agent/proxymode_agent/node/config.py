@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxymode_api.common import DataplaneOptions
+    from proxymode_api.nodeproxymode import NodeProxyModeSpec
 
     from proxymode_agent.kube.objects import Node
 
@@ -31,7 +32,7 @@ class OptionsError(Exception):
     """An option that this agent cannot follow; the message names the field, the value and what would be right."""
 
 
-def dataplane_config(options: DataplaneOptions, node: Node | None) -> DataplaneConfig:
+def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> DataplaneConfig:
     """The options resolved for this node. Raises OptionsError."""
     addresses = internal_ips(node) if node is not None else ()
     return DataplaneConfig(
@@ -43,6 +44,7 @@ def dataplane_config(options: DataplaneOptions, node: Node | None) -> DataplaneC
         ipvs_scheduler=options.ipvs.scheduler.value,
         ipvs_strict_arp=options.ipvs.strict_arp,
         ipvs_exclude_cidrs=_networks("ipvs.excludeCIDRs", options.ipvs.exclude_cidrs),
+        connections=options.connections,
     )
 
 

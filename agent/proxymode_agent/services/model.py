@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from proxymode_api.modes import ConnectionPolicy
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -85,7 +87,7 @@ class DataplaneConfig:
 
     `cluster_cidrs`: sources in these networks are pods and are not masqueraded; empty: nobody is taken for a pod and
     nothing is masqueraded but hairpin traffic, as kube-proxy without --cluster-cidr. `node_port_addresses`: None means
-    the mode's default.
+    the mode's default. `connections`: what a switch does with connections that IPVS holds.
     """
 
     cluster_cidrs: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
@@ -96,3 +98,4 @@ class DataplaneConfig:
     ipvs_scheduler: str = "rr"
     ipvs_strict_arp: bool = False
     ipvs_exclude_cidrs: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    connections: ConnectionPolicy = ConnectionPolicy.HANDOVER

@@ -132,6 +132,7 @@ class Kernel:
 
     def _count(self, to: Mode, state: ServiceState) -> None:
         old = old_mode(self.present(), to)
+        self._carrier.ended = set()
         with ConntrackTable() as table:
             entries = list(table.entries())
         self._held = connections.held_by(old, entries, connections.frontends(state)) if old is not None else {}

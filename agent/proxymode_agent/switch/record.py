@@ -37,7 +37,8 @@ class StepRecord:
 class Connections:
     """Established TCP connections to Services when the old mode was about to go, and what became of them.
 
-    Those that their own ends closed in the meantime, as far as that was seen, do not count. `kept`: afterwards still translated to the same endpoint. The others were cut.
+    Those that their own ends closed in the meantime, as far as that was seen, do not count. `kept`: afterwards still
+    translated to the same endpoint. The others were cut.
     """
 
     found: int

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
+from proxymode_api.modes import Mode, ObservedMode
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.switch.journal import Entry, Journal
@@ -49,19 +49,12 @@ class KernelSteps(Protocol):
 class Switcher:
     """The modes of one configuration, and the way from one to the other.
 
-    `state_dir` is a folder that survives the agent's restarts; it is made when the first switch begins. `policy` is
-    what becomes of the connections that IPVS holds.
+    `state_dir` is a folder that survives the agent's restarts; it is made when the first switch begins.
     """
 
-    def __init__(
-        self,
-        config: DataplaneConfig,
-        state_dir: Path,
-        policy: ConnectionPolicy = ConnectionPolicy.CUT,
-        kernel: KernelSteps | None = None,
-    ) -> None:
+    def __init__(self, config: DataplaneConfig, state_dir: Path, kernel: KernelSteps | None = None) -> None:
         self._journal = Journal(state_dir)
-        self._policy = policy
+        self._policy = config.connections
         self._kernel = kernel or Kernel(config, state_dir)
 
     def close(self) -> None:

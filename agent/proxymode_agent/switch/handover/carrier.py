@@ -69,7 +69,6 @@ class Carrier:
         """Move all entries, then write down which connections there are."""
         services = frontends(state)
         with ConntrackTable() as table:
-            self.ended = set()
             for _ in range(_MOVE_ROUNDS):
                 left = flows.on_ipvs(table.entries(), services)
                 self.ended.update(key_of(entry) for entry in left if entry.tcp is not None and not entry.established)
