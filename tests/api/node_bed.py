@@ -39,9 +39,10 @@ TOO_OLD = replace(HEALTHY, kernel="5.10.0-34-amd64")
 
 
 class ObedientEngine:
-    """Does as it is told, in no time; `told` is everything that it was told."""
+    """Does as it is told, in no time or when `obey` is called; `told` is everything that it was told."""
 
-    def __init__(self, observed: ObservedMode) -> None:
+    def __init__(self, observed: ObservedMode, *, at_once: bool = True) -> None:
+        self._at_once = at_once
         self.told: list[tuple[Mode | None, DataplaneConfig]] = []
         self.told_once = asyncio.Event()
         self.cell = Cell(EngineSnapshot(observed=observed))
@@ -49,6 +50,14 @@ class ObedientEngine:
     def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None:
         self.told.append((mode, config))
         self.told_once.set()
+        if self._at_once:
+            self.obey()
+        else:
+            self.change(phase=EnginePhase.PROGRAMMING, desired=mode)
+
+    def obey(self) -> None:
+        """Do what was told last."""
+        mode = self.told[-1][0]
         observed = self.cell.value.observed if mode is None else ObservedMode(mode.value)
         nothing = observed in (ObservedMode.NONE, ObservedMode.KUBE_PROXY_IPVS)
         phase = EnginePhase.OBSERVING if nothing else EnginePhase.ACTIVE

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node_bed import HEALTHY, TOO_OLD, NodeBed, condition
+from node_bed import HEALTHY, TOO_OLD, NodeBed, ObedientEngine, condition
 from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.node.memory import recall
 from proxymode_agent.node.writer import Pace
@@ -202,11 +202,37 @@ async def test_a_restart_changes_no_condition(manifests: ApiServer, tmp_path: Pa
     await bed.ask(mode="ipvs")
     async with bed.agent():
         before = await bed.until(lambda found: found.status.phase is Phase.ACTIVE)
-    # A new process begins with an engine that has not looked at the kernel yet.
-    bed = replace(bed, pace=Pace(heartbeat=timedelta(seconds=1)))
-    async with bed.agent():
-        after = await bed.until(lambda found: found.status.heartbeat_time != before.status.heartbeat_time)
+    # A new process begins with an engine that has not read the kernel back yet.
+    again = replace(bed, pace=Pace(heartbeat=timedelta(seconds=0)))
+    again.engine = ObedientEngine(ObservedMode.NONE, at_once=False)
+    async with again.agent():
+        await again.until_told()
+        for endpoints in range(50):
+            again.engine.change(endpoints=endpoints)
+            await asyncio.sleep(0)
+        assert again.writes == 0
+        again.engine.obey()
+        after = await again.until(lambda found: found.status.heartbeat_time != before.status.heartbeat_time)
     assert after.status.conditions == before.status.conditions
+
+
+async def test_options_that_cannot_be_followed_leave_the_node_as_it_was_also_over_a_restart(
+    manifests: ApiServer, tmp_path: Path
+) -> None:
+    bed = NodeBed(manifests, tmp_path)
+    await bed.add_node()
+    await bed.ask(mode="ipvs", masqueradeAll=True)
+    async with bed.agent():
+        await bed.until(lambda found: found.status.phase is Phase.ACTIVE)
+        await bed.ask_again(masqueradeAll=False, detectLocal={"mode": "BridgeInterface", "interface": "cni0"})
+        found = await bed.until(lambda found: found.status.phase is Phase.FAILED)
+        assert condition(found, "Degraded") == "True OptionsRefused"
+        assert condition(found, "Ready") == "False OptionsRefused"
+    again = replace(bed)
+    async with again.agent():
+        await again.until_told()
+    for engine in (bed.engine, again.engine):
+        assert [(mode, config.masquerade_all) for mode, config in engine.told] == [(Mode.IPVS, True)]
 
 
 async def test_a_node_whose_nodeproxymode_is_deleted_keeps_what_it_has(manifests: ApiServer, tmp_path: Path) -> None:

@@ -191,6 +191,8 @@ def test_options_that_cannot_be_followed_degrade_and_fail() -> None:
     status = status_of(options_error="detectLocal.mode: BridgeInterface is not supported")
     assert status.phase is Phase.FAILED
     assert condition(status, "Degraded").reason == "OptionsRefused"
+    # Else the operator would take a node in the right mode with the wrong options for updated.
+    assert condition(status, "Ready").status is ConditionStatus.FALSE
 
 
 @pytest.mark.parametrize(

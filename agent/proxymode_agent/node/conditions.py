@@ -115,6 +115,8 @@ def _false(reason: str, message: str) -> Aspect:
 
 def _ready(seen: Observation) -> Aspect:
     engine = seen.engine
+    if seen.options_error:
+        return _false("OptionsRefused", "The node runs as it did before, since its options cannot be followed.")
     match engine.phase:
         case EnginePhase.PENDING:
             return _false("WaitingForServices", "Services and EndpointSlices are not completely known yet.")

@@ -208,6 +208,9 @@ class NodeController:
     def _tell_engine(self, assessed: Assessment, refused: tuple[PreflightResult, ...]) -> None:
         """Tell the engine what to run. Told no mode, it keeps what it finds of ours up to date, and ends a switch that
         was begun."""
+        if assessed.config is None and self._told is None and self._memory.spec is not None:
+            # A fresh agent with options that it cannot follow: what was followed before its restart must be kept up.
+            assessed = assess(self._memory.spec, 0, assessed.node, assessed.facts, self._clock())
         if assessed.config is None:
             return
         told = (None if refused else assessed.spec.mode, assessed.config)
