@@ -6,6 +6,8 @@ import asyncio
 import copy
 import io
 import json
+import os
+import pty
 import re
 import ssl
 import sys
@@ -317,6 +319,27 @@ async def test_watch_follows_to_the_end(fleet: ApiServer, store: Store) -> None:
             await watching.wait()
     assert "fleet revision 3 to nftables: Complete, 3/3" in rest
     assert "node cli-2: Blocked, kernel-version" in rest
+
+
+async def test_watch_draws_a_tree_on_a_terminal(fleet: ApiServer, store: Store) -> None:
+    terminal, screen = pty.openpty()
+    try:
+        await store.set_status(FLEET, STATUS | {"status": "Complete"})
+        watching = await asyncio.create_subprocess_exec(
+            *(str(BIN / "kubectl-proxymode"), "watch"),
+            env={"PATH": "/usr/bin:/bin", "KUBECONFIG": str(fleet.kubeconfig()), "TERM": "xterm", "COLUMNS": "100"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=screen,
+        )
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            assert await watching.wait() == 0
+        drawn = os.read(terminal, 65536).decode()
+    finally:
+        os.close(screen)
+        os.close(terminal)
+    assert "├── " in drawn
+    assert re.search(r"canary.*━", drawn)
+    assert "Blocked" in drawn
 
 
 async def test_watch_ends_with_1_when_the_rollout_has_stopped(fleet: ApiServer, store: Store) -> None:
