@@ -64,10 +64,9 @@ async def get(fleet: DemoFleet) -> dict[str, Any]:
 
 async def is_complete(fleet: DemoFleet) -> bool:
     proxy_mode = await get(fleet)
-    return (
-        proxy_mode.get("status", {}).get("status") == "Complete"
-        and proxy_mode["status"]["observedGeneration"] == proxy_mode["metadata"]["generation"]
-    )
+    status = proxy_mode.get("status", {})
+    generation = proxy_mode["metadata"]["generation"]
+    return (status.get("status"), status.get("observedGeneration")) == ("Complete", generation)
 
 
 async def phase_is(fleet: DemoFleet, node: str, *phases: str) -> bool:
