@@ -12,13 +12,18 @@ from proxymode_agent.preflight.checks import CHECKS, run
 from proxymode_agent.preflight.kernel import kernel_release
 from proxymode_agent.preflight.model import Facts, IpvsTable, KubeProxyFound, ModuleState, NatChain, NftProbe
 from proxymode_agent.services.model import DataplaneConfig
-from proxymode_api.modes import Mode
+from proxymode_api.modes import ConnectionPolicy, Mode
 from proxymode_api.nodeproxymode import PreflightResult, Verdict
 
 HEALTHY = Facts(
     kernel="6.1.0-41-amd64",
     architecture="x86_64",
-    modules={"ip_vs": ModuleState.LOADABLE, "ip_vs_rr": ModuleState.LOADABLE, "dummy": ModuleState.LOADABLE},
+    modules={
+        "nf_conntrack_netlink": ModuleState.BUILTIN,
+        "ip_vs": ModuleState.LOADABLE,
+        "ip_vs_rr": ModuleState.LOADABLE,
+        "dummy": ModuleState.LOADABLE,
+    },
     sysctls={
         "net.netfilter.nf_conntrack_max": 262144,
         "net.ipv4.ip_forward": 1,
@@ -108,6 +113,27 @@ SEEN = [
         Verdict.WARN,
         "net.ipv4.vs.conntrack=1",
     ),
+    (
+        "conntrack-netlink",
+        Mode.NFTABLES,
+        {"modules": {"nf_conntrack_netlink": ModuleState.MISSING}},
+        Verdict.BLOCK,
+        "nf",
+    ),
+    (
+        "conntrack-loose",
+        Mode.NFTABLES,
+        {"sysctls": {"net.netfilter.nf_conntrack_tcp_loose": 0}},
+        Verdict.WARN,
+        "loose=1",
+    ),
+    (
+        "conntrack-loose",
+        Mode.NFTABLES,
+        {"sysctls": {"net.netfilter.nf_conntrack_tcp_loose": 0}, "ipvs": IpvsTable()},
+        Verdict.PASS,
+        "no packet",
+    ),
     ("ipvs-forwarding", Mode.NFTABLES, {"ipvs": IpvsTable({"rr": 1}, {"Route": 2})}, Verdict.WARN, "2 by Route"),
     ("ipvs-scheduling", Mode.NFTABLES, {"ipvs": IpvsTable({"rr": 9, "lc": 3}, {})}, Verdict.WARN, "3 virtual servers"),
 ]
@@ -127,6 +153,12 @@ def test_the_scheduler_that_was_asked_for_is_the_one_that_is_checked() -> None:
     facts = replace(HEALTHY, modules={"ip_vs_rr": ModuleState.LOADED, "ip_vs_mh": ModuleState.MISSING})
     assert check("ip-vs-scheduler", Mode.IPVS, facts, DataplaneConfig(ipvs_scheduler="rr")).verdict is Verdict.PASS
     assert check("ip-vs-scheduler", Mode.IPVS, facts, DataplaneConfig(ipvs_scheduler="mh")).verdict is Verdict.BLOCK
+
+
+def test_what_matters_to_a_hand_over_only_does_not_matter_where_connections_are_cut() -> None:
+    facts = replace(HEALTHY, sysctls={"net.netfilter.nf_conntrack_tcp_loose": 0})
+    cut = DataplaneConfig(connections=ConnectionPolicy.CUT)
+    assert check("conntrack-loose", Mode.NFTABLES, facts, cut).verdict is Verdict.PASS
 
 
 def test_a_check_that_is_not_about_the_mode_is_not_listed() -> None:

@@ -93,6 +93,13 @@ CHECKS: tuple[Check, ...] = (
         kernel.conntrack_headroom,
     ),
     Check(
+        "conntrack-netlink",
+        _BOTH,
+        "nf_conntrack_netlink is loaded, built in or can be loaded.",
+        "A switch counts and hands over connections by it, and stale UDP entries are cleared by it.",
+        kernel.conntrack_netlink,
+    ),
+    Check(
         "ip-forward",
         _BOTH,
         "net.ipv4.ip_forward and net.ipv6.conf.all.forwarding.",
@@ -126,6 +133,13 @@ CHECKS: tuple[Check, ...] = (
         "net.ipv4.vs.conntrack, where virtual servers exist.",
         "Only connections with a conntrack entry can be counted and moved.",
         neighbours.ipvs_conntrack,
+    ),
+    Check(
+        "conntrack-loose",
+        _NFTABLES,
+        "net.netfilter.nf_conntrack_tcp_loose, where connections are to be handed over.",
+        "Between the old entry's end and the new one's begin a packet belongs to no entry.",
+        neighbours.conntrack_loose,
     ),
     Check(
         "ipvs-forwarding",

@@ -26,6 +26,7 @@ SYSCTLS: Final = (
     "net.ipv4.vs.conntrack",
     "net.ipv6.conf.all.forwarding",
     "net.netfilter.nf_conntrack_max",
+    "net.netfilter.nf_conntrack_tcp_loose",
 )
 BPF_PINS: Final = {"cilium-socketlb": "sys/fs/bpf/cilium/socketlb"}
 KUBE_PROXY_METRICS: Final = ("127.0.0.1", 10249)

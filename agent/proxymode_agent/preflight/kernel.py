@@ -113,6 +113,10 @@ def dummy_device(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding
     return _module(facts, "dummy", "kube-ipvs0, which holds the Service addresses, is a dummy device")
 
 
+def conntrack_netlink(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding:
+    return _module(facts, "nf_conntrack_netlink", "by it connections are counted, handed over, and cleared")
+
+
 def conntrack_headroom(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding:
     maximum = facts.sysctls.get("net.netfilter.nf_conntrack_max")
     if facts.conntrack_count is None or maximum is None:

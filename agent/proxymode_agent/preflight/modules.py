@@ -21,6 +21,7 @@ CONFIG_SYMBOLS: Final[Mapping[str, str]] = {
     "dummy": "CONFIG_DUMMY",
     "ip_vs": "CONFIG_IP_VS",
     "nf_conntrack": "CONFIG_NF_CONNTRACK",
+    "nf_conntrack_netlink": "CONFIG_NF_CT_NETLINK",
     "nf_nat": "CONFIG_NF_NAT",
     "nf_tables": "CONFIG_NF_TABLES",
     **{f"ip_vs_{name}": f"CONFIG_IP_VS_{name.upper()}" for name in SCHEDULERS},

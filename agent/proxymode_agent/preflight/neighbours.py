@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from proxymode_api.modes import ConnectionPolicy
 from proxymode_api.nodeproxymode import Verdict
 
 from proxymode_agent.preflight.model import Facts, Finding
@@ -127,6 +128,17 @@ def ipvs_conntrack(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Findi
             "Set net.ipv4.vs.conntrack=1 some time before this node's turn; new connections then have one.",
         )
     return Finding(Verdict.PASS, "IPVS connections have conntrack entries")
+
+
+def conntrack_loose(_mode: Mode, facts: Facts, config: DataplaneConfig) -> Finding:
+    loose = facts.sysctls.get("net.netfilter.nf_conntrack_tcp_loose")
+    if loose != 0 or config.connections is not ConnectionPolicy.HANDOVER or not facts.ipvs.schedulers:
+        return Finding(Verdict.PASS, "no packet of a connection that is handed over is taken for invalid")
+    return Finding(
+        Verdict.WARN,
+        "net.netfilter.nf_conntrack_tcp_loose is 0: a packet that comes while its connection is handed over is invalid",
+        "Set net.netfilter.nf_conntrack_tcp_loose=1 for the time of the switch.",
+    )
 
 
 def ipvs_forwarding(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding:
