@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from proxymode_api import API_VERSION
 from proxymode_api.common import ConditionStatus
-from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, SwitchOutcome, Verdict
+from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, Verdict
 from proxymode_api.proxymode import ProxyMode
 from pydantic import ValidationError
 
@@ -111,8 +111,6 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
     if is_ready and status.last_switch is not None and status.last_switch.completed_at is not None:
         # Ready may stay True all through a switch; minReadySeconds counts from its end.
         since.append(status.last_switch.completed_at)
-    last = status.last_switch
-    failed = last is not None and last.outcome in (SwitchOutcome.FAILED, SwitchOutcome.ROLLED_BACK)
     preflight = status.preflight
     blockers = tuple(r.id for r in preflight.results if r.verdict is Verdict.BLOCK) if preflight is not None else ()
     passed = conditions.get("PreflightPassed")
@@ -127,7 +125,6 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
         heartbeat=status.heartbeat_time,
         preflight_mode=preflight.mode if preflight is not None else None,
         blockers=blockers,
-        failed_switch_at=last.completed_at if last is not None and failed else None,
     )
 
 

@@ -64,7 +64,6 @@ class Agent:
     dead: bool = False
     applied: int = 0
     switching: bool = False
-    failed_at: datetime | None = None
     failed_for: int = 0
 
 
@@ -151,14 +150,13 @@ class World:
             phase = Phase.BLOCKED
         elif intent.mode is not None and agent.applied < node.asked.turn_generation:
             if agent.gives_up and agent.failed_for == node.asked.turn_generation:
-                phase = Phase.FAILED
+                phase, ready = Phase.FAILED, agent.kernel.value != intent.mode.value
             elif not agent.switching:
                 agent.switching, ready, phase = True, False, Phase.SWITCHING
             elif agent.fails:
-                agent.switching, phase, agent.failed_at = False, Phase.FAILED, self.now
+                agent.switching, phase, ready = False, Phase.FAILED, agent.kernel.value != intent.mode.value
                 agent.failed_for = node.asked.turn_generation
             else:
-                agent.failed_at = None
                 agent.switching, agent.kernel = False, ObservedMode(intent.mode.value)
                 agent.applied = node.asked.generation
         before = node.report
@@ -172,7 +170,6 @@ class World:
             heartbeat=self.now,
             preflight_mode=target,
             blockers=("ip-vs-module",) if target in agent.unable else (),
-            failed_switch_at=agent.failed_at,
         )
         self.set_node(name, report=report)
 

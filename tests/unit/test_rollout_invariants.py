@@ -111,7 +111,11 @@ class Life(RuleBasedStateMachine):
             assert write.intent.mode in world.asked_modes | {Mode.IPVS}, "a mode that nobody asked for or ran"
         else:
             assert write.intent.mode is (before.mode if before else None), "moved a node without telling it"
-            assert write.intent.turn == (before.turn if before else None)
+            if write.kind is WriteKind.MARK:
+                assert before is not None
+                assert write.intent.spec() == before.spec()
+            else:
+                assert write.intent.turn == (before.turn if before else None)
             if before is not None and before.mode is not None:
                 used = before.mode.value
                 assert getattr(write.intent.options, used) == getattr(before.options, used)

@@ -343,6 +343,22 @@ def test_a_failed_node_stops_the_rollout_and_is_named() -> None:
     assert world.reasons().count("RolloutStopped") == 1
 
 
+def test_a_failed_switch_stays_failed_while_the_agent_tries_again() -> None:
+    world = World.of(3, failure_threshold=2, max_unavailable=2)
+    world.agents["n0"].fails = True
+    world.run(4)
+    assert world.told(WriteKind.MARK) == ["n0"]
+    seen = set()
+    for _ in range(6):
+        world.agent_step("n0")
+        report = world.nodes["n0"].report
+        assert report is not None
+        seen.add(report.phase.value)
+        assert world.decide().status.nodes.failed == 1
+    assert seen == {"Switching", "Failed"}
+    assert world.told(WriteKind.MARK) == ["n0"], "noted once"
+
+
 def test_the_rollout_goes_on_when_the_failed_node_recovers() -> None:
     world = World.of(2)
     world.agents["n0"].fails = True
@@ -418,9 +434,13 @@ def test_rollback_restores_options_too() -> None:
     world.decide()
     assert world.told()[-1] == "n0"
     world.agents["n0"].fails = True
-    for _ in range(10):
+    for _ in range(4):
         world.agents_step()
         world.decide()
+        assert world.status.nodes.failed == 0, "a failed sync may mend itself"
+    world.pass_time(31)
+    world.decide()
+    assert world.status.nodes.failed == 1
     world.agents["n0"].fails = False
     world.run()
     asked = world.nodes["n0"].asked

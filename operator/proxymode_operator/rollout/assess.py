@@ -6,9 +6,9 @@ whether it may be told, and when any of that changes by time alone. Deliberately
 How a node gets its state (its NodeProxyMode is *at* the template, or not):
 
 - at it, and its agent reports, about this turn, the mode and Ready for minReadySeconds: updated.
-- at it, and the agent reports phase Failed or a switch that failed since the turn (also while it tries again), or it
-  was not Ready for progressDeadline (from the turn, or from when it was last Ready or last heard of, whichever is
-  later): failed.
+- at it, and the agent has reported, once since the turn, phase Failed in another mode than the one asked for; or it was
+  not Ready for progressDeadline (from the turn, or from when it was last Ready or last heard of, whichever is later):
+  failed. A failed sync in the mode asked for is not a failed switch and has until the deadline to mend.
 - at it, and phase Blocked: blocked, and still in flight, since the agent may begin once the block is gone.
 - at it otherwise: switching.
 - not at it, but still on its way to what it was told before: switching until done, failed or overdue.
@@ -47,7 +47,8 @@ class Assessment:
     """One node's state.
 
     `at_template`: told so, whether or not it has followed. `in_flight`: told something that it has not fully done.
-    `homeward`: in flight no further, and what is wanted now is what it ran before it was told.
+    `to_mark`: its failed switch is not yet noted. `homeward`: in flight no further, and what is wanted now is what it
+    ran before it was told.
     `unavailable`: counts against the budget. `tellable`: may be told as far as this node itself goes. `silent`: its
     agent never reported or not lately. `due`: when the state may change by time alone. `why`: for people, no times.
     """
@@ -55,6 +56,7 @@ class Assessment:
     state: NodeState
     at_template: bool
     in_flight: bool
+    to_mark: bool
     homeward: bool
     unavailable: bool
     tellable: bool
@@ -101,6 +103,7 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
         state=state,
         at_template=at_template,
         in_flight=in_flight,
+        to_mark=in_flight and not overdue and _failed(asked, report) and not _is_marked(asked),
         homeward=in_flight and tellable and asked is not None and _came_from(asked, wanted),
         unavailable=bool(outside) or in_flight,
         tellable=tellable,
@@ -141,14 +144,29 @@ def _came_from(asked: Asked, wanted: Template) -> bool:
 
 
 def _gave_up(asked: Asked | None, report: Report | None) -> Phase | None:
-    """Failed or Blocked, if that is what the agent says about the last turn."""
+    """Failed or Blocked, if that is how the last turn ended."""
+    if _failed(asked, report):
+        return Phase.FAILED
     if asked is None or report is None or report.observed_generation < asked.turn_generation:
         return None
-    turn = asked.intent.turn
-    failed_since = report.failed_switch_at is not None and turn is not None and report.failed_switch_at >= turn.at
-    if report.phase is Phase.FAILED or failed_since:
-        return Phase.FAILED
     return Phase.BLOCKED if report.phase is Phase.BLOCKED else None
+
+
+def _is_marked(asked: Asked | None) -> bool:
+    return asked is not None and asked.intent.turn is not None and asked.intent.turn.failed
+
+
+def _failed(asked: Asked | None, report: Report | None) -> bool:
+    """Whether the agent says, or has said, that the switch of the last turn failed."""
+    if asked is None or asked.intent.mode is None:
+        return False
+    says_so = (
+        report is not None
+        and report.observed_generation >= asked.turn_generation
+        and report.phase is Phase.FAILED
+        and report.mode.value != asked.intent.mode.value
+    )
+    return says_so or _is_marked(asked)
 
 
 def _state_at_template(asked: Asked, report: Report | None, in_flight: bool, overdue: bool) -> tuple[NodeState, str]:

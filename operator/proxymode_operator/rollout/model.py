@@ -55,13 +55,15 @@ class Turn(Model):
     """The operator's note on a NodeProxyMode about the last time it was told something that moves the dataplane.
 
     Kept in the annotation `proxymode.io/turn`, because the planner needs after a restart what no spec field says: when
-    progressDeadline began, from which generation on a report is about this turn, and what a rollback returns to.
+    progressDeadline began, from which generation on a report is about this turn, what a rollback returns to, and that
+    the switch has failed once: while an agent tries again its status does not say so any more.
     """
 
     at: datetime = Field(description="When the node was told.")
     generation: int = Field(description="metadata.generation that the telling made.")
     before_mode: Mode | None = Field(default=None, description="What it ran before; none: nothing to return to.")
     before_options: DataplaneOptions = Field(default_factory=DataplaneOptions, description="With which options.")
+    failed: bool = Field(default=False, description="Its agent has said that the switch failed, and may be retrying.")
 
     def dumps(self) -> str:
         """The annotation's value."""
@@ -123,8 +125,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed. `failed_switch_at`: end
-    of the last switch, if that failed; it stands while the agent tries again."""
+    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed."""
 
     observed_generation: int
     mode: ObservedMode
@@ -134,7 +135,6 @@ class Report:
     heartbeat: datetime
     preflight_mode: Mode | None
     blockers: tuple[str, ...]
-    failed_switch_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +178,8 @@ class WriteKind(StrEnum):
     """Told to run this revision: the dataplane moves."""
     RETURN = "return"
     """Told to go back to what it ran before this revision: the dataplane moves."""
+    MARK = "mark"
+    """A failed switch is noted, in the annotation only."""
     RELEASE = "release"
     """No ProxyMode decides any more: the node keeps what it has."""
 

@@ -11,8 +11,8 @@ What it promises, whatever fails and whenever it runs:
   would wait for a budget that only this node can free.
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
 - At most four writes for a node in a rollout: prepared once (created, or told the mode to come, which moves nothing),
-  told once (mode, options, connections and revision together), and in a rollback told once to return. The fourth is
-  spare, for a change of ProxyMode. Only telling moves the dataplane.
+  told once (mode, options, connections and revision together), noted once that its switch failed, and in a rollback
+  told once to return. Only telling moves the dataplane.
 
 A revision begins when mode or options change, whichever way; undo is nothing else. It ends complete, superseded,
 aborted or rolled back, which history records; after the last two its template starts nothing more until the spec
@@ -37,7 +37,7 @@ from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
 from proxymode_operator.rollout.status import Situation, status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
-from proxymode_operator.rollout.writes import prepare, return_, told_at, turn
+from proxymode_operator.rollout.writes import mark, prepare, return_, told_at, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -116,6 +116,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
     # What is not yet on record (a revision that begins, an end) moves no node before it is.
     told = () if begins or end.new else _tell(situation, template, now)
     names = {write.node for write in told}
+    marked = tuple(mark(node) for node in fleet.nodes if node.name not in names and _to_mark(node, states))
     base = before.model_copy(
         update={
             "completed_at": before.completed_at or (now if end.outcome is RolloutOutcome.COMPLETE else None),
@@ -126,7 +127,8 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
             "stages": started(stages, _told(fleet, names, now)),
         }
     )
-    writes = (*told, *prepare(fleet, template, exclude=names, ended=end.early))
+    busy = names | {write.node for write in marked}
+    writes = (*told, *marked, *prepare(fleet, template, exclude=busy, ended=end.early))
     dues = [stage.due for stage in stages]
     decisions = _decisions(stored, status(situation, base, now), states.values(), dues, now)
     return replace(
@@ -203,6 +205,11 @@ def _tell(s: Situation, template: Template, now: datetime) -> tuple[Write, ...]:
     staged = [name for stage in s.stages if stage.is_open for name in stage.members if s.states[name].tellable]
     order = dict.fromkeys([*homeward, *staged])
     return tuple(turn(nodes[name], template, proxy_mode, now) for name in _within(s.budget, order, s.states))
+
+
+def _to_mark(node: Node, states: Mapping[str, Assessment]) -> bool:
+    noted = node.asked is not None and node.asked.intent.turn is not None
+    return noted and states[node.name].to_mark
 
 
 def _within(allowed: int, order: Iterable[str], states: Mapping[str, Assessment]) -> list[str]:

@@ -1,7 +1,7 @@
-"""The four ways in which a NodeProxyMode is written; see `planner` for when.
+"""The ways in which a NodeProxyMode is written; see `planner` for when.
 
 Solves: what exactly changes in each. Only `turn` and `return_` change what the node's dataplane does; `prepare` changes
-what the agent checks ahead, and those options that its present mode does not use.
+what the agent checks ahead, and those options that its present mode does not use; `mark` and `release` are notes.
 """
 
 from __future__ import annotations
@@ -124,6 +124,15 @@ def _prepared(intent: Intent, template: Template, name: str) -> Intent:
         proxy_mode=name,
         revision=intent.revision if intent.proxy_mode == name else 0,
     )
+
+
+def mark(node: Node) -> Write:
+    """Noted that the switch of its last turn failed."""
+    asked = _stored(node)
+    note = asked.intent.turn
+    assert note is not None
+    intent = replace(asked.intent, turn=note.model_copy(update={"failed": True}))
+    return Write(node=node.name, node_uid=node.uid, kind=WriteKind.MARK, intent=intent, base=asked)
 
 
 def release(nodes: Mapping[str, Asked], uids: Mapping[str, str]) -> tuple[Write, ...]:
