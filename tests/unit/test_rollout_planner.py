@@ -656,3 +656,25 @@ def test_conditions_keep_their_transition_time_while_their_status_stays() -> Non
         "Paused",
         "DeprecatedMode",
     ]
+
+
+def test_a_change_of_options_counts_as_done_only_when_the_agent_has_seen_it() -> None:
+    """The mode is the wanted one all the time, and the last report says Ready: it is about the options before."""
+    world = completed(2)
+    world.edit(masquerade_all=True)
+    world.decide()
+    world.decide()
+    assert world.told()[-1] == "n0"
+    assert world.decide().status.nodes.switching == 1
+    assert world.told()[-1] == "n0", "n1 waits until n0 has followed"
+
+
+def test_a_spec_edit_that_only_steers_the_rollout_keeps_what_is_complete() -> None:
+    world = World.of(4, stages=percent_stages(25, 100, manual=["p100"]))
+    world.run(20)
+    started = world.stage("p25").started_at
+    world.edit(rollout__stages=percent_stages(25, 50, 100, manual=["p100"]))
+    world.run(20)
+    assert world.stage("p25").started_at == started
+    assert world.status.status == "AwaitingApproval"
+    assert len(world.told()) == 2

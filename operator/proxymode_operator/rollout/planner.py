@@ -186,7 +186,7 @@ def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bo
         unsettled = found.in_flight and not found.at_template
         return Candidate(node, told, found.at_template, unsettled, passed_over)
 
-    complete = {stage.name for stage in before.stages if stage.completed_at}
+    complete = {stage.name: stage.completed_at for stage in before.stages if stage.completed_at}
     rollout = fleet.proxy_mode.spec.rollout
     return membership(rollout.stages, complete, map(candidate, fleet.nodes), rollout.topology_key)
 

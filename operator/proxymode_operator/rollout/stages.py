@@ -10,9 +10,10 @@ Stages are cumulative: a node belongs to the first stage that reaches it. The ru
    revision begins with the same nodes.
 2. A selector takes every node with its labels that no earlier stage took; `count` and `percent` (rounded up) take
    nodes in order until so many are in this stage and earlier ones together.
-3. A stage that is complete takes by `count` or `percent` only nodes that run the template already. So neither a node
-   that joins nor one that leaves pulls another into a finished stage or pushes a told one out of the stage it was told
-   in; nodes that join belong to the first stage that is not complete and reaches them, after completion to the last.
+3. A stage that is complete takes by `count` or `percent` only nodes that ran the template when it was completed. So
+   neither a node that joins nor one that leaves pulls another into a finished stage or pushes a told one out of the
+   stage it was told in; nodes that join belong to the first stage that is not complete and reaches them, after
+   completion to the last.
 
 Deliberately knows no time and opens no stage: that is `gates`.
 """
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from proxymode_operator.rollout.selection import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from proxymode_api.proxymode import Stage
@@ -71,9 +72,9 @@ def _told_at(candidate: Candidate) -> datetime:
 
 
 def membership(
-    stages: Sequence[Stage], complete: Collection[str], candidates: Iterable[Candidate], topology_key: str | None
+    stages: Sequence[Stage], complete: Mapping[str, datetime], candidates: Iterable[Candidate], topology_key: str | None
 ) -> Mapping[str, tuple[str, ...]]:
-    """Names of the nodes of every stage, in order (rules 2 and 3). `complete` names the stages that are."""
+    """Names of the nodes of every stage, in order (rules 2 and 3). `complete`: since when which stages are."""
     remaining = ordered(candidates, topology_key)
     total = len(remaining)
     taken = 0
@@ -84,7 +85,8 @@ def membership(
         members: list[str] = []
         rest: list[Candidate] = []
         for candidate in remaining:
-            closed = stage.name in complete and stage.name != last and not candidate.runs_template
+            since = complete.get(stage.name) if stage.name != last else None
+            closed = since is not None and not _ran_at(candidate, since)
             if stage.selector is not None:
                 takes = matches(stage.selector, candidate.node.labels)
             else:
@@ -97,6 +99,10 @@ def membership(
         remaining = rest
         result[stage.name] = tuple(members)
     return result
+
+
+def _ran_at(candidate: Candidate, when: datetime) -> bool:
+    return candidate.runs_template and (candidate.told_at is None or candidate.told_at <= when)
 
 
 def _limit(stage: Stage, total: int) -> int:
