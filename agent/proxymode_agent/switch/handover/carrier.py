@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOVE_ROUNDS: Final = 20
-_RESTORE_SECONDS: Final = 10.0
+_RESTORE_SECONDS: Final = 30.0
 _RESTORE_POLL_SECONDS: Final = 0.005
 _PROTOCOLS: Final = {"TCP": 6, "UDP": 17}
 
@@ -82,8 +82,13 @@ class Carrier:
         self._write(known.values())
 
     def restore(self, state: ServiceState) -> None:
-        """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more."""
+        """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more.
+
+        From then on nobody but time and its own ends takes an entry away: one that was put back and is missing again
+        has ended. On a node with many short flows there is always such a one.
+        """
         wanted = self._read()
+        put_back_for_good: set[Key] = set()
         services = frontends(state)
         deadline = time.monotonic() + _RESTORE_SECONDS
         put_back = 0
@@ -95,6 +100,13 @@ class Carrier:
                     del wanted[key]
                     self.ended.add(key)
                 repair = flows.repair(wanted, entries)
+                for entry in repair.missing:
+                    if (key := key_of(entry)) in put_back_for_good:
+                        del wanted[key]
+                        self.ended.add(key)
+                repair = repair._replace(missing=[entry for entry in repair.missing if key_of(entry) in wanted])
+                if forgotten:
+                    put_back_for_good.update(map(key_of, repair.missing))
                 table.create(repair.missing)
                 table.replace(repair.wrong)
                 put_back += len(repair.missing) + len(repair.wrong)
