@@ -1,0 +1,145 @@
+"""Objects as the API server stores them, to the planner's values and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+
+from proxymode_api.common import DataplaneOptions, Mode
+from proxymode_api.proxymode import ProxyMode
+from proxymode_operator import objects
+from proxymode_operator.objects import Unreadable
+from proxymode_operator.rollout.model import TURN_ANNOTATION, Intent, Template, Turn, Write, WriteKind
+
+NOW = datetime(2026, 11, 21, 4, 5, 6, tzinfo=UTC)
+
+
+def stored(write: Write, **meta: Any) -> dict[str, Any]:
+    """The body of a write as the API server would give it back."""
+    body = objects.node_proxy_mode_body(write)
+    return body | {"metadata": {"uid": "u", "resourceVersion": "5", "generation": 1} | body["metadata"] | meta}
+
+
+def write(intent: Intent, **more: Any) -> Write:
+    base = more.get("base")
+    return Write(node="n1", node_uid="node-uid", kind=WriteKind.TURN, intent=intent, base=base)
+
+
+def test_an_intent_comes_back_as_it_was_written() -> None:
+    intent = Intent(
+        mode=Mode.NFTABLES,
+        target_mode=Mode.NFTABLES,
+        options=DataplaneOptions(masquerade_all=True, node_port_addresses=["primary"]),
+        proxy_mode="fleet",
+        revision=4,
+        turn=Turn(at=NOW, generation=7, before_mode=Mode.IPVS, before_options=DataplaneOptions(masquerade_all=True)),
+    )
+    found = objects.node_proxy_mode(stored(write(intent)))
+    assert found.asked is not None
+    assert found.asked.intent == intent
+    assert found.owner_uid == "node-uid"
+    assert found.report is None
+
+
+def test_a_write_carries_the_version_that_it_rests_on_and_a_creation_none() -> None:
+    created = stored(write(Intent()))
+    assert "resourceVersion" not in objects.node_proxy_mode_body(write(Intent()))["metadata"]
+    base = objects.node_proxy_mode(created).asked
+    meta = objects.node_proxy_mode_body(write(Intent(mode=Mode.IPVS), base=base))["metadata"]
+    assert (meta["uid"], meta["resourceVersion"]) == ("u", "5")
+
+
+def test_a_turn_that_somebody_made_unreadable_is_no_turn() -> None:
+    raw = stored(write(Intent(mode=Mode.IPVS)), annotations={TURN_ANNOTATION: "{"})
+    found = objects.node_proxy_mode(raw)
+    assert found.asked is not None
+    assert found.asked.intent.turn is None
+    assert found.asked.turn_generation == 1
+
+
+def status(**more: Any) -> dict[str, Any]:
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Programmed",
+        "message": "",
+        "lastTransitionTime": "2026-11-21T01:00:00Z",
+    }
+    base = {
+        "observedGeneration": 3,
+        "mode": "kube-proxy-ipvs",
+        "phase": "Active",
+        "heartbeatTime": "2026-11-21T04:00:00Z",
+        "conditions": [ready],
+    }
+    return base | more
+
+
+def reported(**more: Any) -> Any:
+    raw = stored(write(Intent()))
+    return objects.node_proxy_mode(raw | {"status": status(**more)}).report
+
+
+def test_a_report_is_what_the_agent_wrote() -> None:
+    found = reported()
+    assert (found.observed_generation, found.mode, found.ready) == (3, "kube-proxy-ipvs", True)
+    assert found.ready_since == datetime(2026, 11, 21, 1, tzinfo=UTC)
+    assert found.preflight_mode is None
+
+
+def test_ready_counts_from_the_end_of_the_switch_when_it_stayed_true_throughout() -> None:
+    switch = {
+        "fromMode": "ipvs",
+        "toMode": "nftables",
+        "startedAt": "2026-11-21T03:00:00Z",
+        "completedAt": "2026-11-21T03:00:02Z",
+        "outcome": "Succeeded",
+    }
+    assert reported(lastSwitch=switch).ready_since == datetime(2026, 11, 21, 3, 0, 2, tzinfo=UTC)
+
+
+def test_blocks_are_named_and_a_condition_without_results_blocks_too() -> None:
+    checks = [
+        {"id": "kernel-version", "verdict": "block", "found": "5.4"},
+        {"id": "conntrack-headroom", "verdict": "warn", "found": "80 %"},
+    ]
+    preflight = {"mode": "nftables", "checkedAt": "2026-11-21T03:00:00Z", "results": checks}
+    found = reported(preflight=preflight)
+    assert (found.preflight_mode, found.blockers) == (Mode.NFTABLES, ("kernel-version",))
+    failed = {
+        "type": "PreflightPassed",
+        "status": "False",
+        "reason": "Blocked",
+        "message": "",
+        "lastTransitionTime": "2026-11-21T01:00:00Z",
+    }
+    assert reported(preflight=preflight | {"results": []}, conditions=[failed]).blockers == ("Blocked",)
+
+
+def test_a_status_of_another_time_is_no_report() -> None:
+    assert reported(phase="Levitating") is None
+
+
+def test_a_proxy_mode_that_cannot_be_read_says_where() -> None:
+    raw = {"metadata": {"name": "fleet", "uid": "u"}, "spec": {"mode": "ebpf"}}
+    found = objects.proxy_mode(raw)
+    assert isinstance(found, Unreadable)
+    assert "spec.mode" in found.error
+
+
+def test_the_hash_of_a_template_is_that_of_what_was_chosen() -> None:
+    """A default that is written out is the same template, so that a newer operator with more options starts nothing."""
+    plain = Template(Mode.NFTABLES, DataplaneOptions())
+    written_out = Template(Mode.NFTABLES, DataplaneOptions.model_validate({"masqueradeAll": False, "ipvs": {}}))
+    assert plain.hash == written_out.hash
+    assert dataclasses.replace(plain, mode=Mode.IPVS).hash != plain.hash
+    assert Template(Mode.NFTABLES, DataplaneOptions(masquerade_all=True)).hash != plain.hash
+
+
+def test_a_status_is_applied_to_the_version_that_it_was_computed_from() -> None:
+    raw = {"metadata": {"name": "fleet", "uid": "u", "resourceVersion": "8"}, "spec": {"mode": "ipvs"}}
+    proxy_mode = objects.proxy_mode(raw)
+    assert isinstance(proxy_mode, ProxyMode)
+    body = objects.status_body(proxy_mode, proxy_mode.status)
+    assert body["metadata"] == {"name": "fleet", "uid": "u", "resourceVersion": "8"}
