@@ -44,7 +44,7 @@ Kubeconfig = Annotated[
 ]
 Context = Annotated[Optional[str], typer.Option("--context", metavar="NAME", help="As kubectl's.")]  # noqa: UP045
 Output = Annotated[Optional[output.Format], typer.Option("--output", "-o", help="Print this instead of tables.")]  # noqa: UP045
-Name = Annotated[Optional[str], typer.Argument(metavar="[PROXYMODE]", help="Needed only where there are several.")]  # noqa: UP045
+Name = Annotated[Optional[str], typer.Argument(metavar="PROXYMODE", help="Needed only where there are several.")]  # noqa: UP045
 
 SEE, STEER = "See", "Steer a rollout"
 
@@ -69,7 +69,7 @@ def plan(name: Name = None, kubeconfig: Kubeconfig = None, context: Context = No
 
 @app.command(rich_help_panel=SEE)
 def preflight(
-    node_name: Annotated[Optional[str], typer.Argument(metavar="[NODE]", help="All nodes by default.")] = None,  # noqa: UP045
+    node_name: Annotated[Optional[str], typer.Argument(metavar="NODE", help="All nodes by default.")] = None,  # noqa: UP045
     kubeconfig: Kubeconfig = None,
     context: Context = None,
     form: Output = None,
@@ -130,7 +130,7 @@ def resume(name: Name = None, kubeconfig: Kubeconfig = None, context: Context = 
 def promote(
     stage: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[STAGE]", help="By default the stage that waits."),
+        typer.Argument(metavar="STAGE", help="By default the stage that waits."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All stages of this rollout.")] = False,
     name: Annotated[
