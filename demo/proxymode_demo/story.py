@@ -61,27 +61,16 @@ async def tell(nodes: int, folder: Path) -> Outcome:
 
         heading("Traffic: from pods, from the nodes themselves, from outside")
         traffic = await Traffic.start(fleet.processes, fleet.network)
-        await asyncio.sleep(UNDISTURBED_SECONDS)
-        report(traffic.totals())
-
-        heading("Over to nftables: a canary, half of the fleet, everybody")
-        await type_and_run(fleet, "kubectl", "apply", "-f", ROLLOUT)
-        await watch(fleet)
-        switched = await fleet.in_mode("nftables")
-        await show(fleet)
-        report(traffic.totals())
-
-        heading("And back, with one command")
-        await type_and_run(fleet, "kubectl", "proxymode", "undo", PROXYMODE)
-        await watch(fleet)
-        returned = await fleet.in_mode("ipvs")
-        await show(fleet)
-
-        totals = await traffic.stop()
-        heading("What the clients saw")
-        report(totals)
-        for line in traffic.complaints():
-            point(line)
+        try:
+            await asyncio.sleep(UNDISTURBED_SECONDS)
+            report(traffic.totals())
+            switched, returned = await there_and_back(fleet, traffic)
+        finally:
+            totals = await traffic.stop()
+            heading("What the clients saw")
+            report(totals)
+            for line in traffic.complaints():
+                point(line)
     return Outcome(
         nodes=nodes,
         switched=switched,
@@ -92,6 +81,23 @@ async def tell(nodes: int, folder: Path) -> Outcome:
         failed=totals.failed,
         seconds=round(time.monotonic() - began, 1),
     )
+
+
+async def there_and_back(fleet: DemoFleet, traffic: Traffic) -> tuple[int, int]:
+    """The rollout and its undoing; how many nodes went over, how many came back."""
+    heading("Over to nftables: a canary, half of the fleet, everybody")
+    await type_and_run(fleet, "kubectl", "apply", "-f", ROLLOUT)
+    await watch(fleet)
+    switched = await fleet.in_mode("nftables")
+    await show(fleet)
+    report(traffic.totals())
+
+    heading("And back, with one command")
+    await type_and_run(fleet, "kubectl", "proxymode", "undo", PROXYMODE)
+    await watch(fleet)
+    returned = await fleet.in_mode("ipvs")
+    await show(fleet)
+    return switched, returned
 
 
 def heading(text: str) -> None:
@@ -105,9 +111,10 @@ def point(text: str) -> None:
 def report(totals: Totals) -> None:
     point(
         f"long-lived connections: {totals.established}, lost {totals.lost}; new ones: {totals.new}, failed "
-        f"{totals.failed}; datagrams: {totals.udp_sent}, lost {totals.udp_lost}; longest wait for an answer: "
-        f"{totals.longest_gap_ms:.0f} ms"
+        f"{totals.failed}; datagrams: {totals.udp_sent}, lost {totals.udp_lost}"
     )
+    if totals.longest_gap_ms:
+        point(f"longest wait for an answer on a long-lived connection: {totals.longest_gap_ms:.0f} ms")
 
 
 async def type_and_run(fleet: DemoFleet, *words: str | Path) -> None:
