@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -278,6 +280,33 @@ def test_a_check_tells_what_would_be_refused_and_changes_nothing(namespace: Topo
             assert (kernel.generation(), kernel.tables(NfProto.IPV4)) == (generation, [])
 
     namespace.call("node1", check)
+
+
+def test_a_restart_on_a_node_where_somebody_commits_all_the_time(namespace: Topology) -> None:
+    """Every long dump is interrupted then; what concerns others does not hold us up."""
+    pods = [(f"10.244.{node}.{pod}", 80) for node in range(10) for pod in range(1, 251)]
+    services = state(*(service(f"s{number}", f"10.96.1.{number}", 80, pods) for number in range(1, 5)))
+    strangers = Table(NfProto.IPV4, "strangers")
+    stop = threading.Event()
+
+    def commit_all_the_time() -> int:
+        done = 0
+        with Connection() as kernel:
+            while not stop.is_set():
+                kernel.commit(Transaction.of(strangers.add()))
+                kernel.commit(Transaction.of(strangers.delete()))
+                done += 2
+        return done
+
+    with dataplane(namespace, node_config(namespace)) as made, ThreadPoolExecutor(1) as executor:
+        made.sync(services)
+        busy = executor.submit(namespace.call, "node1", commit_all_the_time)
+        try:
+            with dataplane(namespace, node_config(namespace)) as restarted:
+                assert restarted.sync(services).written == 0
+        finally:
+            stop.set()
+        assert busy.result() > 2
 
 
 def test_ten_thousand_services(namespace: Topology) -> None:

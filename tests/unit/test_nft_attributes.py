@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from proxymode_agent.dataplane.nfnetlink import userdata
 from proxymode_agent.dataplane.nfnetlink.attributes import (
@@ -15,9 +15,7 @@ from proxymode_agent.dataplane.nfnetlink.attributes import (
     text,
     to_text,
     to_u32,
-    to_u64,
     u32,
-    u64,
 )
 from proxymode_agent.dataplane.nfnetlink.uapi import NLA_F_NESTED
 
@@ -26,6 +24,7 @@ FLAT = st.lists(st.tuples(KINDS, st.binary(max_size=40)), max_size=8)
 
 
 @given(FLAT)
+@settings(deadline=None)
 def test_parse_gives_back_what_was_encoded(attributes: list[tuple[int, bytes]]) -> None:
     encoded = encode(attributes)
     assert len(encoded) % 4 == 0
@@ -33,6 +32,7 @@ def test_parse_gives_back_what_was_encoded(attributes: list[tuple[int, bytes]]) 
 
 
 @given(KINDS, FLAT)
+@settings(deadline=None)
 def test_nested_attributes_are_flagged_and_parse_in_two_steps(kind: int, inner: list[tuple[int, bytes]]) -> None:
     encoded = encode([(kind, tuple(inner))])
     assert int.from_bytes(encoded[2:4], "little") == kind | NLA_F_NESTED
@@ -42,7 +42,6 @@ def test_nested_attributes_are_flagged_and_parse_in_two_steps(kind: int, inner: 
 
 def test_numbers_are_big_endian_and_text_ends_with_nul() -> None:
     assert (u32(-4), to_u32(u32(7))) == (b"\xff\xff\xff\xfc", 7)
-    assert (u64(1), to_u64(u64(1 << 40))) == (bytes(7) + b"\1", 1 << 40)
     assert (text("nat"), to_text(memoryview(b"nat\0"))) == (b"nat\0", "nat")
 
 

@@ -90,7 +90,7 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
 
 def dumped(family: Family, text: str) -> DumpedRule:
     expressions = bytes.fromhex(DATA[str(TRAITS[family].proto)]["rules"][text])
-    return DumpedRule("chain", 1, memoryview(expressions), None)
+    return DumpedRule("chain", memoryview(expressions), None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from proxymode_agent.dataplane.nfnetlink import (
     IP6_DADDR,
@@ -58,6 +58,7 @@ def parsed(of: Set, commands: list[Command]) -> list[Element]:
 
 @pytest.mark.parametrize("of", SETS, ids=lambda of: of.name)
 @given(data=st.data())
+@settings(deadline=None)
 def test_what_is_packed_is_what_is_parsed(of: Set, data: st.DataObject) -> None:
     elements = data.draw(elements_of(of))
     commands = list(add_elements(of, elements))

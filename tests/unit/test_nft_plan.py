@@ -256,6 +256,7 @@ PODS = st.lists(st.sampled_from(ENDPOINTS), unique=True)
 
 
 @given(st.lists(st.none() | st.sampled_from(ENDPOINTS)), PODS)
+@settings(deadline=None)
 def test_assigned_indices_keep_whoever_can_stay(current: list[bytes | None], pods: list[bytes]) -> None:
     result = assign(current, pods)
     assert sorted(result) == sorted(pods)
@@ -265,9 +266,11 @@ def test_assigned_indices_keep_whoever_can_stay(current: list[bytes | None], pod
     assert assign(result, sorted(pods)) == result
 
 
-@given(
-    st.sets(st.sampled_from(ENDPOINTS)), st.lists(st.tuples(st.booleans(), st.sampled_from(ENDPOINTS), st.booleans()))
-)
+STEPS = st.lists(st.tuples(st.booleans(), st.sampled_from(ENDPOINTS), st.booleans()))
+
+
+@given(st.sets(st.sampled_from(ENDPOINTS)), STEPS)
+@settings(deadline=None)
 def test_references_add_with_the_first_need_and_delete_with_the_last(
     existing: set[bytes], steps: list[tuple[bool, bytes, bool]]
 ) -> None:

@@ -28,7 +28,7 @@ parse nft syntax and does not know Services.
 
 from proxymode_agent.dataplane.nfnetlink.connection import Connection, KernelError, NfnetlinkError
 from proxymode_agent.dataplane.nfnetlink.dumps import DumpedRule, DumpedSet, DumpedTable
-from proxymode_agent.dataplane.nfnetlink.elements import Element, add_elements, delete_elements, flush_elements
+from proxymode_agent.dataplane.nfnetlink.elements import Element, add_elements, delete_elements
 from proxymode_agent.dataplane.nfnetlink.elements import verdict as verdict_element
 from proxymode_agent.dataplane.nfnetlink.expressions import (
     Expression,
@@ -53,7 +53,6 @@ from proxymode_agent.dataplane.nfnetlink.expressions import (
     payload,
     reject,
     set_mark_bit,
-    set_meta,
     verdict,
 )
 from proxymode_agent.dataplane.nfnetlink.fields import (
@@ -63,7 +62,6 @@ from proxymode_agent.dataplane.nfnetlink.fields import (
     IP_SADDR,
     L4PROTO,
     TH_DPORT,
-    TH_SPORT,
     AddressField,
     Field,
     load,
@@ -81,8 +79,6 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
     MetaKey,
     NfProto,
     PayloadBase,
-    Policy,
-    SetFlag,
     VerdictCode,
 )
 
@@ -93,7 +89,6 @@ __all__ = [
     "IP_SADDR",
     "L4PROTO",
     "TH_DPORT",
-    "TH_SPORT",
     "AddressField",
     "Chain",
     "CmpOp",
@@ -116,10 +111,8 @@ __all__ = [
     "NfProto",
     "NfnetlinkError",
     "PayloadBase",
-    "Policy",
     "Rule",
     "Set",
-    "SetFlag",
     "Table",
     "Transaction",
     "Verdict",
@@ -135,7 +128,6 @@ __all__ = [
     "dnat",
     "fib_address_type",
     "flip_mark_bit",
-    "flush_elements",
     "host_u32",
     "immediate",
     "load",
@@ -151,7 +143,6 @@ __all__ = [
     "random_index",
     "reject",
     "set_mark_bit",
-    "set_meta",
     "verdict",
     "verdict_element",
 ]

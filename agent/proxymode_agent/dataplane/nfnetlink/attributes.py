@@ -1,7 +1,7 @@
 """Netlink attributes to bytes and back (struct nlattr, include/uapi/linux/netlink.h).
 
 An attribute is (type, value); a value is bytes, or a tuple of attributes (nested). Whoever builds an attribute gives
-the value its format with :func:`u32`, :func:`u64` or :func:`text`; nothing here knows nf_tables.
+the value its format with :func:`u32` or :func:`text`; nothing here knows nf_tables.
 """
 
 from __future__ import annotations
@@ -19,17 +19,11 @@ Attributes = tuple[Attribute, ...]
 
 HEADER = struct.Struct("=HH")  # nla_len, nla_type: host byte order
 _U32 = struct.Struct(">I")
-_U64 = struct.Struct(">Q")
 
 
 def u32(value: int) -> bytes:
     """A big-endian 32-bit attribute value; negative numbers as two's complement."""
     return _U32.pack(value & 0xFFFFFFFF)
-
-
-def u64(value: int) -> bytes:
-    """A big-endian 64-bit attribute value."""
-    return _U64.pack(value)
 
 
 def text(value: str) -> bytes:
@@ -40,11 +34,6 @@ def text(value: str) -> bytes:
 def to_u32(value: bytes | memoryview) -> int:
     """The number in a value made by :func:`u32`."""
     return int(_U32.unpack(value)[0])
-
-
-def to_u64(value: bytes | memoryview) -> int:
-    """The number in a value made by :func:`u64`."""
-    return int(_U64.unpack(value)[0])
 
 
 def to_text(value: bytes | memoryview) -> str:

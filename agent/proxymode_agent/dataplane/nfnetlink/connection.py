@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 SEND_BUFFER = 1 << 26  # bytes: the largest transaction
 RECEIVE_BUFFER = 1 << 22  # bytes: errors of one transaction
 DATAGRAM = 1 << 17  # bytes: the kernel's dumps come in datagrams of at most 32 KB
-DUMP_ATTEMPTS = 20  # a dump is begun anew when the ruleset changes meanwhile
+DUMP_ATTEMPTS = 4  # how often a dump is begun anew when the ruleset changes meanwhile
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ERROR = struct.Struct("=i")
@@ -200,16 +200,24 @@ class Connection:
     def _request(
         self, message: Message, family: NfProto, attributes: Attributes, flags: MessageFlag, what: str
     ) -> list[memoryview]:
-        command = Command(message, flags, family, encode(attributes), f"read {what}")
-        for _ in range(DUMP_ATTEMPTS):
-            self._socket.send(command.encode(0))
-            bodies = self._receive(command, dump=bool(flags & MessageFlag.DUMP))
-            if bodies is not None:
-                return bodies
-        raise DataplaneError(f"nf_tables: {what}: the ruleset changed during each of {DUMP_ATTEMPTS} dumps")
+        """The answers' attributes.
 
-    def _receive(self, command: Command, *, dump: bool) -> list[memoryview] | None:
-        """The answers' attributes up to the end of the dump; None if the ruleset changed meanwhile."""
+        A dump during which anything in the ruleset changed is repeated some times, then taken as it is: on a node
+        where somebody commits all the time every long dump is interrupted, and mostly by what is of no concern to it.
+        """
+        command = Command(message, flags, family, encode(attributes), f"read {what}")
+        try:
+            for _ in range(DUMP_ATTEMPTS):
+                self._socket.send(command.encode(0))
+                bodies, interrupted = self._receive(command, dump=bool(flags & MessageFlag.DUMP))
+                if not interrupted:
+                    break
+        except OSError as error:
+            raise NfnetlinkError((KernelError(command, error.errno or errno.EIO),)) from error
+        return bodies
+
+    def _receive(self, command: Command, *, dump: bool) -> tuple[list[memoryview], bool]:
+        """The answers' attributes up to the end of the dump, and whether the ruleset changed meanwhile."""
         bodies: list[memoryview] = []
         interrupted = False
         while True:
@@ -217,15 +225,13 @@ class Connection:
                 interrupted |= bool(flags & MessageFlag.DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     code = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
-                    if code == errno.EINTR:
-                        return None
                     if code:
                         raise NfnetlinkError((KernelError(command, code),))
-                    return None if interrupted else bodies
+                    return bodies, interrupted
                 if kind >> 8 == NFNL_SUBSYS_NFTABLES:
                     bodies.append(body[_NFGENMSG:])
                     if not dump:
-                        return bodies
+                        return bodies, interrupted
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nfnetlink import userdata
-from proxymode_agent.dataplane.nfnetlink.attributes import fields, matches, parse, to_text, to_u32, to_u64
+from proxymode_agent.dataplane.nfnetlink.attributes import fields, matches, parse, to_text, to_u32
 from proxymode_agent.dataplane.nfnetlink.objects import Chain, Hook, Rule, Set, Table
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     ChainAttr,
@@ -36,7 +36,6 @@ class DumpedRule:
     """A rule as it is: `expressions` is the content of NFTA_RULE_EXPRESSIONS."""
 
     chain: str
-    handle: int
     expressions: memoryview
     comment: str | None
 
@@ -95,7 +94,6 @@ def parse_rule(body: memoryview) -> DumpedRule:
     attributes = fields(body)
     return DumpedRule(
         to_text(attributes[RuleAttr.CHAIN]),
-        to_u64(attributes[RuleAttr.HANDLE]),
         attributes.get(RuleAttr.EXPRESSIONS, memoryview(b"")),
         userdata.comment_of(attributes.get(RuleAttr.USERDATA)),
     )

@@ -55,12 +55,6 @@ def delete_elements(of: Set, keys: Iterable[bytes]) -> Iterator[Command]:
     return _commands(Message.DELSETELEM, MessageFlag(0), of, (head + key + padding for key in keys))
 
 
-def flush_elements(of: Set) -> Command:
-    """A command that deletes all elements."""
-    body = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
-    return Command(Message.DELSETELEM, MessageFlag(0), of.table.family, body, f"flush {of}")
-
-
 def parse_elements(of: Set, buffer: memoryview) -> Iterator[Element]:
     """The elements in one NFT_MSG_NEWSETELEM of a dump."""
     elements = fields(buffer).get(ElemListAttr.ELEMENTS)

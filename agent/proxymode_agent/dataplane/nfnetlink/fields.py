@@ -26,7 +26,6 @@ class DataType:
     IPV6_ADDR: Final = 8
     INET_PROTOCOL: Final = 12
     INET_SERVICE: Final = 13
-    MARK: Final = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +87,6 @@ L4PROTO: Final = Field(
     1,
     userdata.meta(MetaKey.L4PROTO),
     lambda reg: meta(MetaKey.L4PROTO, reg),
-)
-TH_SPORT: Final = Field(
-    "th sport",
-    DataType.INET_SERVICE,
-    2,
-    userdata.payload(0x0B, 1),
-    lambda reg: payload(PayloadBase.TRANSPORT_HEADER, 0, 2, reg),
 )
 TH_DPORT: Final = Field(
     "th dport",

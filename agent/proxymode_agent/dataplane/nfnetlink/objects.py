@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nfnetlink import userdata
-from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, text, u32, u64
+from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, text, u32
 from proxymode_agent.dataplane.nfnetlink.fields import Field, concatenated_type
 from proxymode_agent.dataplane.nfnetlink.transaction import Command
 from proxymode_agent.dataplane.nfnetlink.uapi import (
@@ -32,8 +32,6 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
 
 if TYPE_CHECKING:
     from proxymode_agent.dataplane.nfnetlink.expressions import Expression
-
-NO_FLAGS = SetFlag(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +137,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """A set, or with `data` a map. A set that exists with another type makes the transaction fail with EEXIST.
-
-    `size`: the kernel then takes a hash table of fixed size and refuses more elements (ENFILE).
-    `timeout`: default life of an element in milliseconds, with SetFlag.TIMEOUT.
-    """
+    """A set, or with `data` a map. A set that exists with another type makes the transaction fail with EEXIST."""
 
     table: Table
     name: str
     key: tuple[Field, ...]
     data: tuple[Field, ...] | type[Verdict] | None = None
-    flags: SetFlag = NO_FLAGS
-    size: int | None = None
-    timeout: int | None = None
 
     def __str__(self) -> str:
         kind = "set" if self.data is None else "map"
@@ -175,15 +166,13 @@ class Set:
     def declaration(self) -> Attributes:
         """What identifies the set's type, as it is sent and as the kernel dumps it."""
         attributes: Attributes = (
-            (SetAttr.FLAGS, u32(self.flags | (SetFlag.MAP if self.data is not None else 0))),
+            (SetAttr.FLAGS, u32(SetFlag.MAP if self.data is not None else 0)),
             (SetAttr.KEY_TYPE, u32(concatenated_type(self.key))),
             (SetAttr.KEY_LEN, u32(self.key_length)),
         )
         if self.data is not None:
             kind = concatenated_type(self.data) if isinstance(self.data, tuple) else NFT_DATA_VERDICT
             attributes += ((SetAttr.DATA_TYPE, u32(kind)), (SetAttr.DATA_LEN, u32(self.data_length)))
-        if self.timeout is not None:
-            attributes += ((SetAttr.TIMEOUT, u64(self.timeout)),)
         return (*attributes, (SetAttr.USERDATA, self._userdata))
 
     @property
@@ -202,8 +191,6 @@ class Set:
             *self.declaration,
             (SetAttr.ID, u32(1)),  # names an anonymous set within a transaction; ours have names
         )
-        if self.size is not None:
-            attributes += ((SetAttr.DESC, ((1, u32(self.size)),)),)  # NFTA_SET_DESC_SIZE
         return Command(Message.NEWSET, MessageFlag.CREATE, self.table.family, encode(attributes), f"add {self}")
 
     def delete(self) -> Command:

@@ -167,9 +167,7 @@ class SetAttr(IntEnum):
     KEY_LEN = 5
     DATA_TYPE = 6
     DATA_LEN = 7
-    DESC = 9
     ID = 10
-    TIMEOUT = 11
     USERDATA = 13
 
 

@@ -6,6 +6,7 @@ the kernel back. It does not watch for foreign changes; whoever calls does, and 
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from proxymode_api.common import Mode
 
     from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
+
+
+_log = logging.getLogger(__name__)
 
 
 class FamilyTable:
@@ -65,7 +69,8 @@ class FamilyTable:
         plan = state.plan(*self._frontends.update(ports, changed))
         try:
             self._commit(plan)
-        except DataplaneError:
+        except DataplaneError as error:
+            _log.warning("update refused, reading the kernel back", extra={"error": str(error)})
             return self.sync_all(ports)
         self._state = state
         self._stale_flows.delete()
