@@ -44,6 +44,7 @@ lint: install ## ruff, mypy, layer contracts, generated files up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
+	@for folder in tests/*/; do MYPYPATH=$$folder $(BIN)/mypy $$folder; done  # each test bed has a conftest.py of its own
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m proxymode_api.crdgen --check
 
