@@ -30,8 +30,8 @@ async def test_a_fleet_goes_over_and_comes_back_and_no_new_connection_fails(tmp_
 
 async def test_the_rollout_goes_round_a_node_that_cannot_and_survives_the_operators_death(tmp_path: Path) -> None:
     async with running(3, tmp_path, lambda _: None) as fleet:
-        # What Cilium leaves on every node whose Services it handles.
-        await fleet.processes.output("node2", "ip", "link", "add", "cilium_host", "type", "dummy")
+        # What kube-router has on every node whose Services it handles.
+        await fleet.processes.output("node2", "ip", "link", "add", "kube-dummy-if", "type", "dummy")
         await fleet.api.kubectl("apply", "-f", str(story.ROLLOUT))
         await eventually(
             lambda: phase_is(fleet, "node1", "Switching", "Programming", "Active"), "node1 is told", SECONDS
@@ -50,7 +50,7 @@ async def test_the_rollout_goes_round_a_node_that_cannot_and_survives_the_operat
         assert status["phase"] == "Blocked"
         blocking = [result for result in status["preflight"]["results"] if result["verdict"] == "block"]
         assert [result["id"] for result in blocking] == ["foreign-dataplane"]
-        assert "cilium" in blocking[0]["found"].lower()
+        assert "kube-router" in blocking[0]["found"]
         assert blocking[0]["remedy"]
         proxy_mode = await get(fleet)
         assert proxy_mode["status"]["nodes"]["blocked"] == 1
