@@ -57,11 +57,15 @@ class Operator:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; raises what ends the operator otherwise."""
-        await resync.until_served(self._api)
+        waiting = asyncio.create_task(resync.until_served(self._api))
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            await _end(waiting)
+            return
         cluster = await self._cluster()
         watching = asyncio.create_task(self._watch(stop), name="kopf")
         working = asyncio.create_task(self._work(cluster), name="work")
-        stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             await asyncio.wait({watching, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             died = [task for task in (working, watching) if task.done()]
@@ -157,6 +161,7 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
 async def serve(settings: Settings) -> None:
     """The whole process, until SIGTERM or SIGINT. Raises ConfigException or OSError when it cannot start."""
     stop = asyncio.Event()
+    _on_signals(stop)
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(KubeApi(await configuration(settings.kubeconfig)))
         operator = Operator(settings, api)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxymode_testbeds.apiserver import ApiServer
+    from proxymode_testbeds.apiserver.processes import ServerProcess
 
 THREE_STAGES = [
     {"name": "one", "count": 1},
@@ -120,11 +121,7 @@ async def test_an_operator_that_lost_its_lease_writes_nothing_more(fleet: Bed) -
         lease["metadata"].pop("resourceVersion")
         lease["metadata"].pop("managedFields", None)
         await fleet.request("PUT", LEASE, lease)
-
-        async def lost() -> bool:
-            return "lease lost" in operator.log.read_text()
-
-        await eventually(lost, "the operator notices")
+        await eventually(lambda: _has_line(operator, "lease lost"), "the operator notices")
         mark = len(operator.log.read_text())
         await fleet.create(maxUnavailable=8)
         await fleet.until_status("Complete")
@@ -134,17 +131,20 @@ async def test_an_operator_that_lost_its_lease_writes_nothing_more(fleet: Bed) -
 
 async def test_the_operator_waits_for_the_crds(empty_api: ApiServer, tmp_path: Path) -> None:
     async with operator(empty_api, tmp_path / "operator.log") as process:
-
-        async def waits() -> bool:
-            return "waiting for the API server and the CRDs" in process.log.read_text()
-
-        await eventually(waits, "the operator waits")
-        assert process.alive
+        await eventually(lambda: _has_line(process, "waiting for the API server and the CRDs"), "the operator waits")
+        async with operator(empty_api, tmp_path / "stopped.log") as stopped:
+            await eventually(lambda: _has_line(stopped, "waiting for"), "it waits too")
+            stopped.process.send_signal(signal.SIGTERM)
+            assert await stopped.process.wait() == 0, stopped.log_tail()
         await install(empty_api)
         async with bed(empty_api, tmp_path) as fleet:
             await fleet.add_nodes("n0")
             await fleet.create()
             await fleet.until_status("Complete")
+
+
+async def _has_line(process: ServerProcess, text: str) -> bool:
+    return text in process.log.read_text()
 
 
 async def _leads(fleet: Bed) -> None:
