@@ -88,12 +88,19 @@ class Open:
 
 
 async def configuration(kubeconfig: Path | None) -> k8s.Configuration:
-    """From a kubeconfig file, or from the pod's service account. Raises ConfigException with what is missing."""
+    """From a kubeconfig file, or from the pod's service account. Raises ConfigException with what is wrong where."""
     found = k8s.Configuration()
-    if kubeconfig is not None:
-        await k8s_config.load_kube_config(config_file=str(kubeconfig), client_configuration=found)  # type: ignore[no-untyped-call]
-    else:
-        k8s_config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+    try:
+        if kubeconfig is not None:
+            await k8s_config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=str(kubeconfig), client_configuration=found
+            )
+        else:
+            k8s_config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        # The loader meets a file that is no kubeconfig with whatever error comes up first.
+        where = f"--kubeconfig {kubeconfig}" if kubeconfig else "no --kubeconfig was given, and this is no pod"
+        raise k8s_config.ConfigException(f"{where}: {error}") from error
     return found
 
 

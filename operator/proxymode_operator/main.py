@@ -23,7 +23,7 @@ from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.http import health_app, metrics_app, served
 from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
 from proxymode_operator.leader import Leader
-from proxymode_operator.metrics import LEADER
+from proxymode_operator.metrics import LEADER, NODES, QUEUED
 from proxymode_operator.queue import Queue
 from proxymode_operator.reconcile import Reconciler
 from proxymode_operator.settings import LEASE_NAME, parse
@@ -129,6 +129,9 @@ class Operator:
             raise group.exceptions[0] from group
         finally:
             self._queue = None
+            # Who leads no more reports no more: two replicas must not count one node twice.
+            QUEUED.set(0)
+            NODES.clear()
 
     async def _resync(self) -> None:
         while True:

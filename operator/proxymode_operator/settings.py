@@ -92,11 +92,10 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         description="Carries ProxyModes out: tells the nodes, stage by stage, which Service dataplane to run.",
         allow_abbrev=False,
     )
-    kubeconfig = env.get("KUBECONFIG")
     parser.add_argument(
         "--kubeconfig",
-        type=Path,
-        default=Path(kubeconfig) if kubeconfig else None,
+        type=_path,
+        default=_path(env.get("KUBECONFIG", "")),
         help="kubeconfig file; default: $KUBECONFIG, else the pod's service account",
     )
     parser.add_argument(
@@ -134,6 +133,10 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         help="logfmt or json (default: %(default)s)",
     )
     return parser
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
 
 
 def _address(text: str) -> Address | None:

@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from kubernetes.aio.config import ConfigException
+from proxymode_operator.kubeapi import configuration
 from proxymode_operator.log import JsonFormatter, LogfmtFormatter
 from proxymode_operator.settings import Address, parse
 
@@ -69,3 +71,12 @@ def test_log_lines_carry_their_fields() -> None:
     assert 'level=info msg="node written" logger=x node="n 1"' in line
     assert "settings" not in line
     assert json.loads(JsonFormatter().format(record))["node"] == "n 1"
+
+
+@pytest.mark.parametrize("content", [None, "", "just words", "a: [", "kind: Config"])
+async def test_a_file_that_is_no_kubeconfig_is_named(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigException, match=f"--kubeconfig {path}: "):
+        await configuration(path)
