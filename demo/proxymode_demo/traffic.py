@@ -41,10 +41,10 @@ def plan(fleet: Fleet) -> list[ClientPlan]:
     """Three clients a node: its last pod, itself, and the outside machine whose gateway it is."""
     plans = []
     for node in fleet.nodes:
-        plans.append(ClientPlan(node.pods[-1].name, established=10, new_rate=4, udp_rate=2))
-        plans.append(ClientPlan(node.name, established=5, new_rate=2, udp_rate=1))
+        plans.append(ClientPlan(node.pods[-1].name, established=10, new_rate=3, udp_rate=1))
+        plans.append(ClientPlan(node.name, established=5, new_rate=1, udp_rate=1))
         plans += [
-            ClientPlan(client.name, established=10, new_rate=4, udp_rate=2)
+            ClientPlan(client.name, established=10, new_rate=3, udp_rate=1)
             for client in fleet.clients
             if client.gateway == node.name
         ]
@@ -106,7 +106,7 @@ class Traffic:
                 "--established": client.established,
                 "--new-rate": client.new_rate,
                 "--udp-rate": client.udp_rate,
-                "--interval": 0.5,
+                "--interval": 1.0,
                 "--timeout": ANSWER_SECONDS,
                 "--ready-timeout": READY_SECONDS,
             }
