@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from proxymode_api.proxymode import ProxyMode
@@ -48,8 +49,11 @@ class _Entry:
 class Cache:
     """`changed(key)` is called for every ProxyMode (by name; RELEASE for none) that a change may concern."""
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self, changed: Callable[[str], None], clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._changed = changed
+        self._clock = clock
         self._entries: dict[Kind, dict[str, _Entry]] = {kind: {} for kind in Kind}
         self._gone: OrderedDict[str, int] = OrderedDict()
         self._selection: Selection | None = None
@@ -68,6 +72,8 @@ class Cache:
             self._remove(kind, name, uid, version)
             return
         value = _DECODE[kind](raw)
+        if isinstance(value, StoredNodeProxyMode):
+            value = _heard(value, _as_stored(known.value) if known is not None else None, self._clock())
         self._entries[kind][name] = _Entry(uid, version, value)
         CACHED.labels(kind.value).set(len(self._entries[kind]))
         keys = self._concerned(kind, known.value if known is not None else None, value)
@@ -216,14 +222,27 @@ class Cache:
         return self._all_keys() if kind is Kind.PROXY_MODE else set()
 
 
+def _heard(new: StoredNodeProxyMode, old: StoredNodeProxyMode | None, now: datetime) -> StoredNodeProxyMode:
+    """With the time at which the agent was heard of: a node's clock may be wrong, ours at least stays the same."""
+    report = new.report
+    if report is None:
+        return new
+    before = old.report if old is not None else None
+    if before is None:
+        heard_at = min(report.heartbeat, now)
+    else:
+        heard_at = before.heard_at if report.heartbeat == before.heartbeat else now
+    return dataclasses.replace(new, report=dataclasses.replace(report, heard_at=heard_at))
+
+
 def _decisive_change(old: StoredNodeProxyMode, new: StoredNodeProxyMode) -> bool:
     """Whether anything but the heartbeat and the version differs, or an agent is back from silence."""
     before, after = old.report, new.report
     if before is None or after is None or old.asked is None or new.asked is None:
         return (old.asked, before) != (new.asked, after)
-    if after.heartbeat - before.heartbeat >= SILENT_AFTER / 2:
+    if after.heard_at - before.heard_at >= SILENT_AFTER / 2:
         return True
-    same_report = dataclasses.replace(before, heartbeat=after.heartbeat) == after
+    same_report = dataclasses.replace(before, heartbeat=after.heartbeat, heard_at=after.heard_at) == after
     same_asked = (old.asked.generation, old.asked.intent) == (new.asked.generation, new.asked.intent)
     return not (same_report and same_asked and (old.uid, old.owner_uid) == (new.uid, new.owner_uid))
 

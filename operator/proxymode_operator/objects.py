@@ -123,6 +123,7 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
         ready=is_ready,
         ready_since=max(since, default=None),
         heartbeat=status.heartbeat_time,
+        heard_at=status.heartbeat_time,
         preflight_mode=preflight.mode if preflight is not None else None,
         blockers=blockers,
     )

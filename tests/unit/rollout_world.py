@@ -136,7 +136,7 @@ class World:
         self.now += timedelta(seconds=seconds)
         for name, node in self.nodes.items():
             if node.report is not None and not self.agents[name].dead:
-                self.set_node(name, report=dataclasses.replace(node.report, heartbeat=self.now))
+                self.set_node(name, report=dataclasses.replace(node.report, heard_at=self.now))
 
     def agent_step(self, name: str) -> None:
         """The agent looks at its NodeProxyMode, does one thing, and reports."""
@@ -168,6 +168,7 @@ class World:
             ready=ready,
             ready_since=since,
             heartbeat=self.now,
+            heard_at=self.now,
             preflight_mode=target,
             blockers=("ip-vs-module",) if target in agent.unable else (),
         )
@@ -195,7 +196,7 @@ class World:
 
     def unavailable(self, name: str) -> bool:
         node = self.nodes[name]
-        silent = node.report is None or self.now >= node.report.heartbeat + timedelta(minutes=3)
+        silent = node.report is None or self.now >= node.report.heard_at + timedelta(minutes=3)
         return not node.ready or node.cordoned or silent or self.in_flight(name)
 
     def all_unavailable(self) -> set[str]:

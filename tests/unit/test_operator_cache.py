@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -49,7 +50,14 @@ class Bench:
 
     def __init__(self) -> None:
         self._keys: set[str] = set()
-        self.cache = Cache(self._keys.add)
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.cache = Cache(self._keys.add, lambda: self.now)
+
+    def heard_at(self) -> datetime:
+        fleet = self.cache.fleet("a", None)
+        assert fleet is not None
+        assert fleet.nodes[0].report is not None
+        return fleet.nodes[0].report.heard_at
 
     def asked(self) -> set[str]:
         self.cache.selection()
@@ -74,17 +82,41 @@ def report(heartbeat: str, **more: Any) -> Json:
 
 
 def test_a_heartbeat_asks_nobody_to_think_again(bench: Bench) -> None:
+    bench.now += timedelta(minutes=1)
     bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", status=report("2026-01-01T00:01:00Z")))
     assert bench.asked() == set()
-    fleet = bench.cache.fleet("a", None)
-    assert fleet is not None
-    assert fleet.nodes[0].report is not None
-    assert fleet.nodes[0].report.heartbeat.minute == 1, "but it is known"
+    assert bench.heard_at() == bench.now, "but it is known"
 
 
 def test_an_agent_that_was_silent_asks_again_with_its_heartbeat(bench: Bench) -> None:
+    bench.now += timedelta(minutes=5)
     bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", status=report("2026-01-01T00:05:00Z")))
     assert bench.asked() == {"a"}
+
+
+@pytest.mark.parametrize("skew", [timedelta(hours=-1), timedelta(hours=1)])
+def test_an_agent_on_a_node_with_a_wrong_clock_is_not_silent(bench: Bench, skew: timedelta) -> None:
+    for _ in range(3):
+        bench.now += timedelta(minutes=1)
+        wrong = f"{bench.now + skew:%Y-%m-%dT%H:%M:%SZ}"
+        bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", status=report(wrong)))
+        assert bench.heard_at() == bench.now
+
+
+def test_what_the_operator_itself_writes_is_no_sign_of_the_agent(bench: Bench) -> None:
+    before = bench.heard_at()
+    bench.now += timedelta(minutes=4)
+    written = npm("n1", status=report("2026-01-01T00:00:00Z"), spec={"targetMode": "nftables"}, generation=2)
+    bench.cache.put(Kind.NODE_PROXY_MODE, written)
+    assert bench.heard_at() == before
+
+
+def test_a_heartbeat_of_the_future_counts_from_when_it_was_first_seen() -> None:
+    bench = Bench()
+    bench.cache.put(Kind.PROXY_MODE, pm("a"))
+    bench.cache.put(Kind.NODE, node("n1"))
+    bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", status=report("2027-01-01T00:00:00Z")))
+    assert bench.heard_at() == bench.now
 
 
 def test_a_report_concerns_the_proxy_mode_that_decides_and_no_other(bench: Bench) -> None:

@@ -78,10 +78,10 @@ class Patience:
 def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> Assessment:
     """The node's state at `now`."""
     asked, report = node.asked, node.report
-    silent = report is None or now >= report.heartbeat + SILENT_AFTER
+    silent = report is None or now >= report.heard_at + SILENT_AFTER
     unreachable = "its agent has not reported" if report is None else "its agent has gone silent" if silent else ""
     outside = unreachable or ("the Node is not Ready" if not node.ready else "it is cordoned" if node.cordoned else "")
-    silent_due = report.heartbeat + SILENT_AFTER if report is not None and not silent else None
+    silent_due = report.heard_at + SILENT_AFTER if report is not None and not silent else None
 
     if node.foreign or asked is None or asked.intent.mode is None:
         in_flight, overdue, due = False, False, None
@@ -133,7 +133,7 @@ def _progress(
     if report is not None and not report.ready:
         since = max(since, report.ready_since or _LONG_AGO)
     if report is not None and silent:
-        since = max(since, report.heartbeat)
+        since = max(since, report.heard_at)
     deadline = since + patience.deadline
     return True, now >= deadline, deadline
 

@@ -125,7 +125,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed."""
+    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed.
+
+    `heartbeat`: when the agent wrote it, by its node's clock. `heard_at`: the same by the operator's clock, which alone
+    says whether the agent is silent; after the operator's start it is `heartbeat` until the agent writes again.
+    """
 
     observed_generation: int
     mode: ObservedMode
@@ -133,6 +137,7 @@ class Report:
     ready: bool
     ready_since: datetime | None
     heartbeat: datetime
+    heard_at: datetime
     preflight_mode: Mode | None
     blockers: tuple[str, ...]
 
