@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_api.modes import Mode
 
-from proxymode_agent.dataplane.conntrack.entries import TCP_ESTABLISHED, Entry, Key, key_of
+from proxymode_agent.dataplane.conntrack.entries import TCP_ESTABLISHED, Entry, Key, Status, forwards, key_of
 from proxymode_agent.switch.record import Connections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from proxymode_agent.dataplane.conntrack.entries import Path
     from proxymode_agent.services.model import Frontend, ServiceState
@@ -65,9 +65,25 @@ def opening(entries: Iterable[Entry], services: Frontends) -> set[Key]:
     }
 
 
+def found(wanted: Container[Key], entries: Iterable[Entry]) -> dict[Key, Entry]:
+    """What a dump has for `wanted`, all the right way round.
+
+    An entry that the endpoint's packet made, by the maps, has the client's direction as its reply, and netfilter
+    translates its source where otherwise it translates the destination.
+    """
+    seen: dict[Key, Entry] = {}
+    for entry in entries:
+        if key_of(entry) in wanted:
+            seen[key_of(entry)] = entry
+        elif entry.status & Status.SRC_NAT and Key(entry.protocol, entry.reply) in wanted:
+            seen[Key(entry.protocol, entry.reply)] = forwards(entry._replace(status=entry.status | Status.DST_NAT))
+    return seen
+
+
 def compare(before: Mapping[Key, Path], entries: Iterable[Entry]) -> Connections:
     """What became of connections. One that ended by itself meanwhile is kept as long as conntrack remembers its end."""
-    kept = sum(1 for entry in entries if entry.by_nftables and before.get(key_of(entry)) == entry.reply)
+    after = found(before, entries)
+    kept = sum(1 for key, entry in after.items() if entry.by_nftables and entry.reply == before[key])
     return Connections(found=len(before), kept=kept)
 
 

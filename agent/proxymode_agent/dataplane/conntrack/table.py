@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING, Final, Self
 
 from proxymode_agent.dataplane.conntrack import messages
@@ -63,5 +65,10 @@ class ConntrackTable:
         self._netlink.transact(messages.replace(entries))
 
     def create(self, entries: Iterable[Entry]) -> None:
-        """Create entries with netfilter's NAT, where there is none with the same addresses and ports."""
-        self._netlink.transact(messages.create(entries))
+        """Create entries with netfilter's NAT, where none is in the way: a dump tells.
+
+        Raises OSError for any other refusal, such as a full table.
+        """
+        for error in self._netlink.transact(messages.create(entries)).values():
+            if error != errno.EEXIST:
+                raise OSError(error, f"conntrack entry not created: {os.strerror(error)}")

@@ -19,7 +19,7 @@ from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.conntrack.entries import Entry, Tcp, key_of
 from proxymode_agent.dataplane.conntrack.entries import Path as Direction
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.switch.connections import frontends
+from proxymode_agent.switch.connections import found, frontends
 from proxymode_agent.switch.handover import flows
 from proxymode_agent.switch.handover.maps import CatchTable
 
@@ -85,7 +85,7 @@ class Carrier:
         """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more.
 
         From then on nobody but time and its own ends takes an entry away: one that was put back and is missing again
-        has ended. On a node with many short flows there is always such a one.
+        has ended, or another connection has its addresses and ports. With many short flows there is always such a one.
         """
         wanted = self._read()
         put_back_for_good: set[Key] = set()
@@ -95,16 +95,12 @@ class Carrier:
         with ConntrackTable() as table:
             while True:
                 forgotten = not _ipvs_connections(services)  # before the dump: what it forgets later is seen next time
-                entries = list(table.entries())
-                for key in flows.ended(wanted, entries):
+                seen = found(wanted, table.entries())
+                over = flows.ended(seen) | (put_back_for_good & wanted.keys() - seen.keys())
+                for key in over:
                     del wanted[key]
-                    self.ended.add(key)
-                repair = flows.repair(wanted, entries)
-                for entry in repair.missing:
-                    if (key := key_of(entry)) in put_back_for_good:
-                        del wanted[key]
-                        self.ended.add(key)
-                repair = repair._replace(missing=[entry for entry in repair.missing if key_of(entry) in wanted])
+                self.ended |= over
+                repair = flows.repair(wanted, seen)
                 if forgotten:
                     put_back_for_good.update(map(key_of, repair.missing))
                 table.create(repair.missing)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_agent.dataplane.conntrack.entries import Entry, Key, Path, forwards, key_of
+from proxymode_agent.dataplane.conntrack.entries import Entry, Key, Path, forwards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ class Catch(NamedTuple):
 
 
 class Repair(NamedTuple):
-    """Entries that are not there at all, and entries in the place of which something else is: (wanted, found)."""
+    """Entries that are not there at all, and entries in the place of which something else is, with its identity."""
 
     missing: list[Entry]
     wrong: list[Entry]
@@ -62,27 +62,18 @@ def catches(entry: Entry) -> tuple[Catch, Catch]:
     )
 
 
-def repair(wanted: Mapping[Key, Entry], entries: Iterable[Entry]) -> Repair:
-    """What of `wanted` is missing in a dump or was made by a packet in some other way.
-
-    A connection that is about to end of itself is left to it.
-    """
-    found = {key_of(entry): entry for entry in entries}
-    missing: list[Entry] = []
-    wrong: list[Entry] = []
-    for key, entry in wanted.items():
-        now = found.get(key)
-        if now is None:
-            missing.append(entry)
-        elif not now.by_nftables or now.reply != entry.reply:
-            wrong.append(entry._replace(id=now.id))
-    return Repair(missing, wrong)
+def repair(wanted: Mapping[Key, Entry], seen: Mapping[Key, Entry]) -> Repair:
+    """What of `wanted` is missing in what was `found`, or is translated in some other way."""
+    return Repair(
+        missing=[entry for key, entry in wanted.items() if key not in seen],
+        wrong=[
+            entry._replace(id=seen[key].id)
+            for key, entry in wanted.items()
+            if key in seen and not (seen[key].by_nftables and seen[key].reply == entry.reply)
+        ],
+    )
 
 
-def ended(wanted: Mapping[Key, Entry], entries: Iterable[Entry]) -> set[Key]:
-    """Which of `wanted` are being closed by their ends: nothing to put back any more."""
-    return {
-        key_of(entry)
-        for entry in entries
-        if entry.tcp is not None and not entry.established and entry.by_nftables and key_of(entry) in wanted
-    }
+def ended(seen: Mapping[Key, Entry]) -> set[Key]:
+    """Which of what was `found` are being closed by their own ends: nothing to put back any more."""
+    return {key for key, entry in seen.items() if entry.tcp is not None and not entry.established and entry.by_nftables}
