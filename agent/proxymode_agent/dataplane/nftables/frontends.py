@@ -147,7 +147,7 @@ def _invalid_endpoint(endpoints: Iterable[Endpoint], family: Family) -> str | No
     for address, port in endpoints:
         if len(address) != family:
             return f"an endpoint's address has {len(address)} bytes, {family.name} addresses have {family.value}"
-        if not _is_port(port):
+        if not 0 < port <= 0xFFFF:
             return f"an endpoint's port is {port}; ports are 1 to 65535"
     return None
 

@@ -117,12 +117,12 @@ class TableState:
         return self._ordered(tuple(rerouted))
 
     def _count_hairpin(self, old: Slots, new: Slots) -> None:
-        before = set(old.endpoints) if old.wanted else set()
-        after = set(new.endpoints)
-        if before != after:
-            size = self._address_bytes
-            self._hairpin.take(endpoint[:size] * 2 for endpoint in after - before if endpoint is not None)
-            self._hairpin.drop(endpoint[:size] * 2 for endpoint in before - after if endpoint is not None)
+        counted = old.endpoints if old.wanted else ()
+        if counted == new.endpoints:
+            return
+        size, before, after = self._address_bytes, set(counted), set(new.endpoints)
+        self._hairpin.take([one[:size] * 2 for one in new.endpoints if one is not None and one not in before])
+        self._hairpin.drop([one[:size] * 2 for one in counted if one is not None and one not in after])
 
     def _ordered(self, rerouted: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> Plan:
         services = self._services.commands()

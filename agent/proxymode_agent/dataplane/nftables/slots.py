@@ -28,7 +28,7 @@ NOTHING = Slots((), None)
 
 def assign(current: Sequence[bytes | None], wanted: Sequence[bytes]) -> tuple[bytes, ...]:
     """The wanted endpoints by index: as many as possible where they are, the others in the gaps, in a fixed order."""
-    if current == wanted:
+    if not current or current == wanted:
         return tuple(wanted)
     missing = dict.fromkeys(wanted)
     result: list[bytes | None] = [None] * len(wanted)
@@ -48,8 +48,9 @@ class References:
 
     def __init__(self, existing: Iterable[bytes]) -> None:
         self._counts: dict[bytes, int] = {}
-        self._missing: set[bytes] = set()  # needed, and not in the kernel
-        self._surplus: set[bytes] = set(existing)  # in the kernel, and not needed
+        # Dictionaries for their order: the same history gives the same transactions.
+        self._missing: dict[bytes, None] = {}  # needed, and not in the kernel
+        self._surplus: dict[bytes, None] = dict.fromkeys(existing)  # in the kernel, and not needed
 
     def take(self, keys: Iterable[bytes]) -> None:
         """One more need for each key."""
@@ -59,9 +60,9 @@ class References:
             counts[key] = count + 1
             if not count:
                 if key in self._surplus:
-                    self._surplus.remove(key)
+                    del self._surplus[key]
                 else:
-                    self._missing.add(key)
+                    self._missing[key] = None
 
     def drop(self, keys: Iterable[bytes]) -> None:
         """One need less for each key."""
@@ -73,13 +74,13 @@ class References:
                 continue
             del counts[key]
             if key in self._missing:
-                self._missing.remove(key)
+                del self._missing[key]
             else:
-                self._surplus.add(key)
+                self._surplus[key] = None
 
     def changes(self) -> tuple[list[bytes], list[bytes]]:
         """Keys to add and keys to delete, which from now on count as done."""
-        changes = sorted(self._missing), sorted(self._surplus)
+        changes = list(self._missing), list(self._surplus)
         self._missing.clear()
         self._surplus.clear()
         return changes
