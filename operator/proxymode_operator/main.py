@@ -63,9 +63,8 @@ class Operator:
         if stop.is_set():
             await _end(waiting)
             return
-        cluster = await self._cluster()
         watching = asyncio.create_task(self._watch(stop), name="kopf")
-        working = asyncio.create_task(self._work(cluster), name="work")
+        working = asyncio.create_task(self._work(), name="work")
         try:
             await asyncio.wait({watching, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             died = [task for task in (working, watching) if task.done()]
@@ -97,12 +96,12 @@ class Operator:
         finally:
             taker.cancel()
 
-    async def _work(self, cluster: Minor | None) -> None:
+    async def _work(self) -> None:
         await resync.until_complete(self._api, self.cache)
         self._complete = True
         if not self._settings.leader_elect:
             LEADER.set(1)
-            await self._lead(cluster)
+            await self._lead()
             return
         leader = Leader(
             self._api,
@@ -112,19 +111,19 @@ class Operator:
             times=self._settings.lease,
         )
         self._api.fence = leader
-        await leader.run(lambda: self._lead(cluster))
+        await leader.run(self._lead)
 
-    async def _lead(self, cluster: Minor | None) -> None:
+    async def _lead(self) -> None:
         """Reconciles until cancelled. The cache is compared anew: this replica may have waited for days."""
         await resync.until_complete(self._api, self.cache)
-        queue = Queue(Reconciler(self._api, self.cache, cluster).reconcile)
+        reconciler = Reconciler(self._api, self.cache, await self._cluster())
+        queue = Queue(reconciler.reconcile)
         self._queue = queue
         try:
-            for key in (*self.cache.proxy_modes(), RELEASE):
-                queue.add(key)
+            self._ask_for_all(queue)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(queue.run())
-                tasks.create_task(self._resync())
+                tasks.create_task(self._resync(reconciler, queue))
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
         finally:
@@ -133,10 +132,19 @@ class Operator:
             QUEUED.set(0)
             NODES.clear()
 
-    async def _resync(self) -> None:
+    def _ask_for_all(self, queue: Queue) -> None:
+        for key in (*self.cache.proxy_modes(), RELEASE):
+            queue.add(key)
+
+    async def _resync(self, reconciler: Reconciler, queue: Queue) -> None:
         while True:
             await asyncio.sleep(resync.EVERY_SECONDS)
             await resync.until_complete(self._api, self.cache)
+            cluster = await self._cluster()
+            if cluster is not None and cluster != reconciler.cluster:
+                # The cluster was upgraded: the deprecation reads differently now.
+                reconciler.cluster = cluster
+                self._ask_for_all(queue)
 
     async def _cluster(self) -> Minor | None:
         """The API server's minor; None when it does not say one that we can read."""

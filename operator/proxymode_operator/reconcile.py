@@ -53,7 +53,7 @@ class Reconciler:
     def __init__(self, api: KubeApi, cache: Cache, cluster: Minor | None) -> None:
         self._api = api
         self._cache = cache
-        self._cluster = cluster
+        self.cluster = cluster
         self._counted: set[str] = set()
 
     async def reconcile(self, key: str) -> float | None:
@@ -63,7 +63,7 @@ class Reconciler:
         """
         if key == RELEASE:
             return await self._release()
-        fleet = self._cache.fleet(key, self._cluster)
+        fleet = self._cache.fleet(key, self.cluster)
         if fleet is None:
             self._uncount(key)
             if (unreadable := self._cache.unreadable().get(key)) is not None:
