@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_fleet"]
 
-ASKED = 40  # times; one of two endpoints is not drawn once in 40 times with a probability of 2e-12
+ASKED = 25  # times; one of two endpoints is not drawn in 25 times with a probability of 6e-8
 NOBODY = "refused"
 
 Transport = Literal["tcp", "udp"]

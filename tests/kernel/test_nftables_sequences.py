@@ -71,7 +71,7 @@ def changes(old: ServiceState, new: ServiceState) -> frozenset[ServicePortName]:
 
 
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_history_ends_as_a_fresh_start(fleet: Topology, steps: list[Step]) -> None:
     with contextlib.ExitStack() as stack:
         made = stack.enter_context(dataplane(fleet, node_config(fleet), "node1"))
