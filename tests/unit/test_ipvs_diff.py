@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from proxymode_agent.dataplane.ipvs import sysctls
 from proxymode_agent.dataplane.ipvs.diff import Changes, diff
@@ -139,6 +139,7 @@ def without_drained(state: IpvsState) -> IpvsState:
     return IpvsState(servers, state.addresses, state.elements)
 
 
+@settings(deadline=None)
 @given(lists, lists)
 def test_changes_lead_from_any_state_to_any_other_and_then_there_are_none(
     before: dict[ServicePortName, ServicePort], after: dict[ServicePortName, ServicePort]
@@ -154,6 +155,7 @@ def test_changes_lead_from_any_state_to_any_other_and_then_there_are_none(
     assert diff(kernel.state(), wanted.state()).count == 0
 
 
+@settings(deadline=None)
 @given(st.lists(lists, min_size=1, max_size=5))
 def test_changes_port_by_port_lead_where_a_fresh_start_does(
     states: list[dict[ServicePortName, ServicePort]],

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from proxymode_agent.dataplane.base import Dataplane, DataplaneError
 from proxymode_agent.dataplane.conntrack.entries import Entry, Status, Tcp
@@ -35,6 +35,7 @@ presences = st.sets(st.sampled_from(Mode))
 policies = st.sampled_from(ConnectionPolicy)
 
 
+@settings(deadline=None)
 @given(presences, st.sampled_from(Mode), policies, st.booleans())
 def test_nothing_of_the_old_mode_goes_before_the_target_was_verified(
     present: set[Mode], to: Mode, policy: ConnectionPolicy, begun: bool
@@ -47,6 +48,7 @@ def test_nothing_of_the_old_mode_goes_before_the_target_was_verified(
     assert len(set(steps)) == len(steps)
 
 
+@settings(deadline=None)
 @given(presences, st.sampled_from(Mode), policies, st.booleans())
 def test_what_a_handover_began_is_ended_before_the_old_mode_is_gone(
     present: set[Mode], to: Mode, policy: ConnectionPolicy, begun: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from proxymode_agent.dataplane.conntrack import messages
 from proxymode_agent.dataplane.conntrack.entries import (
@@ -107,6 +107,7 @@ addresses = st.sampled_from((4, 16)).flatmap(
 ports = st.integers(1, 65535)
 
 
+@settings(deadline=None)
 @given(addresses, st.tuples(ports, ports, ports, ports), st.booleans(), st.integers(0, 2**32 - 1), st.integers(0, 255))
 def test_what_is_sent_is_what_the_kernel_would_dump(
     ends: tuple[bytes, bytes, bytes, bytes],

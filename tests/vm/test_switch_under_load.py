@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from service_node import NodeMaker, ServiceNode
 
 ROUND_TRIPS = 5
+VICTIM_SECONDS = 120  # a deadline under emulation, not an estimate
 NEW_RATE = 6.0  # per second and client: what an emulated node serves beside the rest
 
 
@@ -179,6 +180,7 @@ def switch_and_die(
     def victim() -> int:
         process = os.fork()
         if process == 0:
+            signal.alarm(VICTIM_SECONDS)
             try:
                 Switcher(replace(node.config, connections=policy), folder).switch(to, ports, die)
             finally:
