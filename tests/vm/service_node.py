@@ -104,9 +104,13 @@ class ServiceNode:
         return next(str(address) for address in addresses if address.version == version)
 
     def snapshot(self) -> list[str]:
-        """Everything in the node's kernel that a Service dataplane may touch, to compare: order does not count."""
+        """Everything in the node's kernel that a Service dataplane may touch, to compare: order does not count.
+
+        What the kernel does for a link by itself, its state and routes, comes some time after the link.
+        """
         lines = self.sh(
-            "ipvsadm -Sn; ip -br address; ip route show table all; ip -6 route show table all; "
+            "ipvsadm -Sn; { ip -br address | awk '{$2 = \"\"; print}'; ip route show table all; "
+            "ip -6 route show table all; } | sed -E 's,fe80::[^ ]*/64,,' | grep -vE 'fe80::|multicast|dev (veth|eth)[^ ]* .*proto kernel'; "
             "sysctl -a 2>/dev/null | grep -E '^net.ipv4.(vs|ip_forward|conf.all.arp_)' || true"
         ).splitlines()
         words = self.sh("nft list ruleset").replace(",", " ").split()

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 60.0
 
-pytestmark = pytest.mark.xfail(
-    reason="a guest in which an agent ran before fails the two read-back tests; alone they pass: to be explained",
-    strict=False,
-)
-
 
 def mixed(node: ServiceNode) -> ServiceState:
     v4, v6 = node.pods(4), node.pods(6)
@@ -37,6 +32,7 @@ def mixed(node: ServiceNode) -> ServiceState:
     )
 
 
+@pytest.mark.xfail(reason="the snapshot sees routes that the kernel adds late: being mended", strict=False)
 def test_a_restart_reads_back_and_writes_nothing(service_node: NodeMaker, node_fleet: FleetMaker) -> None:
     node = service_node(node_fleet(nodes=1, pods=2, dual_stack=True))
     first = node.ipvs()
@@ -153,7 +149,7 @@ def test_what_somebody_else_deleted_is_put_back(
         "ip link del kube-ipvs0",
         "nft flush set ip proxymode-ipvs services",
         "nft flush chain ip proxymode-ipvs refuse",
-        "nft delete chain ip6 proxymode-ipvs masquerade",
+        "nft delete chain ip6 proxymode-ipvs nat-postrouting",
         "nft add element ip proxymode-ipvs services '{ 10.96.3.3 . tcp . 3 }'",
         "nft flush ruleset",
     ):

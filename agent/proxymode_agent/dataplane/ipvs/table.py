@@ -95,7 +95,7 @@ class Layout:
     @cached_property
     def chains(self) -> tuple[Chain, Chain]:
         return (
-            Chain(self.table, "masquerade", Hook("nat", HookNumber.POSTROUTING, _NAT_SOURCE)),
+            Chain(self.table, "nat-postrouting", Hook("nat", HookNumber.POSTROUTING, _NAT_SOURCE)),
             Chain(self.table, "refuse", Hook("filter", HookNumber.INPUT, _FILTER)),
         )
 
