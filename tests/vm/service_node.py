@@ -110,7 +110,8 @@ class ServiceNode:
         """
         lines = self.sh(
             "ipvsadm -Sn; { ip -br address | awk '{$2 = \"\"; print}'; ip route show table all; "
-            "ip -6 route show table all; } | sed -E 's,fe80::[^ ]*/64,,' | grep -vE 'fe80::|multicast|dev (veth|eth)[^ ]* .*proto kernel'; "
+            "ip -6 route show table all; } | "
+            "sed -E 's,fe80::[^ ]*/64,,' | grep -vE 'fe80::|multicast|dev (veth|eth)[^ ]* .*proto kernel'; "
             "sysctl -a 2>/dev/null | grep -E '^net.ipv4.(vs|ip_forward|conf.all.arp_)' || true"
         ).splitlines()
         words = self.sh("nft list ruleset").replace(",", " ").split()

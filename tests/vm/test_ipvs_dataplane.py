@@ -32,7 +32,6 @@ def mixed(node: ServiceNode) -> ServiceState:
     )
 
 
-@pytest.mark.xfail(reason="the snapshot sees routes that the kernel adds late: being mended", strict=False)
 def test_a_restart_reads_back_and_writes_nothing(service_node: NodeMaker, node_fleet: FleetMaker) -> None:
     node = service_node(node_fleet(nodes=1, pods=2, dual_stack=True))
     first = node.ipvs()
