@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent import flag_values as values
 from proxymode_agent.metrics import agent_version
-from proxymode_agent.services.model import DataplaneConfig
+from proxymode_agent.services.model import DataplaneConfig, PodNetworks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxymode_api.modes import Mode
-
     from proxymode_agent.flag_values import BindAddress
     from proxymode_agent.log import LogFormat
+    from proxymode_api.modes import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ def _standalone(parsed: argparse.Namespace) -> Standalone:
     return Standalone(
         mode=parsed.mode,
         config=DataplaneConfig(
-            cluster_cidrs=parsed.cluster_cidr or (),
+            pods=PodNetworks(parsed.cluster_cidr) if parsed.cluster_cidr else None,
             masquerade_all=bool(parsed.masquerade_all),
             masquerade_bit=(
                 default.masquerade_bit if parsed.iptables_masquerade_bit is None else parsed.iptables_masquerade_bit

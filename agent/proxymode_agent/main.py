@@ -20,8 +20,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.modes import Mode
-
 from proxymode_agent import flags, log
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.engine import Engine, Pace
@@ -34,6 +32,7 @@ from proxymode_agent.metrics import Metrics, agent_version
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.switch import Switcher
 from proxymode_agent.switch.journal import Journal
+from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,13 +16,13 @@ import urllib3
 from kubernetes.client import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException, new_client_from_config
+from pydantic import ValidationError
+from urllib3.exceptions import HTTPError
+
 from proxymode_api import API_VERSION
 from proxymode_api.common import Model
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
-from pydantic import ValidationError
-from urllib3.exceptions import HTTPError
-
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.view import FleetView, MachineView, fleet_view
 

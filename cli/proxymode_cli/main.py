@@ -19,9 +19,9 @@ from proxymode_cli.watching import watch as watch_rollout
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxymode_api.proxymode import ProxyMode
     from rich.console import RenderableType
 
+    from proxymode_api.proxymode import ProxyMode
     from proxymode_cli.verbs import Deed
 
 EPILOG = (

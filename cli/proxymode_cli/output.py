@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
+
+import yaml
 
 
 class Format(StrEnum):

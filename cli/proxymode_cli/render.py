@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.nodeproxymode import Verdict
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from proxymode_api.nodeproxymode import Verdict
 from proxymode_cli import words
 from proxymode_cli.view import NodeState
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from proxymode_api.nodeproxymode import PreflightResult
     from rich.console import RenderableType
 
+    from proxymode_api.nodeproxymode import PreflightResult
     from proxymode_cli.view import FleetView, NodeView, RolloutView
 
 ATTENTION: Final = (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxymode_api.common import ConditionStatus
 from rich.console import Group
 from rich.padding import Padding
 from rich.text import Text
 
+from proxymode_api.common import ConditionStatus
 from proxymode_cli import words
 from proxymode_cli.render import results, table
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from proxymode_api.common import Condition
-    from proxymode_api.nodeproxymode import LastSwitch
     from rich.console import RenderableType
     from rich.table import Table
 
+    from proxymode_api.common import Condition
+    from proxymode_api.nodeproxymode import LastSwitch
     from proxymode_cli.view import NodeView
 
 GOOD = {

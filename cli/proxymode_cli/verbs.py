@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from proxymode_api.modes import Mode
 from proxymode_api.proxymode import FleetStatus, StagePhase
-
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.modes import Mode
-from proxymode_api.proxymode import FleetStatus
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
 
+from proxymode_api.modes import Mode
+from proxymode_api.proxymode import FleetStatus
 from proxymode_cli import words
 from proxymode_cli.cluster import choose
 from proxymode_cli.errors import ExitCode, UserError

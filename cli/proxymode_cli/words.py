@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from rich.text import Text
+
 from proxymode_api.modes import ObservedMode
 from proxymode_api.nodeproxymode import Verdict
 from proxymode_api.proxymode import FleetStatus, StagePhase
-from rich.text import Text
-
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:

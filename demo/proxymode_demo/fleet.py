@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from proxymode_demo import objects
+from proxymode_demo.processes import Processes, hold_topology, host_program
 from proxymode_testbeds.apiserver import ApiServer
 from proxymode_testbeds.topology import make_fleet
 from proxymode_testbeds.vm import VirtualMachine
-
-from proxymode_demo import objects
-from proxymode_demo.processes import Processes, hold_topology, host_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

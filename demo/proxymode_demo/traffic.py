@@ -16,10 +16,9 @@ from proxymode_demo.objects import CLUSTER_IP, DNS, HTTP
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from proxymode_demo.processes import Processes
     from proxymode_testbeds.topology import Fleet
     from proxymode_testbeds.vm.process import GuestProcess
-
-    from proxymode_demo.processes import Processes
 
 READY_SECONDS = 90.0
 ANSWER_SECONDS = 10.0

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from proxymode_api.proxymode import ProxyMode
-
 from proxymode_operator import objects
 from proxymode_operator.kubeapi import Kind
 from proxymode_operator.metrics import CACHED, GHOSTS, WATCH_EVENTS
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from proxymode_api.deprecation import Minor
-
     from proxymode_operator.kubeapi import ListedObject
     from proxymode_operator.rollout.model import Asked
 

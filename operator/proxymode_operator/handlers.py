@@ -10,8 +10,8 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import kopf
-from proxymode_api import GROUP, VERSION
 
+from proxymode_api import GROUP, VERSION
 from proxymode_operator.kubeapi import Kind, configuration
 
 if TYPE_CHECKING:

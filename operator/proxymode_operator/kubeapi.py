@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 import aiohttp
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
-from proxymode_api import API_VERSION, GROUP, VERSION
 
+from proxymode_api import API_VERSION, GROUP, VERSION
 from proxymode_operator.metrics import REQUESTS
 
 if TYPE_CHECKING:

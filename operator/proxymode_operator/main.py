@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import kopf
 from kubernetes.aio.config import ConfigException
-from proxymode_api.deprecation import Minor, parse_minor
 
+from proxymode_api.deprecation import Minor, parse_minor
 from proxymode_operator import handlers, log, resync
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.http import health_app, metrics_app, served

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import ValidationError
+
 from proxymode_api import API_VERSION
 from proxymode_api.common import ConditionStatus
 from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, Verdict
 from proxymode_api.proxymode import ProxyMode
-from pydantic import ValidationError
-
 from proxymode_operator.rollout.model import (
     TURN_ANNOTATION,
     Asked,

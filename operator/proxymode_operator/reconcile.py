@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from proxymode_api.deprecation import Minor
     from proxymode_api.proxymode import NodeCounts, ProxyMode, ProxyModeStatus
-
     from proxymode_operator.cache import Cache
     from proxymode_operator.kubeapi import KubeApi
     from proxymode_operator.rollout.model import Asked, Write

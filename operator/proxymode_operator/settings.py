@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_api.common import parse_duration
-
 from proxymode_operator.log import LogFormat
 
 if TYPE_CHECKING:

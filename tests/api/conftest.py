@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 import pytest_asyncio
+
 from proxymode_testbeds.apiserver import ApiServer, KubectlError
 from proxymode_testbeds.polling import eventually
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+
 from proxymode_testbeds.apiserver import ApiServer
 from proxymode_testbeds.apiserver.processes import free_port, running
 from proxymode_testbeds.polling import DEADLINE_SECONDS, eventually

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from proxymode_agent.kube.client import ApiError, KubeClient
 from proxymode_agent.kube.config import ClusterConfig, load
 from proxymode_agent.kube.credentials import Credential, StaticCredentials

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from proxymode_testbeds.apiserver import ApiServer, KubectlError, StartError
 from proxymode_testbeds.apiserver.tokens import TokenReviewWebhook, Tokens
 from proxymode_testbeds.polling import eventually

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+
 import yaml
 from proxymode_cli.main import main
 

@@ -10,9 +10,10 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
+
 from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus
 from proxymode_api.proxymode import ProxyModeSpec, ProxyModeStatus
-from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from proxymode_testbeds.apiserver import KubectlError
 
 if TYPE_CHECKING:

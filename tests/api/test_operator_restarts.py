@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+
 from operator_bed import LEASE, PROXY_MODES, Bed, bed, install, operator, server
 from proxymode_testbeds.polling import eventually
 

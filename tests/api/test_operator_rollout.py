@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 import pytest_asyncio
+
 from operator_bed import EVENTS, NODE_PROXY_MODES, PROXY_MODES, Bed, bed, server
 from proxymode_testbeds.polling import eventually
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from proxymode_api.deprecation import deprecation
 from proxymode_api.modes import Mode
 from proxymode_testbeds.apiserver import KubectlError

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from proxymode_demo import story
 from proxymode_demo.fleet import DemoFleet, running
 from proxymode_testbeds.polling import eventually

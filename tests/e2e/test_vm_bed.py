@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+
 from proxymode_testbeds.vm import (
     BootError,
     CommandError,

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from proxymode_testbeds.fixtures import node_fleet, one_node, traffic, two_nodes
 
 __all__ = ["node_fleet", "one_node", "traffic", "two_nodes"]

@@ -7,6 +7,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 import pytest
+
 from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.dataplane.nftables import NftablesDataplane
 from proxymode_agent.dataplane.nftables.layout import TRAITS, layout
@@ -15,6 +16,7 @@ from proxymode_agent.services.model import (
     Endpoint,
     Family,
     Frontend,
+    PodNetworks,
     Protocol,
     ServicePort,
     ServicePortName,
@@ -57,7 +59,7 @@ def state(*ports: ServicePort) -> ServiceState:
 def node_config(topology: Topology, node: str = "node1") -> DataplaneConfig:
     """What the agent would resolve for a node of the fleet."""
     addresses = topology.fleet.node(node).addresses
-    return DataplaneConfig(cluster_cidrs=POD_CIDRS, node_ips=tuple(address.packed for address in addresses))
+    return DataplaneConfig(pods=PodNetworks(POD_CIDRS), node_ips=tuple(address.packed for address in addresses))
 
 
 @contextlib.contextmanager

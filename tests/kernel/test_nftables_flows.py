@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
 from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Layout
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable

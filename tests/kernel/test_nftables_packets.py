@@ -11,6 +11,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
+
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_testbeds.traffic.ask import ask

@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
+
 from nftables_bed import dataplane, node_config, service, state
 from proxymode_agent.services.model import Protocol
 

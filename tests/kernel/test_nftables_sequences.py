@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nftables_bed import dataplane, held, node_config, regardless_of_order, service
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_testbeds.topology import build, make_fleet

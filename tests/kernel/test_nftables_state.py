@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+
 from nftables_bed import dataplane, held, namespace, node_config, regardless_of_order, service, state
 from proxymode_agent.dataplane.nfnetlink import (
     Chain,
@@ -25,7 +26,7 @@ from proxymode_agent.dataplane.nfnetlink import (
 )
 from proxymode_agent.dataplane.nftables import NftablesDataplane, present
 from proxymode_agent.dataplane.nftables.layout import layout
-from proxymode_agent.services.model import DataplaneConfig, Family, Protocol, ServiceState
+from proxymode_agent.services.model import DataplaneConfig, Family, PodNetworks, Protocol, ServiceState
 from proxymode_testbeds.topology import build, make_fleet
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def test_an_update_on_wrong_assumptions_reads_the_kernel_back(
 ) -> None:
     before = held(namespace)
     nft(namespace, "flush map ip proxymode services", "flush map ip proxymode endpoints")
-    fewer = dataclasses.replace(DNS, endpoints=DNS.endpoints[:3])
+    fewer = dataclasses.replace(DNS, cluster_endpoints=DNS.endpoints[:3])
     assert programmed.sync(state(WEB, WEB6, fewer, EMPTY), frozenset([DNS.name])).written > 0
     assert programmed.sync(STATE, frozenset([DNS.name])).written > 0
     assert regardless_of_order(held(namespace)) == regardless_of_order(before)
@@ -227,7 +228,7 @@ def test_another_config_rewrites_rules_and_keeps_elements(namespace: Topology, p
     before = held(namespace)
     config = dataclasses.replace(
         node_config(namespace),
-        cluster_cidrs=(ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("172.16.0.0/12")),
+        pods=PodNetworks((ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("172.16.0.0/12"))),
         node_port_addresses=(ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd01::1/128")),
     )
     with dataplane(namespace, config) as made:

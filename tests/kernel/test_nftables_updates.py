@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from nftables_bed import POD_CIDRS, dataplane, node_config, service, state
+
+from nftables_bed import dataplane, node_config, service, state
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_testbeds.topology import build, make_fleet
 
@@ -121,8 +122,7 @@ def test_no_first_packet_is_lost(fleet: Topology, flood: Flood, pods: Sequence[S
     rounds = [hot(flood, numbers) for numbers in pods]
     name = rounds[0].name
     ports = dict(others(flood).ports)
-    config = dataclasses.replace(node_config(fleet), cluster_cidrs=POD_CIDRS)
-    with dataplane(fleet, config) as made:
+    with dataplane(fleet, node_config(fleet)) as made:
         ports[name] = rounds[0]
         made.sync(ServiceState(ports))
         fleet.run("node1", ["nft", "-f", "-"], input=count_rules(flood))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+
 from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.preflight.checks import run
 from proxymode_agent.preflight.facts import collect

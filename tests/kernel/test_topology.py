@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from proxymode_testbeds import netns
 from proxymode_testbeds.topology import Topology, build, make_fleet
 from proxymode_testbeds.traffic.ask import Answer

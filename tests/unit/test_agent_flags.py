@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.flags import parse
 from proxymode_agent.log import LogFormat
-from proxymode_agent.services.model import DataplaneConfig
+from proxymode_agent.services.model import DataplaneConfig, PodNetworks
 from proxymode_api.modes import IpvsScheduler, Mode
 
 
@@ -53,7 +54,7 @@ def test_everything_said() -> None:
     assert standalone is not None
     assert standalone.mode is Mode.IPVS
     assert standalone.config == DataplaneConfig(
-        cluster_cidrs=(ipaddress.ip_network("10.244.0.0/16"), ipaddress.ip_network("fd00:10:244::/56")),
+        pods=PodNetworks((ipaddress.ip_network("10.244.0.0/16"), ipaddress.ip_network("fd00:10:244::/56"))),
         masquerade_all=True,
         masquerade_bit=3,
         node_port_addresses=(ipaddress.ip_network("192.168.0.0/16"),),

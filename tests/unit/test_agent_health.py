@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve

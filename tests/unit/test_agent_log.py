@@ -7,6 +7,7 @@ import logging
 import sys
 
 import pytest
+
 from proxymode_agent.log import JsonFormatter, LogfmtFormatter, LogFormat, set_up
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+import yaml
 from proxymode_api import rules
 from proxymode_api.common import parse_duration
 from proxymode_api.crdgen.__main__ import files, main
@@ -18,7 +20,6 @@ from proxymode_api.crdgen.schema import structural
 from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import NodeProxyModeSpec
 from proxymode_api.proxymode import ProxyModeSpec
-from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import yaml
 from proxymode_agent import flags as agent_flags
 from proxymode_api.proxymode import ProxyMode

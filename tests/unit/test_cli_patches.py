@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import cli_world as world
 import pytest
+
+import cli_world as world
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli import verbs
 from proxymode_cli.cluster import choose, warnings

@@ -8,19 +8,21 @@ from datetime import timedelta
 from io import StringIO
 from typing import TYPE_CHECKING
 
-import cli_world as world
 import pytest
+from rich.console import Console
+
+import cli_world as world
 import yaml
 from proxymode_cli import output, render, words
 from proxymode_cli.errors import ExitCode
 from proxymode_cli.render_node import node as render_node
 from proxymode_cli.view import fleet_view
 from proxymode_cli.watching import changes, tree, verdict
-from rich.console import Console
 
 if TYPE_CHECKING:
-    from proxymode_cli.view import RolloutView
     from rich.console import RenderableType
+
+    from proxymode_cli.view import RolloutView
 
 
 def lines(found: RenderableType, width: int = 120) -> list[str]:

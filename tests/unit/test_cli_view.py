@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import cli_world as world
 import pytest
+
+import cli_world as world
 from proxymode_api.modes import ObservedMode
 from proxymode_api.proxymode import StagePhase
 from proxymode_cli.view import NodeState

@@ -6,6 +6,7 @@ import multiprocessing
 from typing import TYPE_CHECKING
 
 import pytest
+
 from proxymode_testbeds import cache, debs
 from proxymode_testbeds.debs import IndexTarget
 

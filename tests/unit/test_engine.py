@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proxymode_agent.dataplane.base import DataplaneError, SyncResult
 from proxymode_agent.engine import Engine, EnginePhase, EngineSnapshot, Pace
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxymode_agent.engine.decide import Situation, Switch, Sync, Wait, decide, full_sync_interval, ours, rest_after
 from proxymode_api.modes import Mode, ObservedMode
 

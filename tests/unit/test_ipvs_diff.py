@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proxymode_agent.dataplane.ipvs import sysctls
 from proxymode_agent.dataplane.ipvs.diff import Changes, diff
 from proxymode_agent.dataplane.ipvs.model import (

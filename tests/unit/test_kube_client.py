@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+
 from fake_api import fake_api, listed, obj, status
 from proxymode_agent.kube.client import ApiError, KubeClient
 from proxymode_agent.kube.config import ClusterConfig

@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 import yaml
 from proxymode_agent.kube.config import ConfigError, from_kubeconfig, in_cluster, load
 from proxymode_agent.kube.credentials import (

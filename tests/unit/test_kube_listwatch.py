@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from fake_api import FakeApi, dropped, expired, fake_api, listed, obj, status, watched
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fake_api import FakeApi, dropped, expired, fake_api, listed, obj, status, watched
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from proxymode_agent.dataplane.nfnetlink import (
     Chain,
     CtState,

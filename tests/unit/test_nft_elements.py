@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proxymode_agent.dataplane.nfnetlink import (
     IP6_DADDR,
     IP_DADDR,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from socket import IPPROTO_TCP, IPPROTO_UDP
 
 import pytest
+
 from proxymode_agent.dataplane.conntrack.entries import Entry, Path, Status
 from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
 from proxymode_agent.dataplane.nftables.flows import UdpFrontend, endpoint_of, frontend_of, is_stale, is_udp

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
 from proxymode_agent.dataplane.nftables.frontends import Frontends
 from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol, ServicePort, ServicePortName
@@ -60,8 +61,8 @@ NONSENSE = [
     (dataclasses.replace(WEB, cluster_ip=Frontend(VIP, Protocol.UDP, 80)), "frontend is UDP, the Service port TCP"),
     (port("web", number=0), "port is 0; ports are 1 to 65535"),
     (port("web", node_port=65536), "node port is 65536; ports are 1 to 65535"),
-    (dataclasses.replace(WEB, endpoints=(Endpoint(bytes(16), 80),)), "an endpoint's address has 16 bytes"),
-    (dataclasses.replace(WEB, endpoints=(*PODS, Endpoint(VIP, 70000))), "an endpoint's port is 70000"),
+    (dataclasses.replace(WEB, cluster_endpoints=(Endpoint(bytes(16), 80),)), "an endpoint's address has 16 bytes"),
+    (dataclasses.replace(WEB, cluster_endpoints=(*PODS, Endpoint(VIP, 70000))), "an endpoint's port is 70000"),
 ]
 
 

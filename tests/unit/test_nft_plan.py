@@ -1,7 +1,9 @@
 """Updates of the maps, on a model of the kernel: at no moment does a packet miss, whatever changes.
 
-A packet makes two steps: it reads its frontend's verdict, and later, maybe some transactions later but within the same
-grace period, it draws an index and reads the endpoint; then its source and destination are looked up in `hairpin`.
+A packet sees the rules of the generation in which it began, and elements as they are when it looks them up: a chain
+must be a generation older than the first verdict that leads to it. A packet makes two steps: it reads its frontend's
+verdict, and later, maybe some transactions later but within the same grace period, it draws an index and reads the
+endpoint; then its source and destination are looked up in `hairpin`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nft_fake_kernel import FakeKernel, State, target
 from proxymode_agent.dataplane.nfnetlink import Connection, Transaction
 from proxymode_agent.dataplane.nftables import units
@@ -105,7 +108,10 @@ class World:
             self.check_final()
 
     def check_packets(self, generations: Sequence[State], to: Target) -> None:
-        newest = generations[-1]
+        before, newest = generations[-2:]
+        for balancer in LAYOUT.balancers:
+            for verdict in newest.maps[balancer.verdicts.name].values():
+                assert target(verdict) in before.chains, "a packet that began before sees the chain's rules"
         for balancer, old, new in (
             (LAYOUT.services, self.now.services, to.services),
             (LAYOUT.nodeports, self.now.nodeports, to.nodeports),

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+
 from proxymode_agent.node.assess import Assessment, assess
 from proxymode_agent.preflight.model import Facts
 from proxymode_api.modes import Mode, ObservedMode

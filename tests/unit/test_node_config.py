@@ -6,9 +6,11 @@ from ipaddress import IPv4Address, ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from proxymode_agent.kube.objects import Node, NodeAddress, NodeSpec, NodeStatus, ObjectMeta
 from proxymode_agent.node.config import OptionsError, dataplane_config
 from proxymode_agent.node.memory import Memory, recall, remember
+from proxymode_agent.services.model import PodNetworks
 from proxymode_api.nodeproxymode import NodeProxyModeSpec
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def test_options_become_the_dataplanes_configuration() -> None:
     assert config.ipvs_exclude_cidrs == (ip_network("203.0.113.0/24"),)
     assert config.masquerade_bit == 9
     assert config.masquerade_all
-    assert config.cluster_cidrs == (ip_network("10.244.0.0/16"),)
+    assert config.pods == PodNetworks((ip_network("10.244.0.0/16"),))
     assert config.node_ips == (IPv4Address("192.168.50.1").packed,)
 
 
@@ -59,7 +61,7 @@ def test_node_port_addresses(addresses: list[str], networks: object) -> None:
 
 def test_local_traffic_by_the_nodes_own_pod_networks() -> None:
     config = dataplane_config(spec(detectLocal={"mode": "NodeCIDR"}), NODE)
-    assert config.cluster_cidrs == (ip_network("10.244.3.0/24"), ip_network("fd00:244:3::/64"))
+    assert config.pods == PodNetworks((ip_network("10.244.3.0/24"), ip_network("fd00:244:3::/64")))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from proxymode_agent.node.events import EventType, NodeEvent, deprecation_event, event_object, transitions
 from proxymode_api.common import Condition, ConditionStatus
 from proxymode_api.modes import Mode, ObservedMode

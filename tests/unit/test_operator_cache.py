@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.kubeapi import Kind, ListedObject
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from proxymode_operator.kubeapi import ApiError, NotLeaderError
 from proxymode_operator.leader import Leader
 from proxymode_operator.settings import LeaseTimes

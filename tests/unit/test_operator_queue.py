@@ -7,6 +7,7 @@ import selectors
 from typing import TYPE_CHECKING
 
 import pytest
+
 from proxymode_operator.kubeapi import ApiError, NotLeaderError
 from proxymode_operator.queue import ConflictError, Queue
 

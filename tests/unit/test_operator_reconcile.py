@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from proxymode_operator import reconcile as module
 from proxymode_operator import resync
 from proxymode_operator.cache import RELEASE, Cache

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kubernetes.aio.config import ConfigException
+
 from proxymode_operator.kubeapi import configuration
 from proxymode_operator.log import JsonFormatter, LogfmtFormatter
 from proxymode_operator.settings import Address, parse

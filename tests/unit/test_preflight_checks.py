@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxymode_agent.preflight.checks import CHECKS, run
 from proxymode_agent.preflight.kernel import kernel_release
 from proxymode_agent.preflight.model import Facts, IpvsTable, KubeProxyFound, ModuleState, NatChain, NftProbe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+
 from proxymode_agent.dataplane.ipvs.table import FAMILIES
 from proxymode_agent.dataplane.ipvs.table import Layout as IpvsLayout
 from proxymode_agent.dataplane.nfnetlink import NfProto, Set, Table
@@ -12,12 +13,12 @@ from proxymode_agent.dataplane.nfnetlink.fields import IP6_DADDR, IP_DADDR
 from proxymode_agent.dataplane.nftables.layout import layout
 from proxymode_agent.preflight.kernel import NFT_EXPRESSIONS
 from proxymode_agent.preflight.nftprobe import samples
-from proxymode_agent.services.model import DataplaneConfig, Family
+from proxymode_agent.services.model import DataplaneConfig, Family, PodNetworks
 from proxymode_api.modes import Mode
 
 NETWORKS = tuple(ipaddress.ip_network(text) for text in ("10.244.0.0/16", "fd00:244::/48"))
 CONFIGS = (
-    DataplaneConfig(cluster_cidrs=NETWORKS, node_port_addresses=NETWORKS),
+    DataplaneConfig(pods=PodNetworks(NETWORKS), node_port_addresses=NETWORKS),
     DataplaneConfig(masquerade_all=True),
     DataplaneConfig(),
 )

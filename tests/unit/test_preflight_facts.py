@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
+
 from proxymode_agent.preflight.facts import ipvs_table, kube_proxy_process, proxy_mode
 from proxymode_agent.preflight.model import IpvsTable, ModuleState
 from proxymode_agent.preflight.modules import module_states

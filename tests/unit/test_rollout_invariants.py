@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from proxymode_api.common import Mode
 from proxymode_api.proxymode import Approval, BlockedPolicy, LabelSelector, OnFailure, Stage
 from proxymode_operator.rollout.model import ABORT_ANNOTATION, PROMOTE_ANNOTATION, Decisions, Write, WriteKind

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+
 from proxymode_api.common import IpvsOptions, IpvsScheduler, Mode
 from proxymode_api.nodeproxymode import ObservedMode
 from proxymode_api.proxymode import BlockedPolicy, LabelSelector, OnFailure, Stage

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from proxymode_api.common import Mode, ObjectMeta
 from proxymode_api.proxymode import LabelSelector, ProxyMode, ProxyModeSpec
 from proxymode_operator.rollout.selection import matches, select

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxymode_api.proxymode import LabelSelector, Stage
 from proxymode_operator.rollout.model import Node
 from proxymode_operator.rollout.stages import Candidate, membership, ordered, rounded_up

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+
 from proxymode_agent.kube.objects import ObjectKey, decode_endpoint_slice, decode_service
 from proxymode_agent.services.build import (
     PROXY_NAME_LABEL,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxymode_agent.kube.objects import (
     EndpointConditions,
     EndpointSlice,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proxymode_agent.dataplane.base import Dataplane, DataplaneError
 from proxymode_agent.dataplane.conntrack.entries import Entry, Status, Tcp
 from proxymode_agent.dataplane.conntrack.entries import Path as Direction

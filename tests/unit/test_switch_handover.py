@@ -7,6 +7,7 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proxymode_agent.dataplane.conntrack import messages
 from proxymode_agent.dataplane.conntrack.entries import (
     LAYOUTS,

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxymode_testbeds.topology import Fleet, make_fleet
 from proxymode_testbeds.topology.plan import plan
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxymode_testbeds.traffic.ask import Answer, ask
 from proxymode_testbeds.traffic.processes import (
     TrafficError,

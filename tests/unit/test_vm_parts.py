@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from proxymode_testbeds.vm import initramfs
 from proxymode_testbeds.vm.kernel import Kernel, boot_image
 from proxymode_testbeds.vm.machine import boot_settings

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from proxymode_testbeds.fixtures import node_fleet, one_node, traffic, two_nodes
 from service_node import service_node
 

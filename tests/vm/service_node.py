@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing import Protocol as Interface
 
 import pytest
+
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.services.model import (
     DataplaneConfig,
     Endpoint,
     Family,
     Frontend,
+    PodNetworks,
     Protocol,
     ServicePort,
     ServicePortName,
@@ -73,7 +75,7 @@ class ServiceNode:
     def config(self) -> DataplaneConfig:
         fleet = self.topology.fleet
         defaults: dict[str, Any] = {
-            "cluster_cidrs": tuple(cidr for node in fleet.nodes for cidr in node.pod_cidrs),
+            "pods": PodNetworks(tuple(cidr for node in fleet.nodes for cidr in node.pod_cidrs)),
             "node_ips": tuple(address.packed for address in fleet.node(self.name).addresses),
         }
         return DataplaneConfig(**(defaults | self.options))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.ipvs import sysctls
 from proxymode_agent.services.model import Protocol, ServiceState
@@ -52,9 +53,9 @@ def test_only_what_changed_is_written_and_a_fresh_start_agrees(service_node: Nod
     node.call(dataplane.sync, ServiceState(ports))
     web = service(VIP, 80, pods, node_port=30080)
     steps = [
-        replace(web, endpoints=web.endpoints[:1]),
-        replace(web, endpoints=()),
-        replace(web, endpoints=web.endpoints[1:], node_port=None),
+        replace(web, cluster_endpoints=web.endpoints[:1]),
+        replace(web, cluster_endpoints=()),
+        replace(web, cluster_endpoints=web.endpoints[1:], node_port=None),
         replace(web, node_port=30090),
         service("10.96.7.7", 7777, pods[:2], name="new"),
     ]
@@ -88,7 +89,7 @@ def test_endpoints_come_and_go_under_new_connections_without_a_failure(
     node.call(dataplane.sync, state(full))
     client = traffic.talk(one_node, "client1", VIP, tcp=80, new_rate=40, established=3)
     for turn in range(30):
-        part = replace(full, endpoints=tuple(e for i, e in enumerate(full.endpoints) if i != turn % 3))
+        part = replace(full, cluster_endpoints=tuple(e for i, e in enumerate(full.endpoints) if i != turn % 3))
         node.call(dataplane.sync, state(part), frozenset({part.name}))
         client.wait_for("second")
         if turn % 3 == 2:
@@ -109,7 +110,7 @@ def test_a_leaving_endpoint_keeps_its_connections_and_is_swept_when_they_ended(
     both = service(VIP, 80, node.pods()[:2])
     node.call(dataplane.sync, state(both))
     client = traffic.talk(one_node, "node1-pod3", VIP, tcp=80, established=4)
-    one = replace(both, endpoints=both.endpoints[1:])
+    one = replace(both, cluster_endpoints=both.endpoints[1:])
     node.call(dataplane.sync, state(one), frozenset({one.name}))
     assert node.call(dataplane.sync, state(one)).written == 0
     assert "10.244.1.11:8080 -m -w 0" in node.sh("ipvsadm -Sn")
@@ -167,7 +168,7 @@ def test_damage_that_an_incremental_sync_meets_is_repaired_as_a_whole(
     web, other = service(VIP, 80, node.pods()), service("10.96.0.12", 82, node.pods(), name="other")
     node.call(dataplane.sync, state(web, other))
     node.sh("ipvsadm -C")
-    less = replace(web, endpoints=web.endpoints[:1])
+    less = replace(web, cluster_endpoints=web.endpoints[:1])
     node.call(dataplane.sync, state(less, other), frozenset({less.name}))
     assert f"-a -t 10.96.0.12:82 -r {node.pods()[0]}:8080" in node.sh("ipvsadm -Sn")
     assert node.call(dataplane.sync, state(less, other)).written == 0

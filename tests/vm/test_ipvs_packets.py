@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
+
 from proxymode_agent.services.model import Protocol
 from service_node import VIP, VIP6, service, state
 
@@ -77,7 +78,7 @@ def test_without_cluster_cidrs_nobody_is_masqueraded(
     service_node: NodeMaker, one_node: Topology, traffic: Traffic
 ) -> None:
     traffic.serve(one_node, "node1-pod1")
-    node = service_node(one_node, cluster_cidrs=())
+    node = service_node(one_node, pods=None)
     node.call(node.ipvs().sync, state(service(VIP, 80, [node.pods()[0]])))
     assert traffic.ask(one_node, "client1", VIP, 80).source == one_node.fleet.clients[0].address
     assert traffic.ask(one_node, "node1", VIP, 80).source == node.address()
@@ -88,7 +89,7 @@ def test_without_node_addresses_the_nodes_own_connections_are_masqueraded(
 ) -> None:
     """Their source is then the Service's address, which a pod elsewhere could not answer."""
     traffic.serve(one_node, "node1-pod1")
-    node = service_node(one_node, cluster_cidrs=(), node_ips=())
+    node = service_node(one_node, pods=None, node_ips=())
     node.call(node.ipvs().sync, state(service(VIP, 80, [node.pods()[0]])))
     answer = traffic.ask(one_node, "node1", VIP, 80)
     assert (answer.server, answer.source != VIP) == ("node1-pod1", True)

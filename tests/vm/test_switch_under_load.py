@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from proxymode_agent.services.model import Protocol
 from proxymode_agent.switch import Outcome, StepRecord, Switcher, SwitchError
 from proxymode_agent.switch.plan import Step, plan

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from proxymode_api.modes import Mode
-
     from proxymode_agent.services.model import ServicePortName, ServiceState
+    from proxymode_api.modes import Mode
 
 
 class DataplaneError(Exception):

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from proxymode_api.modes import ObservedMode
-
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
 from proxymode_agent.engine import told
@@ -24,17 +22,17 @@ from proxymode_agent.engine.worker import DataplaneWorker, Kernel
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
 from proxymode_agent.services.tracker import ServiceTracker
 from proxymode_agent.switch.record import SwitchError
+from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from proxymode_api.modes import Mode
 
     from proxymode_agent.engine.worker import Switcher
     from proxymode_agent.kube.objects import EndpointSlice, Service
     from proxymode_agent.metrics import Metrics
     from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
     from proxymode_agent.switch.record import StepRecord
+    from proxymode_api.modes import Mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,9 @@ from proxymode_api.modes import ObservedMode
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from proxymode_api.modes import Mode
-
     from proxymode_agent.services.model import ServicePortName
     from proxymode_agent.switch.record import StepRecord, SwitchRecord
+    from proxymode_api.modes import Mode
 
 
 class EnginePhase(StrEnum):

@@ -6,12 +6,11 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from proxymode_api.modes import Mode
-
     from proxymode_agent.dataplane.base import SyncResult
     from proxymode_agent.engine.worker import Kernel
     from proxymode_agent.services.model import ServicePortName
     from proxymode_agent.services.tracker import Problem
+    from proxymode_api.modes import Mode
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxymode_api.modes import Mode, ObservedMode
-
     from proxymode_agent.dataplane.base import Dataplane, SyncResult
     from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
     from proxymode_agent.switch.record import StepRecord, SwitchRecord
+    from proxymode_api.modes import Mode, ObservedMode
 
 R = TypeVar("R")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
-
 from proxymode_agent.kube.credentials import (
     ClientCertificate,
     Credential,

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxymode_api.nodeproxymode import Preflight
-
 from proxymode_agent.node.conditions import blockers
 from proxymode_agent.node.config import OptionsError, dataplane_config
 from proxymode_agent.preflight import checks
 from proxymode_agent.services.model import DataplaneConfig
+from proxymode_api.nodeproxymode import Preflight
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from proxymode_api.modes import ObservedMode
-    from proxymode_api.nodeproxymode import NodeProxyModeSpec, PreflightResult
-
     from proxymode_agent.kube.objects import Node
     from proxymode_agent.preflight.model import Facts
+    from proxymode_api.modes import ObservedMode
+    from proxymode_api.nodeproxymode import NodeProxyModeSpec, PreflightResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,19 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_api.common import ConditionStatus
 from proxymode_api.deprecation import KubeProxyMode, Minor, deprecation
 from proxymode_api.modes import ObservedMode
 from proxymode_api.nodeproxymode import SwitchOutcome, Verdict
 
-from proxymode_agent.engine.snapshot import EnginePhase
-
 if TYPE_CHECKING:
-    from proxymode_api.deprecation import Deprecation
-    from proxymode_api.nodeproxymode import LastSwitch, NodeProxyModeSpec, Preflight, PreflightResult
-
     from proxymode_agent.engine.snapshot import EngineSnapshot
     from proxymode_agent.preflight.model import Facts
+    from proxymode_api.deprecation import Deprecation
+    from proxymode_api.nodeproxymode import LastSwitch, NodeProxyModeSpec, Preflight, PreflightResult
 
 READY = "Ready"
 PREFLIGHT_PASSED = "PreflightPassed"

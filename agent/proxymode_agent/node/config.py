@@ -9,18 +9,16 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from proxymode_api.common import DetectLocalMode
-
 from proxymode_agent.kube.own_node import internal_ips
-from proxymode_agent.services.model import DataplaneConfig
+from proxymode_agent.services.model import DataplaneConfig, PodNetworks
+from proxymode_api.common import DetectLocalMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from proxymode_agent.kube.objects import Node
     from proxymode_api.common import DataplaneOptions
     from proxymode_api.nodeproxymode import NodeProxyModeSpec
-
-    from proxymode_agent.kube.objects import Node
 
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -36,7 +34,7 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
     """The options resolved for this node. Raises OptionsError."""
     addresses = internal_ips(node) if node is not None else ()
     return DataplaneConfig(
-        cluster_cidrs=_local_networks(options, node),
+        pods=_pods(options, node),
         masquerade_all=options.masquerade_all,
         masquerade_bit=options.nftables.masquerade_bit,
         node_port_addresses=_node_port_networks(options.node_port_addresses, addresses),
@@ -48,11 +46,12 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
     )
 
 
-def _local_networks(options: DataplaneOptions, node: Node | None) -> tuple[Network, ...]:
+def _pods(options: DataplaneOptions, node: Node | None) -> PodNetworks | None:
     detect = options.detect_local
     match detect.mode:
         case DetectLocalMode.CLUSTER_CIDR:
-            return _networks("detectLocal.clusterCIDRs", detect.cluster_cidrs)
+            networks = _networks("detectLocal.clusterCIDRs", detect.cluster_cidrs)
+            return PodNetworks(networks) if networks else None
         case DetectLocalMode.NODE_CIDR:
             cidrs = (node.spec.pod_cidrs or ()) if node is not None else ()
             if not cidrs:
@@ -60,7 +59,7 @@ def _local_networks(options: DataplaneOptions, node: Node | None) -> tuple[Netwo
                     "detectLocal.mode: NodeCIDR needs podCIDRs in the Node's spec and this Node has none; "
                     "use ClusterCIDR with clusterCIDRs"
                 )
-            return _networks("podCIDRs of the Node", cidrs)
+            return PodNetworks(_networks("podCIDRs of the Node", cidrs))
         case other:
             raise OptionsError(
                 f"detectLocal.mode: {other.value} is not supported by this agent; use ClusterCIDR or NodeCIDR"

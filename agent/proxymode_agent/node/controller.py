@@ -14,8 +14,6 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from proxymode_api.deprecation import parse_minor
-from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, Verdict
 from pydantic import ValidationError
 
 from proxymode_agent.kube.client import ApiError
@@ -27,15 +25,13 @@ from proxymode_agent.node.conditions import Observation
 from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
 from proxymode_agent.preflight import facts
+from proxymode_api.deprecation import parse_minor
+from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
     from pathlib import Path
-
-    from proxymode_api.deprecation import Minor
-    from proxymode_api.modes import Mode
-    from proxymode_api.nodeproxymode import NodeProxyModeStatus, PreflightResult
 
     from proxymode_agent.cell import Cell
     from proxymode_agent.engine.snapshot import EngineSnapshot
@@ -44,6 +40,9 @@ if TYPE_CHECKING:
     from proxymode_agent.metrics import Metrics
     from proxymode_agent.preflight.model import Facts
     from proxymode_agent.services.model import DataplaneConfig
+    from proxymode_api.deprecation import Minor
+    from proxymode_api.modes import Mode
+    from proxymode_api.nodeproxymode import NodeProxyModeStatus, PreflightResult
 
 log = logging.getLogger(__name__)
 

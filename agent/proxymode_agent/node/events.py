@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from proxymode_agent.node.conditions import DEPRECATED_MODE, blockers
 from proxymode_api.common import ConditionStatus
 from proxymode_api.nodeproxymode import NodeProxyModeStatus, Phase, SwitchOutcome
-
-from proxymode_agent.node.conditions import DEPRECATED_MODE, blockers
 
 if TYPE_CHECKING:
     from datetime import date, datetime

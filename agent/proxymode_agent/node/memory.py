@@ -11,9 +11,10 @@ import os
 from datetime import date  # noqa: TC003 - pydantic resolves annotations at run time
 from pathlib import Path  # noqa: TC003
 
-from proxymode_api.common import Model
-from proxymode_api.nodeproxymode import NodeProxyModeSpec  # noqa: TC002
 from pydantic import ValidationError
+
+from proxymode_api.common import Model
+from proxymode_api.nodeproxymode import NodeProxyModeSpec  # noqa: TC001
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from proxymode_api.common import Condition
-from proxymode_api.nodeproxymode import NodeFacts, NodeProxyModeStatus, Phase, Programmed
-
 from proxymode_agent.node.conditions import Observation, aspects, blocked, running_deprecation
 from proxymode_agent.node.switches import last_switch
 from proxymode_agent.preflight.model import ModuleState
+from proxymode_api.common import Condition
+from proxymode_api.nodeproxymode import NodeFacts, NodeProxyModeStatus, Phase, Programmed
 
 if TYPE_CHECKING:
     from proxymode_agent.node.conditions import Aspect

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxymode_api.nodeproxymode import LastSwitch, SwitchOutcome, SwitchStepStatus
-
 from proxymode_agent.engine.snapshot import EnginePhase
+from proxymode_api.nodeproxymode import LastSwitch, SwitchOutcome, SwitchStepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api import API_VERSION
-from proxymode_api.nodeproxymode import NodeProxyModeStatus
-
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.kube.client import ApiError
 from proxymode_agent.node.status import HEARTBEAT, worth_writing
+from proxymode_api import API_VERSION
+from proxymode_api.nodeproxymode import NodeProxyModeStatus
 
 if TYPE_CHECKING:
     from proxymode_agent.kube.client import KubeClient

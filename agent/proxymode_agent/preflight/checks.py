@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxymode_agent.preflight import kernel, neighbours
 from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import PreflightResult
-
-from proxymode_agent.preflight import kernel, neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable

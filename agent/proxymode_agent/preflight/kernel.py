@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from proxymode_agent.preflight.model import Facts, Finding, ModuleState
 from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import Verdict
-
-from proxymode_agent.preflight.model import Facts, Finding, ModuleState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from proxymode_agent.preflight.model import Facts, Finding
 from proxymode_api.modes import ConnectionPolicy
 from proxymode_api.nodeproxymode import Verdict
 
-from proxymode_agent.preflight.model import Facts, Finding
-
 if TYPE_CHECKING:
-    from proxymode_api.modes import Mode
-
     from proxymode_agent.services.model import DataplaneConfig
+    from proxymode_api.modes import Mode
 
 DSTNAT_PRIORITY = -100
 """NF_IP_PRI_NAT_DST (include/uapi/linux/netfilter_ipv4.h), at which Services are translated."""

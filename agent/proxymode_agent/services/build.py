@@ -161,7 +161,7 @@ def service_ports(key: ObjectKey, service: ServiceEntry, slices: Iterable[SliceE
                 ServicePort(
                     name=ServicePortName(key.namespace, key.name, port.name, port.protocol, family),
                     cluster_ip=Frontend(address, port.protocol, port.port),
-                    endpoints=tuple(sorted(ready.get(where) or draining.get(where) or ())),
+                    cluster_endpoints=tuple(sorted(ready.get(where) or draining.get(where) or ())),
                     node_port=port.node_port,
                 )
             )

@@ -16,6 +16,8 @@ from proxymode_api.modes import ConnectionPolicy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 class Protocol(IntEnum):
     """Transport protocols of a Service port, as IP protocol numbers (IANA, include/uapi/linux/in.h)."""
@@ -64,14 +66,67 @@ class ServicePortName(NamedTuple):
         return f"{self.namespace}/{self.service}" + (f":{self.port}" if self.port else "")
 
 
+class ServiceName(NamedTuple):
+    """Identity of a Service."""
+
+    namespace: str
+    service: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service}"
+
+
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One Service port and its usable endpoints: sorted, no duplicates. Without endpoints connections are refused."""
+    """One Service port in one family, with its usable endpoints as *this node* sees them.
+
+    Endpoints are sorted and without duplicates. `cluster_endpoints` serve traffic of policy Cluster, topology already
+    applied; `local_endpoints` are this node's and serve traffic of policy Local; each is empty where no frontend uses
+    that policy. `elsewhere`: there are usable endpoints that neither of them holds, on other nodes; so that a port
+    without `has_endpoints` refuses connections, while one whose policy finds none here drops them.
+
+    External frontends are `external_ips`, `load_balancer_ips` (ipMode VIP) and `node_port`. A pod, and a process of the
+    node, that speaks to an external frontend of policy Local is served by `cluster_endpoints` (the short-circuit of
+    k8s.io/kubernetes pkg/proxy). `source_ranges`: who may use the load-balancer addresses; empty: everybody.
+    `affinity_seconds`: a client stays with its endpoint until that long after its last connection; None: no affinity.
+    `hairpin`: addresses of its endpoints that may be on this node, and so may reach themselves.
+    """
 
     name: ServicePortName
     cluster_ip: Frontend
-    endpoints: tuple[Endpoint, ...]
+    cluster_endpoints: tuple[Endpoint, ...]
     node_port: int | None = None
+    local_endpoints: tuple[Endpoint, ...] = ()
+    elsewhere: bool = False
+    internal_local: bool = False
+    external_local: bool = False
+    external_ips: tuple[bytes, ...] = ()
+    load_balancer_ips: tuple[bytes, ...] = ()
+    source_ranges: tuple[Network, ...] = ()
+    affinity_seconds: int | None = None
+    hairpin: tuple[bytes, ...] = ()
+
+    @property
+    def has_endpoints(self) -> bool:
+        """Whether anything in the cluster could serve it (kube-proxy: hasAnyEndpoints)."""
+        return bool(self.cluster_endpoints or self.local_endpoints or self.elsewhere)
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """What serves the cluster IP."""
+        return self.local_endpoints if self.internal_local else self.cluster_endpoints
+
+    @property
+    def external_endpoints(self) -> tuple[Endpoint, ...]:
+        """What serves external frontends for clients that are neither pods nor the node itself."""
+        return self.local_endpoints if self.external_local else self.cluster_endpoints
+
+
+class HealthCheck(NamedTuple):
+    """A Service's healthCheckNodePort and how many ready endpoints this node has, counted by address."""
+
+    port: int
+    local_endpoints: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +137,43 @@ class ServiceState:
 
 
 @dataclass(frozen=True, slots=True)
+class PodNetworks:
+    """Sources in these networks are pods (detectLocal NodeCIDR and ClusterCIDR)."""
+
+    networks: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodInterface:
+    """What comes in by this interface is from a pod (detectLocal BridgeInterface); with `prefix` by any interface whose
+    name begins so (InterfaceNamePrefix)."""
+
+    name: str
+    prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DataplaneConfig:
     """What holds for all Services of a node; resolved from NodeProxyMode.spec or from flags.
 
-    `cluster_cidrs`: sources in these networks are pods and are not masqueraded; empty: nobody is taken for a pod and
-    nothing is masqueraded but hairpin traffic, as kube-proxy without --cluster-cidr. `node_port_addresses`: None means
-    the mode's default. `connections`: what a switch does with connections that IPVS holds.
+    `pods`: who is a pod, and so is not masqueraded; None: nobody can be told, and nothing is masqueraded but hairpin
+    and external traffic, as kube-proxy without --cluster-cidr. `node_port_addresses`: None means the mode's default.
+    `service_cidrs`: what is sent to an address in them that no Service has is dropped. `connections`: what a switch
+    does with connections that IPVS holds.
     """
 
-    cluster_cidrs: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    pods: PodNetworks | PodInterface | None = None
     masquerade_all: bool = False
     masquerade_bit: int = 14
-    node_port_addresses: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] | None = None
+    node_port_addresses: tuple[Network, ...] | None = None
     node_ips: tuple[bytes, ...] = ()
+    service_cidrs: tuple[Network, ...] = ()
     ipvs_scheduler: str = "rr"
     ipvs_strict_arp: bool = False
-    ipvs_exclude_cidrs: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    ipvs_exclude_cidrs: tuple[Network, ...] = ()
     connections: ConnectionPolicy = ConnectionPolicy.HANDOVER
+
+    def pod_networks(self, family: Family) -> tuple[Network, ...]:
+        """The networks of one family by which pods are told; empty where they are told otherwise or not at all."""
+        networks = self.pods.networks if isinstance(self.pods, PodNetworks) else ()
+        return tuple(network for network in networks if network.max_prefixlen == family * 8)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_api.modes import Mode
-
 from proxymode_agent.dataplane.conntrack.entries import TCP_ESTABLISHED, Entry, Key, Status, forwards, key_of
 from proxymode_agent.switch.record import Connections
+from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping

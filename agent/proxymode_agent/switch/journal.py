@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from proxymode_api.modes import Mode, ObservedMode
-
 from proxymode_agent.switch.record import StepRecord
+from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.modes import Mode, ObservedMode
-
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
@@ -14,6 +12,7 @@ from proxymode_agent.dataplane.nftables import NftablesDataplane
 from proxymode_agent.switch import connections, observe
 from proxymode_agent.switch.handover.carrier import Carrier
 from proxymode_agent.switch.plan import Step, old_mode
+from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,9 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from proxymode_api.modes import ObservedMode
-
 from proxymode_agent.dataplane.ipvs.addresses import DEVICE
 from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Table
+from proxymode_api.modes import ObservedMode
 
 _FAMILIES: Final = (NfProto.IPV4, NfProto.IPV6)
 _KUBE_PROXY_TABLE: Final = "kube-proxy"

@@ -12,13 +12,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxymode_api.modes import Mode, ObservedMode
-
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.switch.journal import Entry, Journal
 from proxymode_agent.switch.kernel import Kernel
 from proxymode_agent.switch.plan import old_mode, plan
 from proxymode_agent.switch.record import Connections, Outcome, StepRecord, SwitchError, SwitchRecord
+from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable

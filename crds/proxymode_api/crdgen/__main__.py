@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
-
 from proxymode_api.crdgen.crds import nodeproxymodes, proxymodes
 from proxymode_api.crdgen.policies import deprecated_mode
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from proxymode_api.common import parse_duration
 from proxymode_api.proxymode import Approval, StagePhase, StageStatus
-
 from proxymode_operator.rollout.assess import NodeState
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxymode_api.proxymode import Stage
-
     from proxymode_operator.rollout.assess import Assessment
 
 

@@ -14,9 +14,10 @@ from datetime import datetime  # noqa: TC003 - pydantic resolves annotations at 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from pydantic import Field, ValidationError
+
 from proxymode_api.common import ConnectionPolicy, DataplaneOptions, Mode, Model
 from proxymode_api.nodeproxymode import NodeProxyModeSpec, ObservedMode, Phase
-from pydantic import Field, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from proxymode_api.common import ConditionStatus
 from proxymode_api.proxymode import FleetStatus
-
 from proxymode_operator.rollout.model import Notice, NoticeType
 
 if TYPE_CHECKING:

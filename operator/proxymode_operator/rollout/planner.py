@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 
 from proxymode_api.common import parse_duration
 from proxymode_api.proxymode import BlockedPolicy, OnFailure, RolloutOutcome
-
 from proxymode_operator.rollout import revisions
 from proxymode_operator.rollout.assess import NodeState, Patience, assess
 from proxymode_operator.rollout.gates import Tolerance, progress, started
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
-
     from proxymode_operator.rollout.assess import Assessment
     from proxymode_operator.rollout.gates import StageProgress
     from proxymode_operator.rollout.model import Fleet, Node, Write

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.proxymode import RolloutOutcome, RolloutRecord
-
 from proxymode_operator.rollout.model import (
     ABORT_ANNOTATION,
     PROMOTE_ALL,
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
-
     from proxymode_operator.rollout.model import Fleet, Template
 
 HISTORY: Final = 10

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxymode_api.proxymode import Stage
-
     from proxymode_operator.rollout.model import Node
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxymode_api.proxymode import BlockedPolicy
-
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.selection import matches
 from proxymode_operator.rollout.writes import told_at

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from proxymode_api.common import Mode
 from proxymode_api.nodeproxymode import ObservedMode
-
 from proxymode_operator.rollout.model import Intent, Turn, Write, WriteKind
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxymode_api.proxymode import ProxyMode
-
     from proxymode_operator.rollout.model import Asked, Fleet, Node, Template
 
 _MODE_FOUND = {

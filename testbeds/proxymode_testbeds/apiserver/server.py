@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-
 from proxymode_testbeds import cache
 from proxymode_testbeds.polling import eventually
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.modes import Mode
-
 from proxymode_agent.dataplane.base import DataplaneError, SyncResult
 from proxymode_agent.dataplane.ipvs import sysctls
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
@@ -26,6 +24,7 @@ from proxymode_agent.dataplane.ipvs.model import (
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import FAMILIES, SideTable
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
+from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
     import ipaddress

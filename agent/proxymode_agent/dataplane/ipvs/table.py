@@ -54,6 +54,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     verdict,
 )
 from proxymode_agent.dataplane.nfnetlink import Set as NftSet
+from proxymode_agent.services.model import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -150,7 +151,7 @@ class Layout:
         """Conditions of a source that is no pod; () for every source, None for none."""
         if self.config.masquerade_all:
             return ()
-        networks = [network for network in self.config.cluster_cidrs if network.max_prefixlen == self.length * 8]
+        networks = self.config.pod_networks(Family(self.length))
         if not networks:
             return None
         return tuple(

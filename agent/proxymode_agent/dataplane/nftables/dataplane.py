@@ -23,9 +23,8 @@ from proxymode_agent.dataplane.nftables.readback import read_base, read_elements
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from proxymode_api.common import Mode
-
     from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
+    from proxymode_api.common import Mode
 
 
 _log = logging.getLogger(__name__)

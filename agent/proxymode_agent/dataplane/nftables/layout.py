@@ -250,7 +250,7 @@ def layout(family: Family, config: DataplaneConfig, version: str) -> Layout:
 def _mark_from_outside(traits: FamilyTraits, config: DataplaneConfig, mark: int) -> Iterable[tuple[Expression, ...]]:
     if config.masquerade_all:
         return (set_mark_bit(mark),)
-    pods = [network for network in config.cluster_cidrs if network.max_prefixlen == traits.saddr.length * 8]
+    pods = config.pod_networks(Family(traits.saddr.length))
     if not pods:
         return ()
     return (

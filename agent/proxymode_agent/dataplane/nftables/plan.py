@@ -7,7 +7,10 @@ update may come between the two. So
 - an endpoint that is replaced keeps its index: delete and add in one transaction;
 - when endpoints become fewer, the last ones are copied over those that go, the verdict is changed, and only after a
   grace period (every packet that read the old verdict is through) are the stale indices deleted;
-- chains are made before verdicts refer to them, and stay: a new one costs the kernel a walk over all elements of the
+- chains are made a transaction before verdicts refer to them: a packet runs rules as of the generation in which it
+  began (nft_do_chain reads gencursor once) but sees elements of the generation that is current when it looks them up,
+  and would find a chain of the same transaction empty;
+- chains stay: a new one costs the kernel a walk over all elements of the
   map that it looks up (nf_tables_bind_set: 0.15 s for 250,000), so they are best made while the map is empty.
 """
 
@@ -133,8 +136,6 @@ class TableState:
         layout = self._layout
         make = [
             *members(layout.hairpin, hairpin_new),
-            *services.chains,
-            *nodeports.chains,
             *services.endpoints,
             *nodeports.endpoints,
             *services.verdicts,
@@ -145,7 +146,8 @@ class TableState:
             *removed(layout.cluster_ips, cluster_ips_old),
             *removed(layout.hairpin, hairpin_old),
         ]
-        return Plan(tuple(pack(make)), tuple(pack((*services.clear, *nodeports.clear))), rerouted)
+        chains = pack((*services.chains, *nodeports.chains))
+        return Plan((*chains, *pack(make)), tuple(pack((*services.clear, *nodeports.clear))), rerouted)
 
 
 def _reroutes(old: Slots, new: Slots) -> bool:
