@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from proxymode_api import rules
 from proxymode_api.modes import ConnectionPolicy as ConnectionPolicy
+from proxymode_api.modes import DetectLocalMode as DetectLocalMode
 from proxymode_api.modes import IpvsScheduler as IpvsScheduler
 from proxymode_api.modes import Mode as Mode
 
@@ -101,15 +102,6 @@ class ObjectMeta(BaseModel):
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
-
-
-class DetectLocalMode(StrEnum):
-    """How a packet's source is recognised as a pod of this node (kube-proxy: --detect-local-mode)."""
-
-    NODE_CIDR = "NodeCIDR"
-    CLUSTER_CIDR = "ClusterCIDR"
-    INTERFACE_PREFIX = "InterfaceNamePrefix"
-    BRIDGE = "BridgeInterface"
 
 
 class DetectLocal(Model):

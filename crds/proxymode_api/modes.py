@@ -1,4 +1,4 @@
-"""Names of Service dataplanes and schedulers, apart from the models so that the agent's hot path needs no pydantic."""
+"""Names of Service dataplanes and of their options, apart from the models: the agent's hot path needs no pydantic."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ class ConnectionPolicy(StrEnum):
 
     HANDOVER = "Handover"
     CUT = "Cut"
+
+
+class DetectLocalMode(StrEnum):
+    """How a packet's source is recognised as a pod of this node (kube-proxy: --detect-local-mode)."""
+
+    NODE_CIDR = "NodeCIDR"
+    CLUSTER_CIDR = "ClusterCIDR"
+    INTERFACE_PREFIX = "InterfaceNamePrefix"
+    BRIDGE = "BridgeInterface"
 
 
 class IpvsScheduler(StrEnum):

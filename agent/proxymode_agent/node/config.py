@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.kube.own_node import internal_ips
 from proxymode_agent.services.model import DataplaneConfig, PodNetworks
-from proxymode_api.common import DetectLocalMode
+from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
