@@ -45,6 +45,16 @@ def test_a_restart_reads_back_and_writes_nothing(service_node: NodeMaker, node_f
     assert node.snapshot() == before
 
 
+def test_no_route_that_the_kernel_makes_late_comes_before_ours(service_node: NodeMaker, node_fleet: FleetMaker) -> None:
+    """The kernel routes a new IPv6 address in a work queue, some time after it has taken the address."""
+    node = service_node(node_fleet(nodes=1, pods=1, dual_stack=True))
+    ports = [service(f"fd96::1:{number:x}", 80, node.pods(6), name=f"n{number}") for number in range(300)]
+    for some in (ports[:1], ports):
+        node.call(node.ipvs().sync, state(*some))
+        assert node.sh("ip -6 route show table local dev kube-ipvs0") == ""
+        assert node.call(node.ipvs().sync, state(*some)).written == 0
+
+
 def test_only_what_changed_is_written_and_a_fresh_start_agrees(service_node: NodeMaker, one_node: Topology) -> None:
     node = service_node(one_node)
     dataplane = node.ipvs()

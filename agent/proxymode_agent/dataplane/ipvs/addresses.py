@@ -17,10 +17,11 @@ import errno
 import os
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError
-from proxymode_agent.dataplane.ipvs.model import AddressChange, ReleaseAddress
+from proxymode_agent.dataplane.ipvs.model import AddressChange, BindAddress, ReleaseAddress
 from proxymode_agent.dataplane.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -69,6 +70,7 @@ _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, 
 _RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _U32: Final = struct.Struct("=I")
 _FAMILY: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
+_LATE_ROUTE_SECONDS: Final = 2.0
 _GONE: Final = {errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV}
 
 
@@ -151,12 +153,42 @@ class Addresses:
             for message, harmless in _messages(change, index, _loopback()):
                 messages.append(message)
                 owners.append((change, harmless))
-        refused = self._netlink.transact(messages)
-        return [
-            (change, os.strerror(refused[number]))
+        errors = self._netlink.transact(messages)
+        refused = [
+            (change, os.strerror(errors[number]))
             for number, (change, harmless) in enumerate(owners)
-            if number in refused and refused[number] not in harmless
+            if number in errors and errors[number] not in harmless
         ]
+        # The last message of a BindAddress makes the address.
+        made = {change: number not in errors for number, (change, _) in enumerate(owners)}
+        shadowed = {
+            change: made[change]
+            for change in changes
+            if isinstance(change, BindAddress) and change.source is not None and len(change.address) == 16
+        }
+        return refused + self._uncover(shadowed, index)
+
+    def _uncover(self, changes: dict[BindAddress, bool], device: int) -> list[tuple[AddressChange, str]]:
+        """Remove the kernel's own routes to these IPv6 addresses, which come before ours. True: the address is new.
+
+        The kernel makes the route of a new address some time later, in a work queue (addrconf_dad_work, also for an
+        address without duplicate address detection), so it is waited for. One that comes later still is found by the
+        next sync that reads back. Returns what the kernel refused.
+        """
+        refused: list[tuple[AddressChange, str]] = []
+        deadline, pause = time.monotonic() + _LATE_ROUTE_SECONDS, 0.0005
+        while changes:
+            ordered = list(changes)
+            routes = [_route(_RTM_DELROUTE, c.address, None, device, protocol=_RTPROT_UNSPEC) for c in ordered]
+            errors = {ordered[number]: error for number, error in self._netlink.transact(routes).items()}
+            refused += [(change, os.strerror(error)) for change, error in errors.items() if error not in _GONE]
+            changes = {change: True for change, error in errors.items() if error in _GONE and changes[change]}
+            if time.monotonic() >= deadline:
+                break
+            if changes:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.05)
+        return refused
 
     def stray_routes(self) -> set[bytes]:
         """Addresses for which there is a route of ours, but no address on kube-ipvs0."""
@@ -226,14 +258,11 @@ def _messages(change: AddressChange, device: int, loopback: int) -> list[tuple[M
             (_address(_RTM_NEWADDR, address, device), there),
             (_route(_RTM_DELROUTE, address, None, loopback), gone),
         ]
-    requests = [
+    return [
         (_route(_RTM_DELROUTE, address, None, loopback), gone),  # one with another source
         (_route(_RTM_NEWROUTE, address, change.source, loopback), nothing),
         (_address(_RTM_NEWADDR, address, device), there),
     ]
-    if len(address) == 16:
-        requests.append((_route(_RTM_DELROUTE, address, None, device, protocol=_RTPROT_UNSPEC), gone))
-    return requests
 
 
 def _address(kind: int, address: bytes, device: int) -> Message:

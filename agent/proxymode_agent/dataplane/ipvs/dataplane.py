@@ -83,8 +83,9 @@ class IpvsDataplane:
         if not self.present() or not available():
             return 0
         ours = self._ours(self._table.elements(), self._bound())
-        changes = [DeleteVirtualServer(frontend) for frontend in self._open_servers().frontends() if ours(frontend)]
-        refused = self._open_servers().apply(changes)
+        servers = self._open_servers()
+        changes = [DeleteVirtualServer(frontend) for frontend in servers.read(ours)]
+        refused = servers.apply(changes)
         if refused:
             raise DataplaneError(f"cannot {refused[0][0]}: {refused[0][1]}")
         return len(changes)

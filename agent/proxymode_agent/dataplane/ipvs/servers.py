@@ -1,7 +1,7 @@
-"""I/O: virtual servers and real servers of IPVS over generic netlink.
+"""I/O: virtual servers and real servers of IPVS: read from /proc/net/ip_vs, changed over generic netlink.
 
 Numbers from include/uapi/linux/ip_vs.h. pyroute2's IPVS class is not used: it has no batches, sends a change as a
-delete, and takes about 200 us a message. Virtual servers by firewall mark are nobody's business here and left out.
+delete, and takes about 200 us a message.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.ipvs.listing import parse
 from proxymode_agent.dataplane.ipvs.model import (
     AddRealServer,
     AddVirtualServer,
     DeleteRealServer,
     DeleteVirtualServer,
-    RealServer,
     ServerChange,
     SetScheduler,
     SetWeight,
-    VirtualServer,
 )
 from proxymode_agent.dataplane.netlink import Message, NetlinkSocket
 from proxymode_agent.dataplane.nfnetlink.attributes import encode, fields, text, to_text
-from proxymode_agent.services.model import Endpoint, Frontend, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from proxymode_agent.dataplane.ipvs.model import VirtualServer
+    from proxymode_agent.services.model import Endpoint, Frontend
 
 _NETLINK_GENERIC: Final = 16
 _GENL_ID_CTRL: Final = 0x10
@@ -43,11 +44,9 @@ _CTRL_ATTR_FAMILY_NAME: Final = 2
 _NEW_SERVICE: Final = 1
 _SET_SERVICE: Final = 2
 _DEL_SERVICE: Final = 3
-_GET_SERVICE: Final = 4
 _NEW_DEST: Final = 5
 _SET_DEST: Final = 6
 _DEL_DEST: Final = 7
-_GET_DEST: Final = 8
 
 _CMD_ATTR_SERVICE: Final = 1
 _CMD_ATTR_DEST: Final = 2
@@ -56,7 +55,6 @@ _SVC_AF: Final = 1
 _SVC_PROTOCOL: Final = 2
 _SVC_ADDR: Final = 3
 _SVC_PORT: Final = 4
-_SVC_FWMARK: Final = 5
 _SVC_SCHED_NAME: Final = 6
 _SVC_FLAGS: Final = 7
 _SVC_TIMEOUT: Final = 8
@@ -68,13 +66,11 @@ _DEST_FWD_METHOD: Final = 3
 _DEST_WEIGHT: Final = 4
 _DEST_U_THRESH: Final = 5
 _DEST_L_THRESH: Final = 6
-_DEST_ACTIVE_CONNS: Final = 7
-_DEST_INACT_CONNS: Final = 8
 _DEST_ADDR_FAMILY: Final = 11
 
+_LISTING: Final = Path("/proc/thread-self/net/ip_vs")
 _ADDRESS_BYTES: Final = 16  # sizeof(union nf_inet_addr)
 _FAMILY: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
-_LENGTH: Final = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _NETMASK: Final = {4: b"\xff\xff\xff\xff", 16: struct.pack("=I", 128)}  # persistence per address; v6: a prefix length
 _U16: Final = struct.Struct("=H")
 _U32: Final = struct.Struct("=I")
@@ -100,33 +96,16 @@ class Servers:
             self._netlink.close()
             raise DataplaneError("the kernel has no IPVS: load module ip_vs, or use mode nftables")
         self._id = family
+        self._listing = _LISTING.open("rb", buffering=0)
 
     def close(self) -> None:
+        self._listing.close()
         self._netlink.close()
 
-    def frontends(self) -> dict[Frontend, str]:
-        """Every virtual server's scheduler, whoever made it. Protocols other than TCP, UDP and SCTP are left out."""
-        found: dict[Frontend, str] = {}
-        for _, body in self._netlink.dump(self._id, _GENL.pack(_GET_SERVICE, _VERSION, 0)):
-            service = fields(fields(body[_GENL.size :])[_CMD_ATTR_SERVICE])
-            if _SVC_FWMARK in service:
-                continue
-            length = _LENGTH[socket.AddressFamily(_U16.unpack(service[_SVC_AF])[0])]
-            protocol = _U16.unpack(service[_SVC_PROTOCOL])[0]
-            if protocol in set(Protocol):
-                frontend = Frontend(
-                    bytes(service[_SVC_ADDR][:length]), Protocol(protocol), _PORT.unpack(service[_SVC_PORT])[0]
-                )
-                found[frontend] = to_text(service[_SVC_SCHED_NAME])
-        return found
-
     def read(self, wanted: Callable[[Frontend], bool]) -> dict[Frontend, VirtualServer]:
-        """Those of the virtual servers for which `wanted` says so, with their real servers."""
-        return {
-            frontend: VirtualServer(scheduler, self._real_servers(frontend))
-            for frontend, scheduler in self.frontends().items()
-            if wanted(frontend)
-        }
+        """Those of the virtual servers for which `wanted` says so, whoever made them, with their real servers."""
+        self._listing.seek(0)
+        return parse(self._listing.read().decode("ascii"), wanted)
 
     def apply(self, changes: Sequence[ServerChange]) -> list[tuple[ServerChange, str]]:
         """Make the changes in order; returns those that the kernel refused, with the reason."""
@@ -160,17 +139,6 @@ class Servers:
             if to_text(found[_CTRL_ATTR_FAMILY_NAME]) == "IPVS":
                 return int(_U16.unpack(found[_CTRL_ATTR_FAMILY_ID])[0])
         return None
-
-    def _real_servers(self, frontend: Frontend) -> dict[Endpoint, RealServer]:
-        body = _GENL.pack(_GET_DEST, _VERSION, 0) + encode([(_CMD_ATTR_SERVICE, _service_key(frontend))])
-        found: dict[Endpoint, RealServer] = {}
-        for _, answer in self._netlink.dump(self._id, body):
-            dest = fields(fields(answer[_GENL.size :])[_CMD_ATTR_DEST])
-            length = _LENGTH[socket.AddressFamily(_U16.unpack(dest[_DEST_ADDR_FAMILY])[0])]
-            connections = _U32.unpack(dest[_DEST_ACTIVE_CONNS])[0] + _U32.unpack(dest[_DEST_INACT_CONNS])[0]
-            endpoint = Endpoint(bytes(dest[_DEST_ADDR][:length]), _PORT.unpack(dest[_DEST_PORT])[0])
-            found[endpoint] = RealServer(_U32.unpack(dest[_DEST_WEIGHT])[0], connections)
-        return found
 
     def _message(self, change: ServerChange) -> Message:
         service = _service_key(change.frontend)
@@ -229,7 +197,7 @@ def _dest_options(weight: int) -> tuple[tuple[int, bytes], ...]:
 
 def available() -> bool:
     """Whether the kernel has IPVS now, without loading anything."""
-    return Path("/proc/thread-self/net/ip_vs").exists()
+    return _LISTING.exists()
 
 
 def _modprobe() -> None:
