@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.kube.listwatch import ListWatch
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
-from proxymode_agent.services.build import OURS_SELECTOR
+from proxymode_agent.services.labels import OURS_SELECTOR
 
 if TYPE_CHECKING:
     from proxymode_agent.engine import Engine

@@ -14,7 +14,7 @@ from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced, Timing
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
 from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips
-from proxymode_agent.services.build import OURS_SELECTOR, PROXY_NAME_LABEL, SERVICE_NAME_LABEL
+from proxymode_agent.services.labels import OURS_SELECTOR, PROXY_NAME_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.tracker import ServiceTracker
 
 if TYPE_CHECKING:

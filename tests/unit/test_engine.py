@@ -27,7 +27,7 @@ from proxymode_agent.kube.objects import (
     SlicePort,
 )
 from proxymode_agent.metrics import Metrics
-from proxymode_agent.services.build import SERVICE_NAME_LABEL
+from proxymode_agent.services.labels import SERVICE_NAME_LABEL
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.services.tracker import ServiceTracker
 from proxymode_agent.switch.record import Outcome, StepRecord, SwitchError, SwitchRecord

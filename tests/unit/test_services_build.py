@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxymode_agent.kube.objects import ObjectKey, decode_endpoint_slice, decode_service
-from proxymode_agent.services.build import (
-    PROXY_NAME_LABEL,
-    SERVICE_NAME_LABEL,
-    service_entry,
-    service_ports,
-    slice_entry,
-    slice_service,
-)
-from proxymode_agent.services.model import Family, Protocol
+from proxymode_agent.services.build import health_check, service_ports
+from proxymode_agent.services.labels import PROXY_NAME_LABEL, SERVICE_NAME_LABEL
+from proxymode_agent.services.model import Family, HealthCheck, Protocol
+from proxymode_agent.services.service import service_entry
+from proxymode_agent.services.slices import Place, slice_entry, slice_service
+
+if TYPE_CHECKING:
+    from proxymode_agent.services.model import ServicePort
+    from proxymode_agent.services.service import ServiceEntry
+    from proxymode_agent.services.slices import SliceEntry
 
 KEY = ObjectKey("shop", "web")
+NODE = "node-a"
 
 
 def service(**changes: Any) -> dict[str, Any]:
@@ -32,8 +34,8 @@ def service(**changes: Any) -> dict[str, Any]:
     return {"metadata": {"name": KEY.name, "namespace": KEY.namespace}, "spec": spec | changes}
 
 
-def endpoint(address: str, **conditions: bool) -> dict[str, Any]:
-    return {"addresses": [address], "conditions": conditions}
+def endpoint(address: str, node: str | None = None, **conditions: bool) -> dict[str, Any]:
+    return {"addresses": [address], "conditions": conditions, "nodeName": node}
 
 
 def endpoint_slice(
@@ -47,23 +49,39 @@ def endpoint_slice(
     } | changes
 
 
-def built(service_object: dict[str, Any], *slices: dict[str, Any]) -> dict[str, list[str]]:
-    """Frontend to endpoints, as text, of a Service and its slices."""
+def entry_of(service_object: dict[str, Any]) -> ServiceEntry:
     entry, problems = service_entry(decode_service(json.dumps(service_object)))
     assert entry is not None
     assert problems == ()
+    return entry
+
+
+def entries_of(*slices: dict[str, Any]) -> list[SliceEntry]:
     entries = []
     for one in slices:
-        slice_one, problems = slice_entry(decode_endpoint_slice(json.dumps(one)))
+        entry, problems = slice_entry(decode_endpoint_slice(json.dumps(one)), NODE)
         assert problems == ()
-        if slice_one is not None:
-            entries.append(slice_one)
+        if entry is not None:
+            entries.append(entry)
+    return entries
+
+
+def ports_of(service_object: dict[str, Any], *slices: dict[str, Any]) -> tuple[ServicePort, ...]:
+    return service_ports(KEY, entry_of(service_object), entries_of(*slices), zone="")
+
+
+def built(service_object: dict[str, Any], *slices: dict[str, Any]) -> dict[str, list[str]]:
+    """Frontend to endpoints, as text, of a Service and its slices."""
     return {
         f"{ipaddress.ip_address(port.cluster_ip.address)} {port.cluster_ip.protocol.name} {port.cluster_ip.port}": [
             str(endpoint) for endpoint in port.endpoints
         ]
-        for port in service_ports(KEY, entry, entries)
+        for port in ports_of(service_object, *slices)
     }
+
+
+def texts(addresses: tuple[bytes, ...]) -> list[str]:
+    return [str(ipaddress.ip_address(address)) for address in addresses]
 
 
 def test_endpoints_of_several_slices_are_joined_and_sorted() -> None:
@@ -82,10 +100,12 @@ def test_endpoints_of_several_slices_are_joined_and_sorted() -> None:
         ({"ready": False}, False),
         ({"ready": True, "serving": False, "terminating": True}, True),  # publishNotReadyAddresses says ready
         ({"ready": False, "serving": True, "terminating": False}, False),
+        ({"ready": False, "terminating": True}, True),  # absent: serving
+        ({"ready": False, "serving": False, "terminating": True}, False),
     ],
 )
-def test_ready_decides(conditions: dict[str, bool], takes_traffic: bool) -> None:
-    found = built(service(), endpoint_slice(endpoint("10.1.0.1", **conditions)))
+def test_conditions_decide(conditions: dict[str, bool], takes_traffic: bool) -> None:
+    found = built(service(), endpoint_slice(endpoint("10.1.0.1", None, **conditions)))
     assert found["10.96.0.10 TCP 80"] == (["10.1.0.1:8080"] if takes_traffic else [])
 
 
@@ -146,11 +166,7 @@ def test_each_family_has_its_own_endpoints() -> None:
 
 
 def test_node_port_and_name_are_kept() -> None:
-    entry, _ = service_entry(
-        decode_service(json.dumps(service(type="NodePort", ports=[{"name": "http", "port": 80, "nodePort": 30080}])))
-    )
-    assert entry is not None
-    (port,) = service_ports(KEY, entry, ())
+    (port,) = ports_of(service(type="NodePort", ports=[{"name": "http", "port": 80, "nodePort": 30080}]))
     assert port.node_port == 30080
     assert port.name == ("shop", "web", "http", Protocol.TCP, Family.IPV4)
     assert str(port.name) == "shop/web:http"
@@ -202,18 +218,18 @@ def test_a_slice_belongs_to_the_service_in_its_label() -> None:
 )
 def test_an_address_that_must_not_be_a_destination_is_left_out_and_reported(address: str, words: str) -> None:
     one = endpoint_slice(endpoint(address), endpoint("10.1.0.1"))
-    entry, problems = slice_entry(decode_endpoint_slice(json.dumps(one)))
+    entry, problems = slice_entry(decode_endpoint_slice(json.dumps(one)), NODE)
     assert entry is not None
-    assert [str(ipaddress.ip_address(ready)) for ready in entry.ready] == ["10.1.0.1"]
+    assert [texts(addresses) for _, addresses in entry.groups] == [["10.1.0.1"]]
     (problem,) = problems
-    assert problem.startswith("endpoints[0].addresses has ")
+    assert problem.startswith("endpoints.addresses has ")
     assert address in problem
     assert words in problem
 
 
 def test_bad_addresses_of_endpoints_without_traffic_are_nobodys_problem() -> None:
     one = endpoint_slice(endpoint("not-an-address", ready=False))
-    assert slice_entry(decode_endpoint_slice(json.dumps(one)))[1] == ()
+    assert slice_entry(decode_endpoint_slice(json.dumps(one)), NODE)[1] == ()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +250,181 @@ def test_a_bad_service_port_is_left_out_and_reported(port: dict[str, Any], words
 
 @pytest.mark.parametrize("port", [{"name": "http"}, {"name": "http", "port": 0}, {"name": "http", "port": 65536}])
 def test_a_slice_port_without_a_usable_number_is_left_out_and_reported(port: dict[str, Any]) -> None:
-    entry, problems = slice_entry(decode_endpoint_slice(json.dumps(endpoint_slice(endpoint("10.1.0.1"), ports=[port]))))
+    one = endpoint_slice(endpoint("10.1.0.1"), ports=[port])
+    entry, problems = slice_entry(decode_endpoint_slice(json.dumps(one)), NODE)
     assert entry is not None
     assert entry.ports == ()
     assert problems[0].startswith("ports[http].port is ")
+
+
+def external(**changes: Any) -> dict[str, Any]:
+    """A LoadBalancer Service with every kind of frontend."""
+    web = service(
+        type="LoadBalancer",
+        ports=[{"name": "http", "port": 80, "nodePort": 30080}],
+        externalIPs=["198.51.100.7", "fd00:51::7"],
+        loadBalancerSourceRanges=["203.0.113.0/24", " 10.0.0.1/8 "],
+    )
+    web["spec"] |= changes
+    return web | {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "VIP"}]}}}
+
+
+def test_external_frontends_are_those_of_the_family() -> None:
+    four, six = ports_of(external(clusterIPs=["10.96.0.10", "fd00::10"]))
+    assert texts(four.external_ips) == ["198.51.100.7"]
+    assert texts(four.load_balancer_ips) == ["192.0.2.1", "192.0.2.2"]
+    assert list(map(str, four.source_ranges)) == ["10.0.0.0/8", "203.0.113.0/24"]
+    assert texts(six.external_ips) == ["fd00:51::7"]
+    assert six.load_balancer_ips == ()
+    assert six.source_ranges == ()
+
+
+def test_source_ranges_of_the_other_family_restrict_nobody() -> None:
+    (port,) = ports_of(external(loadBalancerSourceRanges=["2001:db8::/32"]))
+    assert port.load_balancer_ips
+    assert port.source_ranges == ()
+
+
+def test_an_ingress_address_that_is_a_proxys_own_is_no_frontend() -> None:
+    web = external()
+    web["status"]["loadBalancer"]["ingress"] = [
+        {"ip": "192.0.2.1", "ipMode": "Proxy"},
+        {"hostname": "lb.example.org"},
+        {"ip": "192.0.2.3", "ipMode": "VIP"},
+    ]
+    (port,) = ports_of(web)
+    assert texts(port.load_balancer_ips) == ["192.0.2.3"]
+
+
+def test_an_address_that_is_external_and_the_load_balancers_is_the_load_balancers() -> None:
+    (port,) = ports_of(external(externalIPs=["192.0.2.1", "198.51.100.7"]))
+    assert texts(port.external_ips) == ["198.51.100.7"]
+    assert texts(port.load_balancer_ips) == ["192.0.2.1", "192.0.2.2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "left"),
+    [
+        ({"externalIPs": ["127.0.0.1", "198.51.100.7"]}, "spec.externalIPs has 127.0.0.1", 1),
+        ({"externalIPs": ["x"]}, "spec.externalIPs has 'x'", 0),
+        ({"loadBalancerSourceRanges": ["10.0.0.0/33"]}, "spec.loadBalancerSourceRanges has '10.0.0.0/33'", 2),
+        ({"healthCheckNodePort": 70000, "externalTrafficPolicy": "Local"}, "spec.healthCheckNodePort is 70000", 2),
+        (
+            {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}}},
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds is 0",
+            2,
+        ),
+    ],
+)
+def test_a_bad_external_field_is_left_out_and_reported(changes: dict[str, Any], words: str, left: int) -> None:
+    entry, problems = service_entry(decode_service(json.dumps(external(**changes))))
+    assert entry is not None
+    assert problems[0].startswith(words)
+    assert len(problems) == 1
+    assert len(entry.external.ips) == left
+
+
+@pytest.mark.parametrize(
+    ("changes", "seconds"),
+    [
+        ({}, None),
+        ({"sessionAffinity": "None"}, None),
+        ({"sessionAffinity": "ClientIP"}, 10800),
+        ({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}}}, 10),
+        ({"sessionAffinity": "None", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10}}}, None),
+    ],
+)
+def test_session_affinity(changes: dict[str, Any], seconds: int | None) -> None:
+    (port,) = ports_of(service(**changes))
+    assert port.affinity_seconds == seconds
+
+
+HERE_AND_THERE = endpoint_slice(
+    endpoint("10.1.0.1", NODE),
+    endpoint("10.2.0.1", "node-b"),
+    endpoint("10.3.0.1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "external_local", "cluster", "local"),
+    [
+        ({}, False, ["10.1.0.1:8080", "10.2.0.1:8080", "10.3.0.1:8080"], []),
+        ({"internalTrafficPolicy": "Local"}, False, [], ["10.1.0.1:8080"]),
+        # Nothing external: the policy means nothing.
+        (
+            {"externalTrafficPolicy": "Local"},
+            False,
+            ["10.1.0.1:8080", "10.2.0.1:8080", "10.3.0.1:8080"],
+            [],
+        ),
+        (
+            {"externalTrafficPolicy": "Local", "externalIPs": ["198.51.100.7"]},
+            True,
+            ["10.1.0.1:8080", "10.2.0.1:8080", "10.3.0.1:8080"],
+            ["10.1.0.1:8080"],
+        ),
+        # Of the type that would have them, but without any: neither NodePort nor address is assigned yet.
+        (
+            {"externalTrafficPolicy": "Local", "type": "LoadBalancer"},
+            False,
+            ["10.1.0.1:8080", "10.2.0.1:8080", "10.3.0.1:8080"],
+            [],
+        ),
+    ],
+)
+def test_policies_choose_which_endpoints_are_kept(
+    changes: dict[str, Any], external_local: bool, cluster: list[str], local: list[str]
+) -> None:
+    (port,) = ports_of(service(**changes), HERE_AND_THERE)
+    assert port.external_local == external_local
+    assert list(map(str, port.cluster_endpoints)) == cluster
+    assert list(map(str, port.local_endpoints)) == local
+
+
+def test_endpoints_that_may_be_on_this_node_may_reach_themselves() -> None:
+    (port,) = ports_of(service(), HERE_AND_THERE)
+    assert texts(port.hairpin) == ["10.1.0.1", "10.3.0.1"]
+    (port,) = ports_of(service(internalTrafficPolicy="Local"), HERE_AND_THERE)
+    assert texts(port.hairpin) == ["10.1.0.1"]
+
+
+def test_an_address_in_two_slices_is_one_endpoint_in_whichever_order() -> None:
+    gone = endpoint_slice(endpoint("10.1.0.1", "node-b", ready=False, serving=True, terminating=True))
+    ready = endpoint_slice(endpoint("10.1.0.1", NODE))
+    for slices in ((gone, ready), (ready, gone)):
+        (port,) = ports_of(service(internalTrafficPolicy="Local"), *slices)
+        assert list(map(str, port.local_endpoints)) == ["10.1.0.1:8080"]
+
+
+def test_without_a_node_name_nothing_is_here() -> None:
+    entry, _ = slice_entry(decode_endpoint_slice(json.dumps(HERE_AND_THERE)), None)
+    assert entry is not None
+    assert {placement.place for placement, _ in entry.groups} == {Place.ELSEWHERE, Place.UNKNOWN}
+
+
+def checked(*slices: dict[str, Any], **changes: Any) -> HealthCheck | None:
+    return health_check(
+        entry_of(external(**({"externalTrafficPolicy": "Local", "healthCheckNodePort": 32000} | changes))),
+        entries_of(*slices),
+    )
+
+
+def test_load_balancers_are_told_how_many_pods_of_this_node_are_ready() -> None:
+    leaving = endpoint("10.1.0.9", NODE, ready=False, serving=True, terminating=True)
+    assert checked(HERE_AND_THERE, endpoint_slice(leaving)) == HealthCheck(32000, 1)
+    assert checked(endpoint_slice(leaving)) == HealthCheck(32000, 0)
+    # Another port of the same pod, and the pod's other address, are the same pod.
+    assert checked(
+        HERE_AND_THERE,
+        endpoint_slice(endpoint("10.1.0.1", NODE), endpoint("10.1.0.2", NODE), port=9090),
+        endpoint_slice(endpoint("fd00:1::1", NODE), family="IPv6"),
+    ) == HealthCheck(32000, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"externalTrafficPolicy": "Cluster"}, {"type": "NodePort"}, {"healthCheckNodePort": 0}],
+)
+def test_load_balancers_do_not_ask_where_every_node_serves(changes: dict[str, Any]) -> None:
+    assert checked(HERE_AND_THERE, **changes) is None

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from proxymode_agent.kube.objects import (
     EndpointConditions,
+    EndpointHints,
     EndpointSlice,
+    Hint,
     ObjectKey,
     ObjectMeta,
     Service,
@@ -19,12 +21,14 @@ from proxymode_agent.kube.objects import (
     SliceEndpoint,
     SlicePort,
 )
-from proxymode_agent.services.build import SERVICE_NAME_LABEL
+from proxymode_agent.services.labels import SERVICE_NAME_LABEL
+from proxymode_agent.services.model import HealthCheck, ServiceName
 from proxymode_agent.services.tracker import ServiceTracker
 
 if TYPE_CHECKING:
-    from proxymode_agent.services.model import ServiceState
+    from proxymode_agent.services.tracker import Update
 
+NODE = "node-a"
 NAMES = ("a", "b", "c")
 SLICES = ("s1", "s2", "s3", "s4")
 PORT_NAMES = ("", "http", "dns")
@@ -33,7 +37,11 @@ services = st.builds(
     lambda spec: Service(metadata=ObjectMeta(name="x"), spec=spec),
     st.builds(
         ServiceSpec,
-        type=st.sampled_from(["ClusterIP", "NodePort", "ExternalName"]),
+        type=st.sampled_from(["ClusterIP", "NodePort", "ExternalName", "LoadBalancer"]),
+        internal_traffic_policy=st.sampled_from([None, "Cluster", "Local"]),
+        external_traffic_policy=st.sampled_from(["", "Cluster", "Local"]),
+        external_ips=st.sampled_from([None, ["192.0.2.1"], ["bad"]]),
+        health_check_node_port=st.sampled_from([0, 32000]),
         cluster_ips=st.sampled_from([None, ["None"], ["10.96.0.1"], ["10.96.0.2", "fd00::2"], ["fd00::3"]]),
         ports=st.none()
         | st.lists(
@@ -49,6 +57,12 @@ services = st.builds(
         ),
     ),
 )
+
+
+def hints(*names: str) -> st.SearchStrategy[list[Hint] | None]:
+    return st.none() | st.lists(st.builds(Hint, st.sampled_from(names)), max_size=2)
+
+
 conditions = st.builds(
     EndpointConditions,
     ready=st.none() | st.booleans(),
@@ -68,6 +82,8 @@ slices = st.builds(
             SliceEndpoint,
             addresses=st.sampled_from([["10.1.0.1"], ["10.1.0.2"], ["fd00::1"], ["bad"], []]),
             conditions=conditions,
+            node_name=st.none() | st.sampled_from([NODE, "node-b"]),
+            hints=st.none() | st.builds(EndpointHints, for_zones=hints("a", "b"), for_nodes=hints(NODE, "node-b")),
         ),
         max_size=3,
     ),
@@ -84,8 +100,9 @@ slices = st.builds(
 )
 service_events = st.tuples(st.just("service"), st.sampled_from(NAMES), st.none() | services)
 slice_events = st.tuples(st.just("slice"), st.sampled_from(SLICES), st.none() | slices)
+zone_events = st.tuples(st.just("zone"), st.sampled_from(["", "a", "b"]), st.none())
 takes = st.tuples(st.just("take"), st.just(""), st.none())
-sequences = st.lists(service_events | slice_events | takes, max_size=30)
+sequences = st.lists(service_events | slice_events | zone_events | takes, max_size=30)
 
 
 def feed(tracker: ServiceTracker, kind: str, name: str, value: Service | EndpointSlice | None) -> None:
@@ -101,21 +118,27 @@ def feed(tracker: ServiceTracker, kind: str, name: str, value: Service | Endpoin
             tracker.set_slice(key, value)
 
 
-def fresh(final: dict[tuple[str, str], Service | EndpointSlice]) -> ServiceState:
-    tracker = ServiceTracker()
+def fresh(final: dict[tuple[str, str], Service | EndpointSlice], zone: str) -> Update:
+    tracker = ServiceTracker(NODE)
+    tracker.set_zone(zone)
     for (kind, name), value in sorted(final.items(), key=lambda item: item[0]):
         feed(tracker, kind, name, value)
-    return tracker.take().state
+    return tracker.take()
 
 
 @given(sequences)
 def test_any_order_of_events_ends_as_a_fresh_build_and_names_what_changed(
     sequence: list[tuple[str, str, Service | EndpointSlice | None]],
 ) -> None:
-    tracker = ServiceTracker()
+    tracker = ServiceTracker(NODE)
     final: dict[tuple[str, str], Service | EndpointSlice] = {}
+    zone = ""
     before = tracker.take().state
     for kind, name, value in [*sequence, ("take", "", None)]:
+        if kind == "zone":
+            zone = name
+            tracker.set_zone(zone)
+            continue
         if kind != "take":
             feed(tracker, kind, name, value)
             final.pop((kind, name), None)
@@ -132,7 +155,9 @@ def test_any_order_of_events_ends_as_a_fresh_build_and_names_what_changed(
             if before.ports.get(port) != update.state.ports.get(port)
         }
         assert update.changed == differing
-        assert update.state == fresh(final)
+        expected = fresh(final, zone)
+        assert update.state == expected.state
+        assert update.health_checks == expected.health_checks
         before = update.state
 
 
@@ -167,12 +192,78 @@ def test_a_change_that_means_nothing_is_no_change() -> None:
 
 def test_problems_are_reported_once_and_the_rest_is_programmed() -> None:
     tracker = ServiceTracker()
+    key = ObjectKey("ns", "s1")
     tracker.set_service(ObjectKey("ns", "a"), web())
-    tracker.set_slice(ObjectKey("ns", "s1"), pods("10.1.0.1", "127.0.0.1"))
+    tracker.set_slice(key, pods("10.1.0.1", "127.0.0.1"))
     update = tracker.take()
     (problem,) = update.problems
     assert (problem.kind, str(problem.key)) == ("EndpointSlice", "ns/s1")
     assert "127.0.0.1" in problem.text
     (port,) = update.state.ports.values()
     assert [str(endpoint) for endpoint in port.endpoints] == ["10.1.0.1:8080"]
+    tracker.set_slice(key, pods("10.1.0.2", "127.0.0.1"))
     assert tracker.take().problems == ()
+    tracker.set_slice(key, pods("224.0.0.1", "127.0.0.1"))
+    (problem,) = tracker.take().problems
+    assert "224.0.0.1" in problem.text
+    assert "127.0.0.1" not in problem.text
+
+
+def test_an_object_that_was_mended_or_made_anew_is_reported_again() -> None:
+    tracker = ServiceTracker()
+    key = ObjectKey("ns", "s1")
+    tracker.set_slice(key, pods("127.0.0.1"))
+    assert len(tracker.take().problems) == 1
+    tracker.set_slice(key, pods("10.1.0.1"))
+    tracker.set_slice(key, pods("127.0.0.1"))
+    assert len(tracker.take().problems) == 1
+    tracker.drop_slice(key)
+    tracker.set_slice(key, pods("127.0.0.1"))
+    assert len(tracker.take().problems) == 1
+
+
+def test_many_problems_of_one_object_are_one_report_of_bounded_length() -> None:
+    tracker = ServiceTracker()
+    tracker.set_slice(ObjectKey("ns", "s1"), pods(*(f"127.0.0.{number}" for number in range(1, 101))))
+    (problem,) = tracker.take().problems
+    assert problem.text.count("loopback") == 5
+    assert problem.text.endswith("; and 95 more")
+
+
+def test_a_zone_concerns_only_services_that_are_spread_by_zone() -> None:
+    tracker = ServiceTracker(NODE)
+    tracker.set_service(ObjectKey("ns", "a"), web())
+    tracker.set_slice(ObjectKey("ns", "s1"), pods("10.1.0.1", "10.1.0.2"))
+    tracker.take()
+    tracker.set_zone("a")
+    assert not tracker.dirty
+    spread = [
+        SliceEndpoint(addresses=[address], hints=EndpointHints(for_zones=[Hint(zone)]))
+        for address, zone in (("10.1.0.1", "a"), ("10.1.0.2", "b"))
+    ]
+    tracker.set_slice(ObjectKey("ns", "s1"), msgspec.structs.replace(pods(), endpoints=spread))
+    for zone, expected in (("a", "10.1.0.1:8080"), ("b", "10.1.0.2:8080")):
+        tracker.set_zone(zone)
+        (port,) = tracker.take().state.ports.values()
+        assert list(map(str, port.endpoints)) == [expected]
+
+
+def test_health_checks_follow_the_pods_of_this_node() -> None:
+    tracker = ServiceTracker(NODE)
+    local = ServiceSpec(
+        type="LoadBalancer",
+        cluster_ips=["10.96.0.1"],
+        ports=[ServicePortSpec(port=80)],
+        external_traffic_policy="Local",
+        health_check_node_port=32000,
+    )
+    name = ServiceName("ns", "a")
+    tracker.set_service(ObjectKey("ns", "a"), msgspec.structs.replace(web(), spec=local))
+    first = tracker.take().health_checks
+    assert first == {name: HealthCheck(32000, 0)}
+    one = SliceEndpoint(addresses=["10.1.0.1"], node_name=NODE)
+    tracker.set_slice(ObjectKey("ns", "s1"), msgspec.structs.replace(pods("10.1.0.2"), endpoints=[one]))
+    assert tracker.take().health_checks == {name: HealthCheck(32000, 1)}
+    assert first == {name: HealthCheck(32000, 0)}, "what was handed out must never change"
+    tracker.set_service(ObjectKey("ns", "a"), web())
+    assert tracker.take().health_checks == {}

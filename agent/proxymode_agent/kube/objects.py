@@ -35,16 +35,45 @@ class ServicePortSpec(msgspec.Struct, rename="camel", frozen=True, gc=False):
     node_port: int = 0
 
 
-class ServiceSpec(msgspec.Struct, frozen=True, gc=False):
+class ClientIPConfig(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    timeout_seconds: int | None = None
+
+
+class SessionAffinityConfig(msgspec.Struct, frozen=True, gc=False):
+    client_ip: ClientIPConfig | None = msgspec.field(name="clientIP", default=None)
+
+
+class ServiceSpec(msgspec.Struct, rename="camel", frozen=True, gc=False):
     type: str = "ClusterIP"
     ports: list[ServicePortSpec] | None = None
     cluster_ip: str = msgspec.field(name="clusterIP", default="")
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
+    external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
+    internal_traffic_policy: str | None = None
+    external_traffic_policy: str = ""
+    load_balancer_source_ranges: list[str] | None = None
+    session_affinity: str = "None"
+    session_affinity_config: SessionAffinityConfig | None = None
+    health_check_node_port: int = 0
+
+
+class LoadBalancerIngress(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    ip: str = ""
+    ip_mode: str | None = None
+
+
+class LoadBalancerStatus(msgspec.Struct, frozen=True, gc=False):
+    ingress: list[LoadBalancerIngress] | None = None
+
+
+class ServiceStatus(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class Service(msgspec.Struct, frozen=True, gc=False):
     metadata: ObjectMeta
     spec: ServiceSpec
+    status: ServiceStatus = ServiceStatus()
 
 
 class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
@@ -53,9 +82,22 @@ class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
     terminating: bool | None = None
 
 
-class SliceEndpoint(msgspec.Struct, frozen=True, gc=False):
+class Hint(msgspec.Struct, frozen=True, gc=False):
+    """ForZone and ForNode of discovery/v1."""
+
+    name: str
+
+
+class EndpointHints(msgspec.Struct, rename="camel", frozen=True, gc=False):
+    for_zones: list[Hint] | None = None
+    for_nodes: list[Hint] | None = None
+
+
+class SliceEndpoint(msgspec.Struct, rename="camel", frozen=True, gc=False):
     addresses: list[str]
     conditions: EndpointConditions = EndpointConditions()
+    node_name: str | None = None
+    hints: EndpointHints | None = None
 
 
 class SlicePort(msgspec.Struct, frozen=True, gc=False):

@@ -1,207 +1,110 @@
 """One Service and its EndpointSlices to service ports, as kube-proxy decides them.
 
-Two steps: each API object is reduced to a compact entry when it arrives (`service_entry`, `slice_entry`), with what
-cannot be used reported as text; `service_ports` then joins the entries of one Service. Whatever the API server should
-have refused is left out and reported rather than trusted: the agent also runs beside API servers and controllers that
-are not Kubernetes' own. Today all endpoints of the cluster are used for every frontend: traffic policies, topology
-hints and session affinity are not looked at.
+Each API object is reduced to a compact entry when it arrives (`service`, `slices`), with what cannot be used reported
+as text; here the entries of one Service are joined. What only load balancers ask for stands beside (`health_check`).
 """
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_pton
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol, ServicePort, ServicePortName
+from proxymode_agent.services.model import Endpoint, Family, Frontend, HealthCheck, ServicePort, ServicePortName
+from proxymode_agent.services.service import NO_EXTERNAL
+from proxymode_agent.services.slices import Place
+from proxymode_agent.services.topology import usable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from proxymode_agent.kube.objects import EndpointSlice, ObjectKey, Service, SliceEndpoint
+    from proxymode_agent.kube.objects import ObjectKey
+    from proxymode_agent.services.model import Protocol
+    from proxymode_agent.services.service import ServiceEntry
+    from proxymode_agent.services.slices import Placement, SliceEntry
 
-SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
-PROXY_NAME_LABEL: Final = "service.kubernetes.io/service-proxy-name"
-HEADLESS_LABEL: Final = "service.kubernetes.io/headless"
-OURS_SELECTOR: Final = f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
-"""Label selector that spares the API server sending what is not ours (the endpoint slice controller copies the first
-label from the Service and sets the second one)."""
+    Groups = dict[Placement, set[Endpoint]]
 
-_FAMILIES: Final = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
-_UNSPECIFIED6: Final = bytes(16)
-_LOOPBACK6: Final = bytes(15) + b"\x01"
-_PROTOCOLS: Final = {protocol.name: protocol for protocol in Protocol}
+# A named tuple's own constructor is a Python function, four times as dear; a large cluster has 250,000 endpoints.
+_endpoint: Final[Callable[[tuple[bytes, int]], Endpoint]] = partial(tuple.__new__, Endpoint)
+_NOTHING: Final[Groups] = {}
 
 
-class PortEntry(NamedTuple):
-    """A Service's port; `node_port` is None where the Service has none."""
-
-    name: str
-    protocol: Protocol
-    port: int
-    node_port: int | None
-
-
-class ServiceEntry(NamedTuple):
-    """A Service that is ours: its packed cluster IPs, at most one of a family, and its ports."""
-
-    addresses: tuple[bytes, ...]
-    ports: tuple[PortEntry, ...]
-
-
-class SlicePortEntry(NamedTuple):
-    """A port of an EndpointSlice, which belongs to the Service port of the same name and protocol."""
-
-    name: str
-    protocol: Protocol
-    port: int
-
-
-class SliceEntry(NamedTuple):
-    """An EndpointSlice of a Service: the packed addresses that take traffic, and those that do if there is no other
-    (serving though terminating, KEP-1669)."""
-
-    family: Family
-    ports: tuple[SlicePortEntry, ...]
-    ready: tuple[bytes, ...]
-    draining: tuple[bytes, ...]
-
-
-def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...]]:
-    """The Service's entry, None where it is not ours: headless, ExternalName, or given to another proxy by label.
-    Then what is wrong with it, if anything."""
-    spec = service.spec
-    if spec.type == "ExternalName" or PROXY_NAME_LABEL in (service.metadata.labels or {}):
-        return None, ()
-    problems: list[str] = []
-    addresses: dict[Family, bytes] = {}
-    for text in spec.cluster_ips or [spec.cluster_ip]:
-        if text in ("", "None"):
-            continue
-        if (packed := _unicast(text, "spec.clusterIPs", problems)) is not None:
-            addresses.setdefault(Family(len(packed)), packed)
-    ports: list[PortEntry] = []
-    for port in spec.ports or ():
-        protocol = _PROTOCOLS.get(port.protocol)
-        if protocol is None:
-            problems.append(f"spec.ports[{port.name}].protocol is {port.protocol!r}, not one of TCP, UDP, SCTP")
-        elif not 0 < port.port < 65536:
-            problems.append(f"spec.ports[{port.name}].port is {port.port}, not within 1 to 65535")
-        elif not 0 <= port.node_port < 65536:
-            problems.append(f"spec.ports[{port.name}].nodePort is {port.node_port}, not within 1 to 65535")
-        else:
-            ports.append(PortEntry(port.name, protocol, port.port, port.node_port or None))
-    if not addresses or not ports:
-        return None, tuple(problems)
-    return ServiceEntry(tuple(addresses.values()), tuple(ports)), tuple(problems)
-
-
-def slice_service(key: ObjectKey, endpoint_slice: EndpointSlice) -> ObjectKey | None:
-    """The Service that the slice belongs to; None: to none."""
-    name = (endpoint_slice.metadata.labels or {}).get(SERVICE_NAME_LABEL)
-    return key._replace(name=name) if name else None
-
-
-def slice_entry(endpoint_slice: EndpointSlice) -> tuple[SliceEntry | None, tuple[str, ...]]:
-    """The slice's entry, None where its addresses are names (FQDN). Then what is wrong with it, if anything."""
-    family = _FAMILIES.get(endpoint_slice.address_type)
-    if family is None:
-        return None, ()
-    problems: list[str] = []
-    ports: list[SlicePortEntry] = []
-    for port in endpoint_slice.ports or ():
-        name = port.name or ""
-        protocol = _PROTOCOLS.get(port.protocol or "TCP")
-        if protocol is None:
-            problems.append(f"ports[{name}].protocol is {port.protocol!r}, not one of TCP, UDP, SCTP")
-        elif port.port is None or not 0 < port.port < 65536:
-            problems.append(f"ports[{name}].port is {port.port}, not within 1 to 65535")
-        else:
-            ports.append(SlicePortEntry(name, protocol, port.port))
-    ready: list[bytes] = []
-    draining: list[bytes] = []
-    for index, endpoint in enumerate(endpoint_slice.endpoints or ()):
-        group = _group(endpoint, ready, draining)
-        if group is None:
-            continue
-        if not endpoint.addresses:
-            problems.append(f"endpoints[{index}].addresses is empty")
-            continue
-        # All addresses of one endpoint are fungible; consumers use the first (KEP-752).
-        packed = _unicast(endpoint.addresses[0], f"endpoints[{index}].addresses", problems)
-        if packed is None:
-            continue
-        if len(packed) != family:
-            problems.append(
-                f"endpoints[{index}].addresses has {endpoint.addresses[0]}, which is not {endpoint_slice.address_type}"
-            )
-            continue
-        group.append(packed)
-    return SliceEntry(family, tuple(ports), tuple(ready), tuple(draining)), tuple(problems)
-
-
-def service_ports(key: ObjectKey, service: ServiceEntry, slices: Iterable[SliceEntry]) -> tuple[ServicePort, ...]:
-    """The Service's ports, one for each port and address family, with their usable endpoints.
-
-    An address that several slices list, as happens while the slice controller moves it, is one endpoint, and ready
-    when any of them says so: the result does not depend on the order of slices.
-    """
-    ready: dict[tuple[Family, str, Protocol], set[Endpoint]] = {}
-    draining: dict[tuple[Family, str, Protocol], set[Endpoint]] = {}
-    for entry in slices:
-        for name, protocol, number in entry.ports:
-            where = (entry.family, name, protocol)
-            ready.setdefault(where, set()).update([Endpoint(address, number) for address in entry.ready])
-            draining.setdefault(where, set()).update([Endpoint(address, number) for address in entry.draining])
+def service_ports(
+    key: ObjectKey, service: ServiceEntry, slices: Iterable[SliceEntry], zone: str
+) -> tuple[ServicePort, ...]:
+    """The Service's ports, one for each port and address family, with their usable endpoints as seen from a node in
+    `zone`. The result does not depend on the order of slices."""
+    groups = _groups(slices)
     ports = []
     for address in service.addresses:
         family = Family(len(address))
+        external = NO_EXTERNAL if service.external is NO_EXTERNAL else service.external.of(family)
         for port in service.ports:
-            where = (family, port.name, port.protocol)
+            accessible = bool(port.node_port or external.ips or external.load_balancer)
+            external_local = accessible and service.external_local
+            endpoints = usable(
+                groups.get((family, port.name, port.protocol), _NOTHING),
+                # A Local external frontend needs the endpoints of policy Cluster too, for clients in the cluster.
+                cluster=accessible or not service.internal_local,
+                local=external_local or service.internal_local,
+                zone=zone,
+            )
             ports.append(
                 ServicePort(
                     name=ServicePortName(key.namespace, key.name, port.name, port.protocol, family),
                     cluster_ip=Frontend(address, port.protocol, port.port),
-                    cluster_endpoints=tuple(sorted(ready.get(where) or draining.get(where) or ())),
+                    cluster_endpoints=endpoints.cluster,
                     node_port=port.node_port,
+                    local_endpoints=endpoints.local,
+                    elsewhere=endpoints.elsewhere,
+                    internal_local=service.internal_local,
+                    external_local=external_local,
+                    external_ips=external.ips,
+                    load_balancer_ips=external.load_balancer,
+                    source_ranges=external.source_ranges if external.load_balancer else (),
+                    affinity_seconds=service.affinity_seconds,
+                    hairpin=endpoints.hairpin,
                 )
             )
     return tuple(ports)
 
 
-def _group(endpoint: SliceEndpoint, ready: list[bytes], draining: list[bytes]) -> list[bytes] | None:
-    """Where the endpoint belongs; None: it takes no traffic. Absent conditions as discovery/v1 defines them: ready is
-    to be taken for true, serving for the same as ready, terminating for false."""
-    conditions = endpoint.conditions
-    is_ready = conditions.ready is not False
-    if is_ready:
-        return ready
-    serving = is_ready if conditions.serving is None else conditions.serving
-    return draining if serving and conditions.terminating else None
+def health_check(service: ServiceEntry, slices: Iterable[SliceEntry]) -> HealthCheck | None:
+    """What load balancers are to be told of the Service; None: they do not ask.
 
-
-def _unicast(text: str, field: str, problems: list[str]) -> bytes | None:
-    """The packed address; None, and a word in `problems`, for what is none or must not be a destination.
-
-    Source of the ranges: ValidateEndpointIP of k8s.io/kubernetes; a Service whose endpoint is 127.0.0.1 would open the
-    node's own loopback to the cluster.
+    A pod counts once, whatever its ports; of a dual-stack Service the family with more pods counts, for kube-proxy
+    counts each by itself and the pods of both are the same.
     """
-    try:
-        # Not `ipaddress`: it takes twenty times as long, and a large cluster has 500,000 of these.
-        packed = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
-    except (OSError, ValueError):
-        problems.append(f"{field} has {text!r}, which is not an IP address")
+    if service.health_check_port is None:
         return None
-    if _special(packed):
-        problems.append(
-            f"{field} has {text}; loopback, link-local, multicast and unspecified addresses are not allowed"
-        )
-        return None
-    return packed
+    addresses: dict[Family, set[bytes]] = {}
+    for entry in slices:
+        for placement, group in entry.groups if entry.ports else ():
+            if placement.place is Place.HERE and not placement.draining:
+                addresses.setdefault(entry.family, set()).update(group)
+    return HealthCheck(service.health_check_port, max(map(len, addresses.values()), default=0))
 
 
-def _special(packed: bytes) -> bool:
-    """Whether the address is unspecified, loopback, link-local, multicast or (IPv4) broadcast and reserved."""
-    first = packed[0]
-    if len(packed) == 4:
-        return first in (0, 127) or first >= 224 or (first == 169 and packed[1] == 254)
-    return first == 0xFF or (first == 0xFE and packed[1] & 0xC0 == 0x80) or packed in (_UNSPECIFIED6, _LOOPBACK6)
+def _groups(slices: Iterable[SliceEntry]) -> dict[tuple[Family, str, Protocol], Groups]:
+    """The slices' endpoints by the Service port that they belong to, and by placement. An endpoint that several slices
+    list is in one group: that of its least placement."""
+    found: dict[tuple[Family, str, Protocol], Groups] = {}
+    for entry in slices:
+        for name, protocol, number in entry.ports:
+            groups = found.setdefault((entry.family, name, protocol), {})
+            for placement, addresses in entry.groups:
+                groups.setdefault(placement, set()).update(map(_endpoint, zip(addresses, repeat(number))))
+    for groups in found.values():
+        if len(groups) > 1:
+            _make_disjoint(groups)
+    return found
+
+
+def _make_disjoint(groups: Groups) -> None:
+    seen: set[Endpoint] = set()
+    for placement in sorted(groups):
+        groups[placement] -= seen
+        seen |= groups[placement]
+        if not groups[placement]:
+            del groups[placement]

@@ -82,13 +82,14 @@ class ServicePort:
 
     Endpoints are sorted and without duplicates. `cluster_endpoints` serve traffic of policy Cluster, topology already
     applied; `local_endpoints` are this node's and serve traffic of policy Local; each is empty where no frontend uses
-    that policy. `elsewhere`: there are usable endpoints that neither of them holds, on other nodes; so that a port
-    without `has_endpoints` refuses connections, while one whose policy finds none here drops them.
+    that policy. `elsewhere`: both are empty although other nodes have usable endpoints; so that a port without
+    `has_endpoints` refuses connections, while one whose policy finds none here drops them.
 
-    External frontends are `external_ips`, `load_balancer_ips` (ipMode VIP) and `node_port`. A pod, and a process of the
-    node, that speaks to an external frontend of policy Local is served by `cluster_endpoints` (the short-circuit of
-    k8s.io/kubernetes pkg/proxy). `source_ranges`: who may use the load-balancer addresses; empty: everybody.
-    `affinity_seconds`: a client stays with its endpoint until that long after its last connection; None: no affinity.
+    External frontends are `external_ips`, `load_balancer_ips` (ipMode VIP; no address is in both) and `node_port`. A
+    pod, and a process of the node, that speaks to an external frontend of policy Local is served by `cluster_endpoints`
+    (the short-circuit of k8s.io/kubernetes pkg/proxy). `source_ranges`: who may use the load-balancer addresses; empty:
+    everybody. `affinity_seconds`: a client stays with its endpoint until that long after its last connection; None: no
+    affinity.
     `hairpin`: addresses of its endpoints that may be on this node, and so may reach themselves.
     """
 

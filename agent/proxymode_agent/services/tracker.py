@@ -8,25 +8,30 @@ a cluster may have 500,000 of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from proxymode_agent.services.build import (
-    ServiceEntry,
-    SliceEntry,
-    service_entry,
-    service_ports,
-    slice_entry,
-    slice_service,
-)
-from proxymode_agent.services.model import ServiceState
+from proxymode_agent.services.build import health_check, service_ports
+from proxymode_agent.services.model import ServiceName, ServiceState
+from proxymode_agent.services.service import service_entry
+from proxymode_agent.services.slices import slice_entry, slice_service
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proxymode_agent.kube.objects import EndpointSlice, ObjectKey, Service
-    from proxymode_agent.services.model import ServicePort, ServicePortName
+    from proxymode_agent.services.model import HealthCheck, ServicePort, ServicePortName
+    from proxymode_agent.services.service import ServiceEntry
+    from proxymode_agent.services.slices import SliceEntry
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_TOLD: Final = 5
+"""So many of an object's problems are told in words, the rest by their number."""
 
 
 class Problem(NamedTuple):
-    """Something in an object that cannot be used and was left out."""
+    """What in an object cannot be used and was left out, in one text."""
 
     kind: str
     key: ObjectKey
@@ -35,52 +40,67 @@ class Problem(NamedTuple):
 
 class Update(NamedTuple):
     """The state now; `changed` are the ports that differ from the state of the last update, removed ones included;
-    `problems` what was newly found unusable since then."""
+    `health_checks` what load balancers are to be told; `problems` what was newly found unusable since then."""
 
     state: ServiceState
     changed: frozenset[ServicePortName]
+    health_checks: Mapping[ServiceName, HealthCheck]
     problems: tuple[Problem, ...]
 
 
 class ServiceTracker:
-    """Holds what is known of Services and EndpointSlices. Not thread-safe; what `take` returns is never changed."""
+    """Holds what is known of Services and EndpointSlices, as seen from the node called `node_name`; with an empty name
+    no endpoint is this node's. Not thread-safe; what `take` returns is never changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_name: str = "") -> None:
+        self._node_name = node_name or None
+        self._zone = ""
         self._services: dict[ObjectKey, ServiceEntry] = {}
         self._slices: dict[ObjectKey, dict[str, SliceEntry]] = {}  # Service -> slice name -> entry
         self._owners: dict[ObjectKey, ObjectKey] = {}  # slice -> Service
         self._ports: dict[ObjectKey, tuple[ServicePort, ...]] = {}
         self._dirty: set[ObjectKey] = set()
-        self._problems: list[Problem] = []
         self._state = ServiceState()
+        self._health_checks: Mapping[ServiceName, HealthCheck] = {}
+        self._problems: list[Problem] = []
+        self._told: dict[tuple[str, ObjectKey], tuple[str, ...]] = {}
 
     @property
     def dirty(self) -> bool:
         """Whether `take` may return something new."""
         return bool(self._dirty or self._problems)
 
+    def set_zone(self, zone: str) -> None:
+        """The node is in this zone; empty: in none. Services that are spread by zone are looked at again."""
+        if zone == self._zone:
+            return
+        self._zone = zone
+        self._dirty.update(
+            service for service, entries in self._slices.items() if any(entry.zoned for entry in entries.values())
+        )
+
     def set_service(self, key: ObjectKey, service: Service) -> None:
         """The Service was created or changed."""
         entry, problems = service_entry(service)
         self._note("Service", key, problems)
         if entry is None:
-            self.drop_service(key)
+            self._forget_service(key)
         elif self._services.get(key) != entry:
             self._services[key] = entry
             self._dirty.add(key)
 
     def drop_service(self, key: ObjectKey) -> None:
         """The Service is gone."""
-        if self._services.pop(key, None) is not None:
-            self._dirty.add(key)
+        self._note("Service", key, ())
+        self._forget_service(key)
 
     def set_slice(self, key: ObjectKey, endpoint_slice: EndpointSlice) -> None:
         """The EndpointSlice was created or changed."""
         owner = slice_service(key, endpoint_slice)
-        entry, problems = slice_entry(endpoint_slice)
+        entry, problems = slice_entry(endpoint_slice, self._node_name)
         self._note("EndpointSlice", key, problems)
         if self._owners.get(key) != owner or entry is None:
-            self.drop_slice(key)
+            self._forget_slice(key)
         if owner is None or entry is None:
             return
         siblings = self._slices.setdefault(owner, {})
@@ -91,6 +111,40 @@ class ServiceTracker:
 
     def drop_slice(self, key: ObjectKey) -> None:
         """The EndpointSlice is gone."""
+        self._note("EndpointSlice", key, ())
+        self._forget_slice(key)
+
+    def take(self) -> Update:
+        """The state as of all objects seen so far, and what is new in it since the last call."""
+        replaced: dict[ServicePortName, ServicePort | None] = {}
+        checks: dict[ServiceName, HealthCheck | None] = {}
+        for key in self._dirty:
+            old = {port.name: port for port in self._ports.pop(key, ())}
+            service = self._services.get(key)
+            slices = self._slices.get(key, {}).values()
+            ports = () if service is None else service_ports(key, service, slices, self._zone)
+            if ports:
+                self._ports[key] = ports
+            new = {port.name: port for port in ports}
+            replaced |= dict.fromkeys(old.keys() - new.keys())
+            replaced |= {name: port for name, port in new.items() if old.get(name) != port}
+            name = ServiceName(*key)
+            check = None if service is None else health_check(service, slices)
+            if check != self._health_checks.get(name):
+                checks[name] = check
+        self._dirty.clear()
+        problems, self._problems = tuple(self._problems), []
+        if replaced:
+            self._state = ServiceState(_updated(self._state.ports, replaced))
+        if checks:
+            self._health_checks = _updated(self._health_checks, checks)
+        return Update(self._state, frozenset(replaced), self._health_checks, problems)
+
+    def _forget_service(self, key: ObjectKey) -> None:
+        if self._services.pop(key, None) is not None:
+            self._dirty.add(key)
+
+    def _forget_slice(self, key: ObjectKey) -> None:
         owner = self._owners.pop(key, None)
         if owner is None:
             return
@@ -100,29 +154,25 @@ class ServiceTracker:
             del self._slices[owner]
         self._dirty.add(owner)
 
-    def take(self) -> Update:
-        """The state as of all objects seen so far, and what is new in it since the last call."""
-        replaced: dict[ServicePortName, ServicePort | None] = {}
-        for key in self._dirty:
-            old = {port.name: port for port in self._ports.pop(key, ())}
-            service = self._services.get(key)
-            ports = service_ports(key, service, self._slices.get(key, {}).values()) if service is not None else ()
-            if ports:
-                self._ports[key] = ports
-            new = {port.name: port for port in ports}
-            replaced |= dict.fromkeys(old.keys() - new.keys())
-            replaced |= {name: port for name, port in new.items() if old.get(name) != port}
-        self._dirty.clear()
-        problems, self._problems = tuple(self._problems), []
-        if replaced:
-            state = dict(self._state.ports)
-            for name, port in replaced.items():
-                if port is None:
-                    del state[name]
-                else:
-                    state[name] = port
-            self._state = ServiceState(state)
-        return Update(self._state, frozenset(replaced), problems)
-
     def _note(self, kind: str, key: ObjectKey, problems: tuple[str, ...]) -> None:
-        self._problems.extend(Problem(kind, key, text) for text in problems)
+        """Keep what is new of an object's problems; the object is told of each once, until it is rid of it."""
+        if not problems:
+            self._told.pop((kind, key), None)
+            return
+        told = self._told.get((kind, key), ())
+        self._told[kind, key] = problems
+        new = tuple(dict.fromkeys(text for text in problems if text not in told))
+        if new:
+            more = f"; and {len(new) - _TOLD} more" if len(new) > _TOLD else ""
+            self._problems.append(Problem(kind, key, "; ".join(new[:_TOLD]) + more))
+
+
+def _updated(whole: Mapping[K, V], part: Mapping[K, V | None]) -> dict[K, V]:
+    """A copy with the values in `part` put in, and without the keys that have None there."""
+    copy = dict(whole)
+    for key, value in part.items():
+        if value is None:
+            del copy[key]
+        else:
+            copy[key] = value
+    return copy

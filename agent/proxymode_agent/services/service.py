@@ -1,0 +1,162 @@
+"""A Service to the compact entry that is kept of it: its frontends and policies, all ports and both families.
+
+Semantics are those of newBaseServiceInfo (k8s.io/kubernetes pkg/proxy/serviceport.go). Which endpoints serve it is not
+decided here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proxymode_agent.services.addresses import packed
+from proxymode_agent.services.labels import PROXY_NAME_LABEL
+from proxymode_agent.services.model import Family, Network, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proxymode_agent.kube.objects import Service, ServicePortSpec, ServiceSpec
+
+PROTOCOLS: Final = {protocol.name: protocol for protocol in Protocol}
+AFFINITY_SECONDS: Final = 10800
+"""Default of sessionAffinityConfig.clientIP.timeoutSeconds (k8s.io/api/core/v1)."""
+_AFFINITY_MAXIMUM: Final = 86400
+
+
+class PortEntry(NamedTuple):
+    """A Service's port; `node_port` is None where the Service has none."""
+
+    name: str
+    protocol: Protocol
+    port: int
+    node_port: int | None
+
+
+class External(NamedTuple):
+    """Frontends besides cluster IPs and NodePorts, both families in one: packed external and load-balancer addresses
+    (ipMode VIP) and the networks that may use the latter. Sorted; no address is in both."""
+
+    ips: tuple[bytes, ...] = ()
+    load_balancer: tuple[bytes, ...] = ()
+    source_ranges: tuple[Network, ...] = ()
+
+    def of(self, family: Family) -> External:
+        """The part of one address family."""
+        return External(
+            tuple(address for address in self.ips if len(address) == family),
+            tuple(address for address in self.load_balancer if len(address) == family),
+            tuple(network for network in self.source_ranges if network.max_prefixlen == family * 8),
+        )
+
+
+NO_EXTERNAL: Final = External()
+
+
+class ServiceEntry(NamedTuple):
+    """A Service that is ours: its packed cluster IPs, at most one of a family, its ports, and what else is said of it.
+
+    `external_local` is what externalTrafficPolicy says where the Service's type or external IPs give it a meaning;
+    `health_check_port` None: load balancers need not ask which nodes have endpoints.
+    """
+
+    addresses: tuple[bytes, ...]
+    ports: tuple[PortEntry, ...]
+    external: External = NO_EXTERNAL
+    internal_local: bool = False
+    external_local: bool = False
+    affinity_seconds: int | None = None
+    health_check_port: int | None = None
+
+
+def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...]]:
+    """The Service's entry, None where it is not ours: headless, ExternalName, or given to another proxy by label.
+    Then what is wrong with it, if anything."""
+    spec = service.spec
+    if spec.type == "ExternalName" or PROXY_NAME_LABEL in (service.metadata.labels or {}):
+        return None, ()
+    problems: list[str] = []
+    addresses: dict[Family, bytes] = {}
+    for text in spec.cluster_ips or [spec.cluster_ip]:
+        if text in ("", "None"):
+            continue
+        if (address := packed(text, "spec.clusterIPs", problems)) is not None:
+            addresses.setdefault(Family(len(address)), address)
+    ports = tuple(port for port in (_port(port, problems) for port in spec.ports or ()) if port is not None)
+    if not addresses or not ports:
+        return None, tuple(problems)
+    has_external = spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
+    external_local = has_external and spec.external_traffic_policy == "Local"
+    entry = ServiceEntry(
+        addresses=tuple(addresses.values()),
+        ports=ports,
+        external=_external(service, problems),
+        internal_local=spec.internal_traffic_policy == "Local",
+        external_local=external_local,
+        affinity_seconds=_affinity(spec, problems),
+        health_check_port=_health_check(spec, problems) if external_local else None,
+    )
+    return entry, tuple(problems)
+
+
+def _port(port: ServicePortSpec, problems: list[str]) -> PortEntry | None:
+    protocol = PROTOCOLS.get(port.protocol)
+    if protocol is None:
+        problems.append(f"spec.ports[{port.name}].protocol is {port.protocol!r}, not one of TCP, UDP, SCTP")
+        return None
+    if not 0 < port.port < 65536:
+        problems.append(f"spec.ports[{port.name}].port is {port.port}, not within 1 to 65535")
+        return None
+    if not 0 <= port.node_port < 65536:
+        problems.append(f"spec.ports[{port.name}].nodePort is {port.node_port}, not within 1 to 65535")
+        return None
+    return PortEntry(port.name, protocol, port.port, port.node_port or None)
+
+
+def _external(service: Service, problems: list[str]) -> External:
+    """Cluster-wide frontends. An address that is both is the load balancer's: its source ranges are to hold."""
+    spec, ingress = service.spec, service.status.load_balancer.ingress
+    if not (spec.external_ips or ingress):
+        return NO_EXTERNAL
+    vips = [one.ip for one in ingress or () if one.ip and one.ip_mode in (None, "", "VIP")]
+    load_balancer = _addresses(vips, "status.loadBalancer.ingress", problems)
+    external_ips = _addresses(spec.external_ips or (), "spec.externalIPs", problems) - load_balancer
+    ranges: set[Network] = set()
+    for text in (spec.load_balancer_source_ranges or ()) if load_balancer else ():
+        try:
+            # Kubernetes has always allowed padding and host bits here.
+            ranges.add(ipaddress.ip_network(text.strip(), strict=False))
+        except ValueError:
+            problems.append(f"spec.loadBalancerSourceRanges has {text!r}, which is not a network such as 10.0.0.0/8")
+    return External(
+        tuple(sorted(external_ips)),
+        tuple(sorted(load_balancer)),
+        tuple(sorted(ranges, key=lambda network: (network.version, network.network_address.packed, network.prefixlen))),
+    )
+
+
+def _addresses(texts: Iterable[str], field: str, problems: list[str]) -> set[bytes]:
+    return {address for address in (packed(text, field, problems) for text in texts) if address is not None}
+
+
+def _affinity(spec: ServiceSpec, problems: list[str]) -> int | None:
+    if spec.session_affinity != "ClientIP":
+        return None
+    client_ip = spec.session_affinity_config.client_ip if spec.session_affinity_config else None
+    seconds = client_ip.timeout_seconds if client_ip else None
+    if seconds is not None and not 0 < seconds <= _AFFINITY_MAXIMUM:
+        problems.append(
+            f"spec.sessionAffinityConfig.clientIP.timeoutSeconds is {seconds}, not within 1 to {_AFFINITY_MAXIMUM}"
+        )
+        return AFFINITY_SECONDS
+    return AFFINITY_SECONDS if seconds is None else seconds
+
+
+def _health_check(spec: ServiceSpec, problems: list[str]) -> int | None:
+    """Load balancers ask only where the policy is Local; every other Service is to be had on all nodes."""
+    if spec.type != "LoadBalancer" or not spec.health_check_node_port:
+        return None
+    if not 0 < spec.health_check_node_port < 65536:
+        problems.append(f"spec.healthCheckNodePort is {spec.health_check_node_port}, not within 1 to 65535")
+        return None
+    return spec.health_check_node_port

@@ -1,0 +1,153 @@
+"""An EndpointSlice to the compact entry that is kept of it: addresses in groups of the same placement.
+
+Everything that decides about an endpoint but its address and port is its placement, and the endpoints of a slice have
+few different ones; so decisions are made once a group, and an endpoint costs no more than its packed address.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proxymode_agent.services.addresses import packed
+from proxymode_agent.services.labels import SERVICE_NAME_LABEL
+from proxymode_agent.services.model import Family, Protocol
+from proxymode_agent.services.service import PROTOCOLS
+
+if TYPE_CHECKING:
+    from proxymode_agent.kube.objects import EndpointSlice, ObjectKey, SliceEndpoint, SlicePort
+
+_FAMILIES: Final = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
+
+
+class Place(IntEnum):
+    """Where an endpoint runs, as seen from this node."""
+
+    HERE = 0
+    UNKNOWN = 1
+    ELSEWHERE = 2
+
+
+class NodeHint(IntEnum):
+    """For which nodes an endpoint is meant to be, as seen from this one."""
+
+    HERE = 0
+    ELSEWHERE = 1
+    NONE = 2
+    """No hint at all."""
+
+
+class Placement(NamedTuple):
+    """What decides where an endpoint takes part.
+
+    `draining`: serving though terminating, so that it takes traffic only where no other does (KEP-1669). The hints are
+    those of discovery/v1; draining endpoints have none, for nobody asks. Ordered so that of two placements of one
+    endpoint, as happens while the slice controller moves it from slice to slice, the least holds.
+    """
+
+    draining: bool
+    place: Place
+    node_hint: NodeHint = NodeHint.NONE
+    zones: tuple[str, ...] = ()
+
+
+class SlicePortEntry(NamedTuple):
+    """A port of an EndpointSlice, which belongs to the Service port of the same name and protocol."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class SliceEntry(NamedTuple):
+    """An EndpointSlice of a Service: its ports and the packed addresses that may take traffic, by placement."""
+
+    family: Family
+    ports: tuple[SlicePortEntry, ...]
+    groups: tuple[tuple[Placement, tuple[bytes, ...]], ...]
+
+    @property
+    def zoned(self) -> bool:
+        """Whether it matters in which zone this node is."""
+        return any(placement.zones for placement, _ in self.groups)
+
+
+_PLAIN: Final = {(draining, place): Placement(draining, place) for draining in (False, True) for place in Place}
+
+
+def slice_service(key: ObjectKey, endpoint_slice: EndpointSlice) -> ObjectKey | None:
+    """The Service that the slice belongs to; None: to none."""
+    name = (endpoint_slice.metadata.labels or {}).get(SERVICE_NAME_LABEL)
+    return key._replace(name=name) if name else None
+
+
+def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[SliceEntry | None, tuple[str, ...]]:
+    """The slice's entry as seen from the node called `node_name` (None: from nowhere), None where its addresses are
+    names (FQDN). Then what is wrong with it, if anything."""
+    family = _FAMILIES.get(endpoint_slice.address_type)
+    if family is None:
+        return None, ()
+    problems: list[str] = []
+    ports = tuple(port for port in (_port(port, problems) for port in endpoint_slice.ports or ()) if port is not None)
+    groups: dict[Placement, list[bytes]] = {}
+    for endpoint in endpoint_slice.endpoints or ():
+        placement = _placement(endpoint, node_name)
+        if placement is None:
+            continue
+        if not endpoint.addresses:
+            problems.append("endpoints.addresses is empty")
+            continue
+        # All addresses of one endpoint are fungible; consumers use the first (KEP-752).
+        address = packed(endpoint.addresses[0], "endpoints.addresses", problems)
+        if address is None:
+            continue
+        if len(address) != family:
+            problems.append(
+                f"endpoints.addresses has {endpoint.addresses[0]}, which is not {endpoint_slice.address_type}"
+            )
+            continue
+        if (group := groups.get(placement)) is None:
+            groups[placement] = [address]
+        else:
+            group.append(address)
+    kept = tuple((placement, tuple(groups[placement])) for placement in sorted(groups))
+    return SliceEntry(family, ports, kept), tuple(problems)
+
+
+def _port(port: SlicePort, problems: list[str]) -> SlicePortEntry | None:
+    name = port.name or ""
+    protocol = PROTOCOLS.get(port.protocol or "TCP")
+    if protocol is None:
+        problems.append(f"ports[{name}].protocol is {port.protocol!r}, not one of TCP, UDP, SCTP")
+        return None
+    if port.port is None or not 0 < port.port < 65536:
+        problems.append(f"ports[{name}].port is {port.port}, not within 1 to 65535")
+        return None
+    return SlicePortEntry(name, protocol, port.port)
+
+
+def _placement(endpoint: SliceEndpoint, node_name: str | None) -> Placement | None:
+    """None: it takes no traffic. Absent conditions as kube-proxy takes them: ready and serving for true, terminating
+    for false."""
+    conditions = endpoint.conditions
+    draining = conditions.ready is False
+    if draining and (conditions.serving is False or not conditions.terminating):
+        return None
+    if endpoint.node_name is None:
+        place = Place.UNKNOWN
+    else:
+        place = Place.HERE if endpoint.node_name == node_name else Place.ELSEWHERE
+    hints = endpoint.hints
+    if hints is None or draining:
+        return _PLAIN[draining, place]
+    hint = NodeHint.NONE
+    if hints.for_nodes:
+        hint = NodeHint.HERE if any(node.name == node_name for node in hints.for_nodes) else NodeHint.ELSEWHERE
+    return _hinted(place, hint, tuple(zone.name for zone in hints.for_zones or ()))
+
+
+@lru_cache(maxsize=1024)
+def _hinted(place: Place, hint: NodeHint, zones: tuple[str, ...]) -> Placement:
+    """A placement with hints; one object serves all slices of a cluster."""
+    return Placement(False, place, hint, tuple(sorted(set(zones))))
