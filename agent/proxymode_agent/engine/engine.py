@@ -20,17 +20,26 @@ from proxymode_agent.engine.decide import Situation, Switch, Sync, Wait, decide,
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
+from proxymode_agent.services.model import HealthChecks
 from proxymode_agent.services.tracker import ServiceTracker
 from proxymode_agent.switch.record import SwitchError
 from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from proxymode_agent.engine.worker import Switcher
     from proxymode_agent.kube.objects import EndpointSlice, Service
     from proxymode_agent.metrics import Metrics
-    from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
+    from proxymode_agent.services.model import (
+        DataplaneConfig,
+        HealthCheck,
+        Network,
+        ServiceName,
+        ServicePortName,
+        ServiceState,
+    )
+    from proxymode_agent.services.tracker import Problem
     from proxymode_agent.switch.record import StepRecord
     from proxymode_api.modes import Mode
 
@@ -53,13 +62,18 @@ class _Goal(NamedTuple):
 
 class Engine:
     """Feed it events (`on_service`, `on_slice`), tell it what is desired (`set_desired`), read `snapshot`, and `run` it
-    in a task. All methods are to be called on the event loop; none of them blocks."""
+    in a task. All methods are to be called on the event loop; none of them blocks.
+
+    `node_name`: whose endpoints are local. `on_problem` is called with what an object has that cannot be used.
+    """
 
     def __init__(
         self,
         switcher_factory: Callable[[DataplaneConfig], Switcher],
         metrics: Metrics,
         *,
+        node_name: str = "",
+        on_problem: Callable[[Problem], None] = lambda problem: None,
         pace: Pace = Pace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,13 +81,18 @@ class Engine:
         self._pace = pace
         self._clock = clock
         self._worker = DataplaneWorker(switcher_factory, clock)
-        self._tracker = ServiceTracker()
+        self._tracker = ServiceTracker(node_name)
+        self._on_problem = on_problem
         self._wake = asyncio.Event()
         self._cell: Cell[EngineSnapshot] = Cell(EngineSnapshot())
+        self.health_checks: Cell[HealthChecks | None] = Cell(None)
+        """What load balancers are to be told, as of the last successful sync; None: nothing is programmed yet."""
         # Inputs.
         self._goal: _Goal | None = None
+        self._service_cidrs: tuple[Network, ...] = ()
         self._services_listed = self._slices_listed = False
         self._changed: set[ServicePortName] = set()  # ports that differ from what was written last
+        self._checks: Mapping[ServiceName, HealthCheck] = {}
         self._unwritten_since: float | None = None
         # The kernel, as last seen, under this configuration.
         self._opened: DataplaneConfig | None = None
@@ -89,7 +108,7 @@ class Engine:
 
         The snapshot says so at once, and is not `synced` before the kernel has been compared with the new wish.
         """
-        goal = _Goal(mode, config)
+        goal = _Goal(mode, replace(config, service_cidrs=self._service_cidrs))
         if goal == self._goal:
             return
         if self._goal is None or self._goal.mode is not mode:
@@ -100,6 +119,17 @@ class Engine:
         self._full_at = -math.inf
         self._publish(synced=False, phase=self._resting_phase(synced=False))
         self._wake.set()
+
+    def set_service_cidrs(self, networks: tuple[Network, ...]) -> None:
+        """The cluster takes its Services' addresses from these networks; none: it is not known from where."""
+        self._service_cidrs = networks
+        if self._goal is not None:
+            self.set_desired(*self._goal)
+
+    def set_zone(self, zone: str) -> None:
+        """The node is in this zone; empty: in none."""
+        self._tracker.set_zone(zone)
+        self._fed()
 
     def on_service(self, event: Changed[Service] | Deleted | Synced) -> None:
         """A Service changed, or all of them are known now."""
@@ -214,6 +244,7 @@ class Engine:
             state = self._take()
             if not full and not self._changed:
                 self._unwritten_since = None
+                self._publish_checks(mode)
                 return
             drift = full and not first and not self._changed
             if first:
@@ -242,6 +273,7 @@ class Engine:
         told.synced(result, kind, seconds, drift=drift and result.written > 0, before=self._cell.value.refused)
         now = datetime.now(UTC)
         self._metrics.synced(result, kind, seconds, now.timestamp())
+        self._publish_checks(mode)
         self._publish(
             synced=goal is self._goal,
             services=result.services,
@@ -293,10 +325,16 @@ class Engine:
     def _take(self) -> ServiceState:
         update = self._tracker.take()
         self._changed |= update.changed
+        self._checks = update.health_checks
         for problem in update.problems:
             self._metrics.object_problems.labels(problem.kind).inc()
             told.unusable(problem)
+            self._on_problem(problem)
         return update.state
+
+    def _publish_checks(self, mode: Mode) -> None:
+        if self._opened is not None:
+            self.health_checks.set(HealthChecks(mode, self._opened, self._checks))
 
     def _stepped(self, step: StepRecord) -> None:
         if self._cell.value.phase is EnginePhase.SWITCHING:

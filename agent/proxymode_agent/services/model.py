@@ -16,6 +16,8 @@ from proxymode_api.modes import ConnectionPolicy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxymode_api.modes import Mode
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -178,3 +180,11 @@ class DataplaneConfig:
         """The networks of one family by which pods are told; empty where they are told otherwise or not at all."""
         networks = self.pods.networks if isinstance(self.pods, PodNetworks) else ()
         return tuple(network for network in networks if network.max_prefixlen == family * 8)
+
+
+class HealthChecks(NamedTuple):
+    """What load balancers may ask this node, as of what is programmed: in which mode, under which configuration."""
+
+    mode: Mode
+    config: DataplaneConfig
+    checks: Mapping[ServiceName, HealthCheck]
