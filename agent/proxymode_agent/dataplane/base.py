@@ -7,7 +7,8 @@ dataplane thread, never from the event loop.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from proxymode_agent.services.model import ServicePortName, ServiceState
@@ -29,6 +30,26 @@ class SyncResult:
     refused: tuple[tuple[ServicePortName, str], ...] = ()
 
 
+class Finding(StrEnum):
+    """What a look at the kernel has found."""
+
+    UNTOUCHED = "untouched"
+    """Nobody else wrote anything since the last look."""
+    NOTHING_SEEN = "nothing-seen"
+    """Somebody may have written, and what a look can see of ours is as it was left."""
+    DOUBTFUL = "doubtful"
+    """Somebody wrote, and only reading the kernel back can tell whether ours was meant."""
+    CHANGED = "changed"
+    """Somebody changed what is ours."""
+
+
+class Look(NamedTuple):
+    """The result of a look; `changed` says what somebody changed, where that was found."""
+
+    finding: Finding
+    changed: str = ""
+
+
 class Dataplane(Protocol):
     """One mode's programming of the kernel in the current network namespace."""
 
@@ -46,6 +67,11 @@ class Dataplane(Protocol):
         unknown: read the kernel back and write the difference only. Idempotent. Raises DataplaneError when nothing
         could be done; ports that the kernel refuses singly are returned instead.
         """
+        ...
+
+    def look(self) -> Look:
+        """Whether others changed what the last sync left, as far as can be told in at most some milliseconds, whatever
+        the number of Services. Reading back is `sync`'s. Raises DataplaneError."""
         ...
 
     def remove(self) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.dataplane.base import DataplaneError, SyncResult
+from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
 from proxymode_agent.dataplane.ipvs import sysctls
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
+from proxymode_agent.dataplane.ipvs.count import Count
 from proxymode_agent.dataplane.ipvs.diff import Changes, diff
 from proxymode_agent.dataplane.ipvs.model import (
     BindAddress,
@@ -47,11 +48,14 @@ class IpvsDataplane:
         self._addresses = Addresses()
         self._servers: Servers | None = None
         self._wanted: Wanted | None = None
+        self._count = Count()
+        self._virtual_servers: int | None = None
 
     def close(self) -> None:
         """Close sockets; leaves the kernel as it is."""
         self._table.close()
         self._addresses.close()
+        self._count.close()
         if self._servers is not None:
             self._servers.close()
 
@@ -67,9 +71,20 @@ class IpvsDataplane:
             result = self._sync_changed(wanted, state, changed)
         if result is None:
             wanted = Wanted(self._config.ipvs_scheduler, self._node_addresses())
+            self._table.watch.begin()
             result = self._sync_all(wanted, state)
         self._wanted = wanted
+        self._virtual_servers = self._count.virtual_servers()
         return result
+
+    def look(self) -> Look:
+        """Whether others changed our table or the number of IPv4 virtual servers; see Dataplane.look. Real servers,
+        virtual servers of IPv6, addresses and sysctls are for `sync` to read back."""
+        look = self._table.watch.look()
+        before, self._virtual_servers = self._virtual_servers, self._count.virtual_servers()
+        if look.finding is Finding.CHANGED or look.finding is Finding.DOUBTFUL:
+            return look
+        return Look(Finding.NOTHING_SEEN if self._virtual_servers == before else Finding.DOUBTFUL)
 
     def remove(self) -> None:
         """Take away virtual servers, addresses, device and table, in this order. Sysctls stay as they are."""

@@ -54,6 +54,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     verdict,
 )
 from proxymode_agent.dataplane.nfnetlink import Set as NftSet
+from proxymode_agent.dataplane.watch import TableWatch
 from proxymode_agent.services.model import Family
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class SideTable:
     def __init__(self, config: DataplaneConfig) -> None:
         self._layouts = {length: Layout(length, config) for length in FAMILIES}
         self._kernel = Connection()
+        self.watch: Final = TableWatch(self._kernel, [made.table for made in self._layouts.values()])
 
     def close(self) -> None:
         self._kernel.close()

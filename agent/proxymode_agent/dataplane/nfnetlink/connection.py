@@ -27,6 +27,7 @@ from proxymode_agent.dataplane.nfnetlink.dumps import (
     parse_table,
 )
 from proxymode_agent.dataplane.nfnetlink.elements import Element, parse_elements
+from proxymode_agent.dataplane.nfnetlink.ledger import Activity, Ledger
 from proxymode_agent.dataplane.nfnetlink.objects import Chain, Set, Table
 from proxymode_agent.dataplane.nfnetlink.transaction import Command, Transaction
 from proxymode_agent.dataplane.nfnetlink.uapi import (
@@ -90,6 +91,7 @@ class Connection:
     """A connection to nf_tables in the current network namespace. Needs CAP_NET_ADMIN; raises DataplaneError."""
 
     def __init__(self) -> None:
+        self._ledger = Ledger()
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
         except OSError as error:
@@ -121,6 +123,7 @@ class Connection:
             errors = self._send(transaction)
             if errors:
                 raise NfnetlinkError(errors)
+            self._ledger.note(transaction)
 
     def commit_all(self, transactions: Iterable[Transaction]) -> int:
         """Commit one after another up to the first error. Returns the number of kernel objects written."""
@@ -147,6 +150,10 @@ class Connection:
         for body in self._request(Message.GETGEN, NfProto.IPV4, (), MessageFlag(0), "generation"):
             return to_u32(fields(body)[GenAttr.ID])
         raise DataplaneError("nf_tables: no answer to NFT_MSG_GETGEN")
+
+    def activity(self) -> Activity:
+        """What this connection and others have committed in this network namespace since the last call."""
+        return self._ledger.balance(self.generation())
 
     def tables(self, family: NfProto) -> list[DumpedTable]:
         """The tables of a family."""

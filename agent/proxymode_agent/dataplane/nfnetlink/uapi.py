@@ -169,6 +169,7 @@ class SetAttr(IntEnum):
     DATA_LEN = 7
     ID = 10
     USERDATA = 13
+    COUNT = 20  # since Linux 6.16
 
 
 class ElemListAttr(IntEnum):

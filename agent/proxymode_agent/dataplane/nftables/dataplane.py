@@ -19,10 +19,12 @@ from proxymode_agent.dataplane.nftables.frontends import Frontends
 from proxymode_agent.dataplane.nftables.layout import TABLE, TRAITS, Layout, layout
 from proxymode_agent.dataplane.nftables.plan import Plan, TableState
 from proxymode_agent.dataplane.nftables.readback import read_base, read_elements
+from proxymode_agent.dataplane.watch import TableWatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from proxymode_agent.dataplane.base import Look
     from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
     from proxymode_api.common import Mode
 
@@ -97,9 +99,9 @@ class NftablesDataplane:
         self._kernel = Connection()
         self._conntrack = ConntrackTable()
         made_by = version("proxymode")
-        self._tables = [
-            FamilyTable(self._kernel, self._conntrack, layout(family, config, made_by)) for family in TRAITS
-        ]
+        layouts = [layout(family, config, made_by) for family in TRAITS]
+        self._tables = [FamilyTable(self._kernel, self._conntrack, made) for made in layouts]
+        self._watch = TableWatch(self._kernel, [made.table for made in layouts])
 
     @property
     def mode(self) -> Mode:
@@ -115,6 +117,8 @@ class NftablesDataplane:
         """Make the kernel do what `state` says; see the protocol. One family's failure does not hold up the other."""
         written = 0
         errors: list[DataplaneError] = []
+        if changed is None:
+            self._watch.begin()
         for table in self._tables:
             try:
                 if changed is None:
@@ -131,6 +135,10 @@ class NftablesDataplane:
             endpoints=sum(table.frontends.endpoints for table in self._tables),
             refused=tuple(refused for table in self._tables for refused in table.frontends.refused()),
         )
+
+    def look(self) -> Look:
+        """Whether others changed our tables; see the protocol."""
+        return self._watch.look()
 
     def remove(self) -> None:
         """Delete both tables; connections that they made live on in conntrack while any nat chain remains."""

@@ -1,0 +1,150 @@
+"""A look at the kernel: what others did to our tables is seen without reading their elements, what is theirs is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nftables_bed import dataplane, held, namespace, node_config, service, state
+from proxymode_agent.dataplane.base import Finding, Look
+from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Table
+from proxymode_agent.dataplane.nfnetlink.uapi import SetAttr
+from proxymode_agent.services.model import ServicePort, ServiceState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxymode_agent.dataplane.nftables import NftablesDataplane
+    from proxymode_testbeds.topology import Topology
+
+__all__ = ["namespace"]
+
+WEB = service("web", "10.96.0.10", 80, [("10.244.1.11", 8080), ("10.244.2.11", 8080)], node_port=30080)
+WEB6 = service("web", "fd96::10", 80, [("fd44:0:0:1::11", 8080)], node_port=30080)
+STATE = state(WEB, WEB6)
+
+
+@pytest.fixture
+def programmed(namespace: Topology) -> Iterator[NftablesDataplane]:
+    with dataplane(namespace, node_config(namespace)) as made:
+        made.sync(STATE)
+        made.look()
+        yield made
+
+
+def nft(topology: Topology, *commands: str) -> str:
+    return topology.run("node1", ["nft", "-f", "-"], input="\n".join(commands) + "\n").stdout
+
+
+def moved(port: ServicePort, *endpoints: tuple[str, int]) -> ServicePort:
+    other = service("x", "10.96.0.1", 1, list(endpoints))
+    return dataclasses.replace(port, cluster_endpoints=other.cluster_endpoints)
+
+
+def counted() -> bool:
+    """Whether this kernel tells how many elements a set has."""
+    with Connection() as kernel:
+        tables = [Table(NfProto.IPV4, "proxymode")]
+        return all(SetAttr.COUNT in dumped.attributes for table in tables for dumped in kernel.sets(table))
+
+
+def test_what_nobody_touched_is_untouched(programmed: NftablesDataplane) -> None:
+    for _ in range(3):
+        assert programmed.look() == Look(Finding.UNTOUCHED)
+
+
+def test_our_own_updates_are_not_taken_for_somebody_elses(programmed: NftablesDataplane) -> None:
+    grown = moved(WEB, *((f"10.244.1.{number}", 8080) for number in range(1, 6)))
+    for ports in (state(grown, WEB6), state(WEB6), STATE, ServiceState({}), STATE):
+        programmed.sync(ports, frozenset([WEB.name, WEB6.name]))
+        assert programmed.look() == Look(Finding.UNTOUCHED)
+    programmed.sync(STATE)
+    assert programmed.look() == Look(Finding.UNTOUCHED)
+
+
+def test_what_others_write_elsewhere_is_no_drift(namespace: Topology, programmed: NftablesDataplane) -> None:
+    harmless = Finding.NOTHING_SEEN if namespace.call("node1", counted) else Finding.DOUBTFUL
+    nft(namespace, "add table ip theirs", "add chain ip theirs c", "add rule ip theirs c counter")
+    assert programmed.look() == Look(harmless)
+    assert programmed.look() == Look(Finding.UNTOUCHED)
+    # Theirs and ours between two looks.
+    nft(namespace, "delete table ip theirs")
+    programmed.sync(state(moved(WEB, ("10.244.1.12", 8080)), WEB6), frozenset([WEB.name]))
+    assert programmed.look() == Look(harmless)
+
+
+THEFTS = {
+    "table": ("delete table ip proxymode", "table ip proxymode is gone"),
+    "table6": ("delete table ip6 proxymode", "table ip6 proxymode is gone"),
+    "rules": ("flush table ip proxymode", "was changed"),
+    "chain": ("flush chain ip proxymode {chain}", "chain ip proxymode {chain} was changed"),
+    "rule": ("insert rule ip proxymode {chain} counter accept", "chain ip proxymode {chain} was changed"),
+    "foreign-chain": ("add chain ip proxymode theirs", "chain ip proxymode theirs was added"),
+    "foreign-set": ("add set ip proxymode theirs {{ type ipv4_addr; }}", "set ip proxymode theirs was added"),
+    "dormant": ("add table ip proxymode {{ flags dormant; }}", "table ip proxymode was changed"),
+}
+OF_ELEMENTS = {
+    "map": ("flush map ip proxymode {map}", "ip proxymode {map} has"),
+    "set": ("flush set ip proxymode cluster-ips", "ip proxymode cluster-ips has 1 element less"),
+    "element": (
+        "delete element ip proxymode cluster-ips {{ 10.96.0.10 }}",
+        "ip proxymode cluster-ips has 1 element less",
+    ),
+    "foreign-element": (
+        "add element ip proxymode cluster-ips {{ 10.96.0.99 }}",
+        "ip proxymode cluster-ips has 1 element more",
+    ),
+}
+
+
+def names(topology: Topology) -> dict[str, str]:
+    """A base chain with rules and a map with elements, whatever the layout calls them."""
+    found = held(topology)
+    chains = sorted(name.split()[-1] for name in found if name.startswith("chain ip ") and len(found[name]))
+    maps = sorted(name.split()[-1] for name in found if name.startswith("map ip ") and len(found[name]))
+    return {"chain": chains[0], "map": maps[0]}
+
+
+@pytest.mark.parametrize("theft", THEFTS)
+def test_what_others_do_to_our_tables_is_seen_and_repaired(
+    namespace: Topology, programmed: NftablesDataplane, theft: str
+) -> None:
+    before = held(namespace)
+    command, said = (text.format(**names(namespace)) for text in THEFTS[theft])
+    nft(namespace, command)
+    look = programmed.look()
+    assert look.finding is Finding.CHANGED
+    assert said in look.changed
+    assert programmed.sync(STATE).written > 0
+    assert held(namespace) == before
+    assert programmed.sync(STATE).written == 0
+    assert programmed.look() == Look(Finding.UNTOUCHED)
+
+
+@pytest.mark.parametrize("theft", OF_ELEMENTS)
+def test_elements_that_others_take_or_add_are_seen_and_repaired(
+    namespace: Topology, programmed: NftablesDataplane, theft: str
+) -> None:
+    before = held(namespace)
+    command, said = (text.format(**names(namespace)) for text in OF_ELEMENTS[theft])
+    nft(namespace, command)
+    look = programmed.look()
+    if namespace.call("node1", counted):
+        assert look.finding is Finding.CHANGED
+        assert said in look.changed
+    else:
+        assert look == Look(Finding.DOUBTFUL), "an older kernel does not say how many elements there are: read back"
+    assert programmed.sync(STATE).written > 0
+    assert held(namespace) == before
+
+
+def test_a_theft_between_our_own_updates_is_seen(namespace: Topology, programmed: NftablesDataplane) -> None:
+    """Also when an update of ours came across it, and put it right by reading back."""
+    nft(namespace, "delete element ip proxymode cluster-ips { 10.96.0.10 }")
+    programmed.sync(state(WEB6), frozenset([WEB.name]))
+    programmed.sync(STATE, frozenset([WEB.name]))
+    assert programmed.look().finding in (Finding.CHANGED, Finding.DOUBTFUL)
+    if namespace.call("node1", counted):
+        assert programmed.sync(STATE).written == 0, "the update has repaired it"
