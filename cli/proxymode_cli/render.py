@@ -80,7 +80,7 @@ def plan(view: FleetView, rollout: RolloutView) -> RenderableType:
             "→" if node.changes else "",
             node.target.value if node.changes and node.target else "",
             words.state(node.state),
-            rollout.stage_of(node) or words.NOTHING,
+            node.stage or words.NOTHING,
             _checks(node),
         )
     if nodes:

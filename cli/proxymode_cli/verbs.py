@@ -1,23 +1,19 @@
 """What each verb writes: a merge patch of one ProxyMode, or a refusal in words. Pure.
 
-promote and abort are annotations because they are said once about one revision and are no lasting wish; the operator
-takes promote's away when it has heard it.
+promote and abort are annotations, see `proxymode_api.annotations`; the operator takes promote's away once heard.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ALL, PROMOTE_ANNOTATION
 from proxymode_api.modes import Mode
 from proxymode_api.proxymode import FleetStatus, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyMode
-
-PROMOTE: Final = "proxymode.io/promote"
-ABORT: Final = "proxymode.io/abort"
-ALL: Final = "all"
 
 
 class Deed(NamedTuple):
@@ -47,7 +43,7 @@ def promote(found: ProxyMode, stage: str | None, *, everything: bool) -> Deed:
     if everything:
         if stage is not None:
             raise UserError("name a stage or give --all, not both", ExitCode.USAGE)
-        return Deed(_annotation(PROMOTE, ALL), "all stages approved")
+        return Deed(_annotation(PROMOTE_ANNOTATION, PROMOTE_ALL), "all stages approved")
     if stage is None:
         waiting = [entry.name for entry in found.status.stages if entry.phase is StagePhase.AWAITING_APPROVAL]
         if not waiting:
@@ -59,7 +55,7 @@ def promote(found: ProxyMode, stage: str | None, *, everything: bool) -> Deed:
         stage = waiting[0]
     if stage not in names:
         raise UserError(f"{found.metadata.name} has no stage {stage!r}; it has {', '.join(names)}", ExitCode.NOT_FOUND)
-    return Deed(_annotation(PROMOTE, stage), f"stage {stage} approved")
+    return Deed(_annotation(PROMOTE_ANNOTATION, stage), f"stage {stage} approved")
 
 
 def abort(found: ProxyMode) -> Deed:
@@ -67,12 +63,13 @@ def abort(found: ProxyMode) -> Deed:
     revision = found.status.revision
     if revision == 0:
         raise UserError(f"{found.metadata.name} has no rollout to abort", ExitCode.USAGE)
-    if found.metadata.annotations.get(ABORT) == str(revision):
+    if found.metadata.annotations.get(ABORT_ANNOTATION) == str(revision):
         return Deed(None, f"revision {revision} is aborted already")
     if found.status.status is FleetStatus.COMPLETE:
         raise UserError(f"revision {revision} of {found.metadata.name} is complete; undo takes it back", ExitCode.USAGE)
     return Deed(
-        _annotation(ABORT, str(revision)), f"revision {revision} aborted: nothing new starts; undo takes nodes back"
+        _annotation(ABORT_ANNOTATION, str(revision)),
+        f"revision {revision} aborted: nothing new starts; undo takes nodes back",
     )
 
 

@@ -6,10 +6,9 @@ have written, and decides nothing: who belongs to which stage, and whose turn it
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -20,12 +19,11 @@ from proxymode_api.proxymode import Approval, FleetStatus, NodeCounts, ProxyMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from proxymode_api.common import Condition
     from proxymode_api.proxymode import Stage
 
-TURN: Final = "proxymode.io/turn"
-"""The operator's note on a NodeProxyMode about when it last told the node to move, JSON with the time in `at`."""
 SILENT_AFTER: Final = timedelta(minutes=3)
 """An agent writes every minute; after three missed heartbeats nothing is known about its node."""
 
@@ -69,7 +67,7 @@ class MachineView:
 class NodeView:
     """One node. `target` is where it is to go, None: nowhere. `ready` None: its agent does not say.
 
-    `blockers` and `warnings` are about `target`. `told_at`: when the operator last told it to move.
+    `blockers` and `warnings` are about `target`. `stage`: to which it belongs, whether or not its turn has come.
     """
 
     name: str
@@ -80,9 +78,9 @@ class NodeView:
     target: Mode | None
     phase: Phase | None
     ready: bool | None
-    told_at: datetime | None = None
     proxy_mode: str = ""
     revision: int = 0
+    stage: str = ""
     deprecated: str = ""
     agent: str = ""
     heartbeat: datetime | None = None
@@ -140,15 +138,9 @@ class RolloutView:
     started_at: datetime | None = None
     completed_at: datetime | None = None
 
-    def stage_of(self, node: NodeView) -> str:
-        """The stage in which the node was told to move; empty: this revision has not told it yet.
-
-        Stages are open one after the other, so a telling belongs to the stage that began last before it.
-        """
-        if node.told_at is None or self.started_at is None or node.told_at < self.started_at:
-            return ""
-        begun = [stage for stage in self.stages if stage.report.started_at and stage.report.started_at <= node.told_at]
-        return begun[-1].name if begun else ""
+    def told(self, node: NodeView) -> bool:
+        """Whether this revision has told the node to move; `node.stage` is then the stage in which it did."""
+        return self.revision > 0 and node.revision == self.revision
 
     @property
     def kept(self) -> int:
@@ -229,9 +221,9 @@ def node_view(machine: MachineView, found: NodeProxyMode | None, now: datetime) 
         target=target,
         phase=status.phase if reported else None,
         ready={"True": True, "False": False}.get(ready),
-        told_at=_told_at(found.metadata.annotations.get(TURN)),
         proxy_mode=spec.proxy_mode,
         revision=spec.revision,
+        stage=spec.stage,
         deprecated=status.deprecated,
         agent=status.agent_version,
         heartbeat=status.heartbeat_time,
@@ -301,13 +293,6 @@ def rollout_view(found: ProxyMode, nodes: tuple[NodeView, ...]) -> RolloutView:
         started_at=status.started_at,
         completed_at=status.completed_at,
     )
-
-
-def _told_at(note: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(json.loads(note or "{}")["at"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _reach(stage: Stage) -> str:

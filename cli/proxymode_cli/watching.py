@@ -59,8 +59,8 @@ def tree(view: FleetView, rollout: RolloutView) -> RenderableType:
     told: dict[str, list[NodeView]] = {}
     untold: list[NodeView] = []
     for node in rollout.nodes:
-        if name := rollout.stage_of(node):
-            told.setdefault(name, []).append(node)
+        if rollout.told(node):
+            told.setdefault(node.stage, []).append(node)
         elif node.state is not NodeState.UPDATED:
             untold.append(node)
     head = Text.assemble(

@@ -34,6 +34,12 @@ class NodeProxyModeSpec(DataplaneOptions):
         default="", max_length=253, description="Name of the ProxyMode that decided; empty when none does."
     )
     revision: int = Field(default=0, ge=0, description="Revision of that ProxyMode's rollout.")
+    stage: str = Field(
+        default="",
+        max_length=63,
+        description="Stage of that rollout in which this node was told to move, or will be as the fleet is now.",
+        examples=["canary"],
+    )
 
 
 class Phase(StrEnum):

@@ -117,7 +117,8 @@ class Rollout(Model):
     )
     progress_deadline: Duration = Field(
         default="10m",
-        description="A node that has not switched this long after it was told to counts as failed.",
+        description="A node that has not switched this long after it was told to counts as failed; one whose turn "
+        "comes and whose agent was not heard of for so long, as blocked.",
         json_schema_extra=rules.extra(rules.DURATION, rules.NOT_ZERO),
     )
     failure_threshold: int = Field(default=1, ge=1, le=1_000_000, description="So many failed nodes stop the rollout.")
@@ -128,8 +129,8 @@ class Rollout(Model):
     )
     on_blocked: BlockedPolicy = Field(
         default=BlockedPolicy.SKIP,
-        description="What a node that cannot run the mode means. Skip: the rollout goes round it. Stop: it stops its "
-        "stage.",
+        description="What a node that cannot run the mode, or has no agent, means. Skip: the rollout goes round it. "
+        "Stop: it stops its stage.",
     )
     paused: bool = Field(default=False, description="True: nothing new starts; nodes in mid-switch finish.")
 

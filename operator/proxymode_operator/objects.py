@@ -97,6 +97,7 @@ def _intent(spec: NodeProxyModeSpec, turn: Turn | None) -> Intent:
         connections=spec.connections,
         proxy_mode=spec.proxy_mode,
         revision=spec.revision,
+        stage=spec.stage,
         turn=turn,
     )
 

@@ -13,12 +13,13 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from proxymode_api.annotations import PROMOTE_ANNOTATION
 from proxymode_operator import objects
 from proxymode_operator.cache import RELEASE
 from proxymode_operator.kubeapi import ApiError, Kind
 from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS
 from proxymode_operator.queue import ConflictError
-from proxymode_operator.rollout.model import PROMOTE_ANNOTATION, Notice
+from proxymode_operator.rollout.model import Notice
 from proxymode_operator.rollout.planner import plan
 from proxymode_operator.rollout.status import listed
 from proxymode_operator.rollout.writes import release

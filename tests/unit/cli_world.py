@@ -44,7 +44,8 @@ def node_proxy_mode(
     name: str,
     mode: str = "ipvs",
     *,
-    told: str | None = None,
+    told: str = "",
+    stage: str = "",
     desired: str = "ipvs",
     phase: str = "Active",
     ready: str = "True",
@@ -52,12 +53,18 @@ def node_proxy_mode(
     switch: dict[str, Any] | None = None,
     heartbeat: str | None = None,
 ) -> dict[str, Any]:
-    annotations = {"proxymode.io/turn": f'{{"at": "{told}", "generation": 2}}'} if told else {}
+    """`told`: the stage in which the present revision told it to move; `stage`: in which it waits for its turn."""
     return {
         "apiVersion": "proxymode.io/v1alpha1",
         "kind": "NodeProxyMode",
-        "metadata": {"name": name, "generation": 2, "annotations": annotations},
-        "spec": {"mode": desired, "targetMode": "nftables", "proxyMode": "fleet", "revision": 3},
+        "metadata": {"name": name, "generation": 2},
+        "spec": {
+            "mode": desired,
+            "targetMode": "nftables",
+            "proxyMode": "fleet",
+            "revision": 3 if told else 2,
+            "stage": told or stage,
+        },
         "status": {
             "observedGeneration": 2,
             "mode": mode,
@@ -169,20 +176,20 @@ PROXY_MODE: dict[str, Any] = {
 }
 
 NODES = [
-    node_proxy_mode("node-1", "nftables", told=at(minutes=9), desired="nftables", switch=switched()),
-    node_proxy_mode("node-2", "nftables", told=at(seconds=30), desired="nftables", switch=switched(lost=1)),
+    node_proxy_mode("node-1", "nftables", told="canary", desired="nftables", switch=switched()),
+    node_proxy_mode("node-2", "nftables", told="half", desired="nftables", switch=switched(lost=1)),
     node_proxy_mode(
         "node-3",
-        told=at(seconds=25),
+        told="half",
         desired="nftables",
         phase="Switching",
         ready="False",
         switch=under_way(),
     ),
-    node_proxy_mode("node-4", phase="Blocked", results=(BLOCK, PASS)),
-    node_proxy_mode("node-5", results=(WARN, PASS)),
-    node_proxy_mode("node-6"),
-    node_proxy_mode("node-7", heartbeat=at(minutes=7)),
+    node_proxy_mode("node-4", stage="all", phase="Blocked", results=(BLOCK, PASS)),
+    node_proxy_mode("node-5", stage="half", results=(WARN, PASS)),
+    node_proxy_mode("node-6", stage="all"),
+    node_proxy_mode("node-7", stage="all", heartbeat=at(minutes=7)),
 ]
 
 MACHINES = [

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION
 from proxymode_api.common import Mode, ObjectMeta, parse_duration
 from proxymode_api.nodeproxymode import ObservedMode, Phase
 from proxymode_api.proxymode import Approval, ProxyMode, ProxyModeSpec, Rollout, Stage
 from proxymode_operator.rollout.model import (
-    ABORT_ANNOTATION,
-    PROMOTE_ANNOTATION,
     Asked,
     Decisions,
     Fleet,
@@ -196,8 +195,21 @@ class World:
 
     def unavailable(self, name: str) -> bool:
         node = self.nodes[name]
-        silent = node.report is None or self.now >= node.report.heard_at + timedelta(minutes=3)
+        silent = self.silent(name) and not self.given_up(name)
         return not node.ready or node.cordoned or silent or self.in_flight(name)
+
+    def silent(self, name: str) -> bool:
+        report = self.nodes[name].report
+        return report is None or self.now >= report.heard_at + timedelta(minutes=3)
+
+    def given_up(self, name: str) -> bool:
+        """Not heard of for progressDeadline, and not asked for what is wanted now."""
+        node, spec = self.nodes[name], self.proxy_mode.spec
+        asked = node.asked.intent if node.asked is not None else None
+        if not self.silent(name) or (asked and (asked.mode, asked.options) == (spec.mode, dataplane_options(spec))):
+            return False
+        since = [self.status.started_at or self.now, node.created, *([node.report.heard_at] if node.report else [])]
+        return self.now >= max(since) + parse_duration(spec.rollout.progress_deadline)
 
     def all_unavailable(self) -> set[str]:
         return {name for name in self.nodes if self.unavailable(name)}
@@ -270,6 +282,9 @@ class World:
     def told(self, *kinds: WriteKind) -> list[str]:
         """Nodes in the order of their writes of these kinds (turns where none is named)."""
         return [write.node for write in self.writes if write.kind in (kinds or (WriteKind.TURN,))]
+
+    def stages(self) -> dict[str, str]:
+        return {name: node.asked.intent.stage for name, node in self.nodes.items() if node.asked}
 
     def reasons(self) -> list[str]:
         return [notice.reason for notice in self.notices]

@@ -195,7 +195,7 @@ def test_columns_are_those_that_people_read() -> None:
         return " ".join(column["name"].upper() for column in listed if not column.get("priority"))
 
     assert columns(proxymodes()) == "MODE STAGE UPDATED READY SWITCHING BLOCKED STATUS AGE"
-    assert columns(nodeproxymodes()) == "MODE DESIRED PHASE READY CONNECTIONS-KEPT LOST DEPRECATED AGE"
+    assert columns(nodeproxymodes()) == "MODE DESIRED STAGE PHASE READY CONNECTIONS-KEPT LOST DEPRECATED AGE"
 
 
 @BOTH

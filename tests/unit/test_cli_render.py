@@ -57,7 +57,7 @@ def test_a_quiet_cluster_says_that_nothing_is_asked() -> None:
 def test_plan_tells_node_by_node_what_would_change_and_why_one_cannot() -> None:
     shown = lines(render.plan(world.fleet(), rollout()))
     assert "5 nodes of 7 are to change." in shown
-    assert "node-4 eu-1b ipvs → nftables Blocked – kernel-version" in shown
+    assert "node-4 eu-1b ipvs → nftables Blocked all kernel-version" in shown
     assert "node-1 eu-1b nftables Updated canary pass" in shown
     assert "block kernel-version on node-4" in shown
     assert "→ Upgrade the node's kernel to 5.13 or newer, better 6.1." in shown
@@ -100,10 +100,8 @@ def test_the_tree_puts_nodes_under_the_stage_in_which_they_were_told() -> None:
 
 
 def test_a_large_stage_shows_only_nodes_that_are_not_done() -> None:
-    nodes = [
-        world.node_proxy_mode(f"n-{n:03}", "nftables", told=world.at(seconds=20), desired="nftables") for n in range(40)
-    ]
-    nodes.append(world.node_proxy_mode("slow", told=world.at(seconds=20), desired="nftables", phase="Switching"))
+    nodes = [world.node_proxy_mode(f"n-{n:03}", "nftables", told="half", desired="nftables") for n in range(40)]
+    nodes.append(world.node_proxy_mode("slow", told="half", desired="nftables", phase="Switching"))
     view = world.fleet(nodes=nodes)
     shown = "\n".join(lines(tree(view, view.rollouts[0])))
     assert "slow" in shown
@@ -124,7 +122,7 @@ def test_without_a_terminal_each_change_is_a_line_once() -> None:
     assert "node node-3: Switching, program done" in first
     assert changes(before, before) == []
     nodes = copy.deepcopy(world.NODES)
-    nodes[2] = world.node_proxy_mode("node-3", "nftables", told=world.at(seconds=25), desired="nftables")
+    nodes[2] = world.node_proxy_mode("node-3", "nftables", told="half", desired="nftables")
     assert changes(before, world.fleet(nodes=nodes).rollouts[0]) == ["node node-3: Updated"]
 
 

@@ -67,26 +67,13 @@ def test_modes_are_counted_and_deprecation_is_worded_for_the_clusters_version() 
     assert world.fleet(version="v1.34.0").deprecation == ""
 
 
-def test_a_node_that_was_told_belongs_to_the_stage_that_was_open_then() -> None:
+def test_every_node_has_the_stage_that_the_operator_has_put_it_in_told_or_not() -> None:
     (rollout,) = world.fleet().rollouts
-    stages = {node.name: rollout.stage_of(node) for node in rollout.nodes}
-    assert stages["node-1"] == "canary"
-    assert stages["node-2"] == "half"
-    assert stages["node-3"] == "half"
-    assert stages["node-5"] == ""
-
-
-def test_a_telling_of_an_earlier_revision_places_nowhere() -> None:
-    (rollout,) = world.fleet(nodes=[world.node_proxy_mode("node-1", told=world.at(days=2))]).rollouts
-    assert rollout.stage_of(rollout.nodes[0]) == ""
-
-
-@pytest.mark.parametrize("note", ["", "{", "{}", '{"at": 5}', "[]"])
-def test_a_note_that_cannot_be_read_places_nowhere(note: str) -> None:
-    node = world.node_proxy_mode("node-1")
-    node["metadata"]["annotations"] = {"proxymode.io/turn": note}
-    (rollout,) = world.fleet(nodes=[node]).rollouts
-    assert rollout.nodes[0].told_at is None
+    stages = {node.name: (node.stage, rollout.told(node)) for node in rollout.nodes}
+    assert stages["node-1"] == ("canary", True)
+    assert stages["node-3"] == ("half", True)
+    assert stages["node-5"] == ("half", False)
+    assert stages["node-6"] == ("all", False)
 
 
 def test_stages_that_the_operator_has_not_reported_are_pending() -> None:

@@ -6,15 +6,17 @@ planner's own judgement.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION
 from proxymode_api.common import Mode
 from proxymode_api.proxymode import Approval, BlockedPolicy, LabelSelector, OnFailure, Stage
-from proxymode_operator.rollout.model import ABORT_ANNOTATION, PROMOTE_ANNOTATION, Decisions, Write, WriteKind
+from proxymode_operator.rollout.model import Decisions, Write, WriteKind
 from proxymode_operator.rollout.selection import matches
 from proxymode_operator.rollout.stages import rounded_up
 from rollout_world import MOVES, World, options_of
@@ -115,6 +117,10 @@ class Life(RuleBasedStateMachine):
             if write.kind is WriteKind.MARK:
                 assert before is not None
                 assert write.intent.spec() == before.spec()
+            elif write.kind is WriteKind.PLACE:
+                assert before is not None
+                assert replace(write.intent, stage=before.stage) == before, "more than the stage"
+                assert before.revision != world.status.revision, "moved to another stage after it was told"
             else:
                 assert write.intent.turn == (before.turn if before else None)
             if before is not None and before.mode is not None:
@@ -163,7 +169,7 @@ class Life(RuleBasedStateMachine):
     def count(self, decisions: Decisions, crash_after: int | None) -> None:
         done = len(decisions.writes) if crash_after is None else max(0, crash_after - 1)
         revision = decisions.status.revision
-        for write in decisions.writes[:done]:
+        for write in (write for write in decisions.writes[:done] if write.kind is not WriteKind.PLACE):
             key = (self.world.nodes[write.node].uid, revision)
             self.writes_of_revision[key] = self.writes_of_revision.get(key, 0) + 1
             assert self.writes_of_revision[key] <= 4
@@ -259,31 +265,45 @@ class Life(RuleBasedStateMachine):
         assert nodes.updated + nodes.pending + nodes.switching + nodes.failed + nodes.blocked == nodes.desired
 
     def teardown(self) -> None:
-        """However bad it was: once everything is well and nobody interferes, the fleet gets where it was last sent."""
+        """However bad it was: once everything is well and nobody interferes, the fleet gets where it was last sent.
+        An agent that never returns may miss it, if its node is not on its way anywhere; it holds up nobody else."""
         if not hasattr(self, "world"):
             return
         world = self.world
+        gone = [name for name, agent in world.agents.items() if agent.dead and not world.in_flight(name)][:1]
+        gone = gone if len(world.nodes) > 1 else []
         for name in world.nodes:
-            world.agents[name].fails = world.agents[name].dead = False
+            world.agents[name].fails = False
+            world.agents[name].dead = name in gone
             world.agents[name].unable = set()
             world.set_node(name, ready=True, cordoned=False)
         # A revision of its own, since the present one may have been aborted or rolled back.
         world.edit(node_port_addresses=["primary"])
-        world.edit(rollout__paused=False, rollout__stages=STAGES["thirds"])
+        world.edit(rollout__paused=False, rollout__stages=STAGES["thirds"], rollout__on_blocked=BlockedPolicy.SKIP)
+        self.run_until_updated(len(world.nodes) - len(gone))
+        for name in gone:
+            assert name in world.condition("Degraded").message
+            world.agents[name].dead = False
+        self.run_until_updated(len(world.nodes))
+        assert set(world.modes().values()) == {world.proxy_mode.spec.mode.value}
+        world.run()
+        settled = world.look()
+        assert settled.writes == ()
+        names = {stage.name for stage in world.proxy_mode.spec.rollout.stages}
+        assert {node.asked.intent.stage for node in world.nodes.values() if node.asked} <= names
+        assert settled.status == world.status
+        assert settled.notices == ()
+
+    def run_until_updated(self, nodes: int) -> None:
+        world = self.world
         for _ in range(400):
             self.check(world.look())
             world.decide()
             world.agents_step()
             world.pass_time(7)
-            if world.status.status == "Complete" and world.status.nodes.updated == len(world.nodes):
-                break
-        assert world.status.status == "Complete", world.condition("Progressing").message
-        assert set(world.modes().values()) == {world.proxy_mode.spec.mode.value}
-        world.run()
-        settled = world.look()
-        assert settled.writes == ()
-        assert settled.status == world.status
-        assert settled.notices == ()
+            if world.status.status == "Complete" and world.status.nodes.updated == nodes:
+                return
+        raise AssertionError(world.condition("Progressing").message)
 
 
 Life.TestCase.settings = settings(

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION
 from proxymode_api.common import IpvsOptions, IpvsScheduler, Mode
 from proxymode_api.nodeproxymode import ObservedMode
 from proxymode_api.proxymode import BlockedPolicy, LabelSelector, OnFailure, Stage
-from proxymode_operator.rollout.model import ABORT_ANNOTATION, PROMOTE_ANNOTATION, WriteKind
+from proxymode_operator.rollout.model import WriteKind
 from proxymode_operator.rollout.planner import budget
+from proxymode_operator.rollout.writes import release
 from rollout_world import World, percent_stages
 
 
@@ -30,6 +32,29 @@ def test_every_selected_node_gets_a_node_proxy_mode_that_asks_for_no_mode_yet() 
         assert node.asked.intent.mode is None
         assert node.asked.intent.target_mode is Mode.NFTABLES
         assert node.asked.intent.proxy_mode == "fleet"
+
+
+def test_every_node_knows_its_stage_before_its_turn_and_keeps_the_one_it_was_told_in() -> None:
+    world = World.of(4, stages=percent_stages(25, 50, 100, manual=["p50"]))
+    world.decide()
+    assert world.stages() == {"n0": "p25", "n1": "p50", "n2": "p100", "n3": "p100"}
+    writes = len(world.writes)
+    world.run(20)
+    assert len(world.writes) == writes + 1, "one node was told, nothing else"
+    world.leave("n1")
+    world.agents["n2"].unable = {Mode.NFTABLES}
+    world.run(20)
+    assert world.stages() == {"n0": "p25", "n2": "p100", "n3": "p50"}
+    assert {write.node for write in world.writes if write.kind is WriteKind.PLACE} == {"n2", "n3"}
+
+
+def test_a_node_that_nobody_decides_about_belongs_to_no_stage() -> None:
+    world = World.of(1)
+    world.decide()
+    asked = world.nodes["n0"].asked
+    assert asked is not None
+    (write,) = release({"n0": asked}, {"n0": "uid"})
+    assert (asked.intent.stage, write.intent.stage) == ("all", "")
 
 
 def test_a_node_is_not_told_before_its_agent_has_reported() -> None:
@@ -619,6 +644,58 @@ def test_a_dead_agent_on_a_moved_node_is_said_but_takes_nothing_back() -> None:
     world.run(3)
     assert world.status.nodes.updated == 2
     assert world.condition("Degraded").reason == "AgentsSilent"
+
+
+@pytest.mark.parametrize("max_unavailable", [1, 3])
+def test_a_node_without_an_agent_is_given_up_after_the_deadline_and_moves_when_one_comes(max_unavailable: int) -> None:
+    world = World.of(4, stages=percent_stages(50, 100), progress_deadline="300s", max_unavailable=max_unavailable)
+    world.agents["n0"].dead = True
+    world.run(200)
+    assert world.status.status == "Progressing"
+    assert "n0: its agent has not reported" in world.condition("Progressing").message
+    world.run(200)
+    assert (world.status.status, world.status.nodes.blocked) == ("Complete", 1)
+    assert world.condition("Complete").reason == "NodesSkipped"
+    assert world.condition("Degraded").message == "no agent has been heard of lately on n0"
+    assert "n0" not in world.told()
+    world.agents["n0"].dead = False
+    world.run()
+    assert world.status.nodes.updated == 4
+
+
+def test_a_node_without_an_agent_stops_a_rollout_that_stops_at_blocked_nodes() -> None:
+    world = World.of(3, on_blocked=BlockedPolicy.STOP, progress_deadline="300s", max_unavailable=3)
+    world.agents["n0"].dead = True
+    world.run(400)
+    assert world.status.status == "Stopped"
+    assert "n0: its agent has not reported for progressDeadline" in world.condition("Degraded").message
+
+
+def test_an_agent_that_goes_silent_before_its_turn_is_given_up_too() -> None:
+    world = World.of(3, stages=percent_stages(34, 100, manual=["p34"]), progress_deadline="300s")
+    world.run(20)
+    world.agents["n1"].dead = True
+    world.run(600)
+    world.annotate(PROMOTE_ANNOTATION, "p34")
+    world.run()
+    assert (world.status.status, world.status.nodes.updated) == ("Complete", 2)
+
+
+def test_agents_that_are_installed_late_find_the_canary_still_to_come() -> None:
+    world = World.of(6, stages=percent_stages(10, 100), progress_deadline="60s", max_unavailable=6)
+    for agent in world.agents.values():
+        agent.dead = True
+    world.run(2000)
+    assert (world.status.status, world.stage("p10").phase) == ("Progressing", "Progressing")
+    assert "its agent has not reported for progressDeadline" in world.condition("Progressing").message
+    for agent in world.agents.values():
+        agent.dead = False
+    for _ in range(4):
+        world.decide()
+        world.agents_step()
+    assert world.told() == ["n0"]
+    world.run()
+    assert (world.status.status, world.status.nodes.updated) == ("Complete", 6)
 
 
 @pytest.mark.parametrize("crash_after", [0, 1, 2])

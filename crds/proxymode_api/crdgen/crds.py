@@ -67,6 +67,7 @@ PROXY_MODE_COLUMNS: Final = (
 NODE_PROXY_MODE_COLUMNS: Final = (
     Column("Mode", "string", ".status.mode", "The Service dataplane in the kernel now."),
     Column("Desired", "string", ".spec.mode", "The mode that the node shall run."),
+    Column("Stage", "string", ".spec.stage", "The stage of the rollout to which the node belongs."),
     Column("Phase", "string", ".status.phase", "The agent's state in one word."),
     Column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether Services work on the node."),
     Column("Connections-Kept", "integer", ".status.lastSwitch.connectionsKept", "Kept by the last switch."),

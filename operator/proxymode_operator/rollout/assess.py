@@ -12,6 +12,9 @@ How a node gets its state (its NodeProxyMode is *at* the template, or not):
 - at it, and phase Blocked: blocked, and still in flight, since the agent may begin once the block is gone.
 - at it otherwise: switching.
 - not at it, but still on its way to what it was told before: switching until done, failed or overdue.
+- not at it, and its agent was not heard of for progressDeadline (from the revision's or the Node's beginning, or from
+  when it was last heard of, whichever is later): blocked, and given up until it is heard of. Nothing was asked of it by
+  this revision: it has not failed, and uses up no budget unless it is in flight or its Node is not Ready or cordoned.
 - not at it, and its preflight for the wanted mode has a block: blocked.
 - else pending; it may be told once its agent, heard of lately, has reported a passed preflight for the wanted mode.
 """
@@ -50,7 +53,8 @@ class Assessment:
     `to_mark`: its failed switch is not yet noted. `homeward`: in flight no further, and what is wanted now is what it
     ran before it was told.
     `unavailable`: counts against the budget. `tellable`: may be told as far as this node itself goes. `silent`: its
-    agent never reported or not lately. `due`: when the state may change by time alone. `why`: for people, no times.
+    agent never reported or not lately. `unheard`: so long that it is given up. `due`: when the state may change by time
+    alone. `why`: for people, no times.
     """
 
     state: NodeState
@@ -61,6 +65,7 @@ class Assessment:
     unavailable: bool
     tellable: bool
     silent: bool
+    unheard: bool
     due: datetime | None = None
     why: str = ""
 
@@ -72,7 +77,7 @@ class Patience:
     min_ready: timedelta
     deadline: timedelta
     began: datetime
-    """When the revision began: the deadline's start for a node whose turn is not on record."""
+    """When the revision began: the deadline's start for a node whose turn is not on record, or that was not told."""
 
 
 def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> Assessment:
@@ -80,8 +85,11 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
     asked, report = node.asked, node.report
     silent = report is None or now >= report.heard_at + SILENT_AFTER
     unreachable = "its agent has not reported" if report is None else "its agent has gone silent" if silent else ""
-    outside = unreachable or ("the Node is not Ready" if not node.ready else "it is cordoned" if node.cordoned else "")
+    machine = "the Node is not Ready" if not node.ready else "it is cordoned" if node.cordoned else ""
+    outside = unreachable or machine
     silent_due = report.heard_at + SILENT_AFTER if report is not None and not silent else None
+    heard_since = max(patience.began, node.created, report.heard_at if report is not None else _LONG_AGO)
+    given_up_at = heard_since + patience.deadline if silent and not node.foreign else None
 
     if node.foreign or asked is None or asked.intent.mode is None:
         in_flight, overdue, due = False, False, None
@@ -89,10 +97,14 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
         in_flight, overdue, due = _progress(asked, report, silent, patience, now)
 
     at_template = asked is not None and not node.foreign and asked.intent.runs(wanted)
+    unheard = not at_template and given_up_at is not None and now >= given_up_at
     if at_template:
         assert asked is not None
         state, why = _state_at_template(asked, report, in_flight, overdue)
         tellable = False
+    elif unheard:
+        state, why, tellable = NodeState.BLOCKED, f"{unreachable} for progressDeadline", False
+        outside = machine
     elif in_flight and not overdue and _gave_up(asked, report) is None:
         state, why, tellable = NodeState.SWITCHING, "on its way to what an earlier revision asked", False
     else:
@@ -108,7 +120,8 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
         unavailable=bool(outside) or in_flight,
         tellable=tellable,
         silent=silent,
-        due=min((d for d in (due, silent_due) if d is not None and d > now), default=None),
+        unheard=unheard,
+        due=min((d for d in (due, silent_due, given_up_at) if d is not None and d > now), default=None),
         why=why or (outside if state is not NodeState.UPDATED else ""),
     )
 

@@ -39,7 +39,10 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """What a stage may be complete without: blocked nodes (onBlocked Skip), failed ones below failureThreshold."""
+    """What a stage may be complete without: blocked nodes (onBlocked Skip), failed ones below failureThreshold.
+
+    A blocked one in flight may still begin, once the block is gone; not so if its agent is given up.
+    """
 
     blocked: bool
     failed: bool
@@ -52,7 +55,7 @@ class Tolerance:
             case NodeState.FAILED:
                 return self.failed
             case NodeState.BLOCKED:
-                return self.blocked and not node.in_flight
+                return self.blocked and (not node.in_flight or node.unheard)
             case _:
                 return False
 
@@ -71,17 +74,21 @@ def progress(
     """Every stage, in order. `promoted` names the stages that a person has approved just now, `hollow` those whose
     selector no node meets at all: they cannot be complete, since more likely the selector is wrong than the fleet.
 
-    A stage whose nodes all belong to earlier ones is complete as soon as it would open, and does not soak.
+    A stage whose nodes all belong to earlier ones is complete as soon as it would open, and does not soak. While no
+    agent of a stage's nodes, nor of those before it, is heard of, it is not complete: nothing was shown yet, and agents
+    that are installed after the operator must not find that the canary is over.
     """
     result: list[StageProgress] = []
-    reached = bool(states)
+    reached, heard = bool(states), False
     for stage in stages:
         before = stored.get(stage.name) or StageStatus(name=stage.name, phase=StagePhase.PENDING)
         nodes = members[stage.name]
         automatic = stage.approval is Approval.AUTOMATIC
         is_open = reached and (automatic or before.approved)
         approved = before.approved or stage.name in promoted or (automatic and reached)
-        done = is_open and stage.name not in hollow and all(tolerance.finished(states[node]) for node in nodes)
+        heard = heard or any(not states[node].unheard for node in nodes)
+        finished = all(tolerance.finished(states[node]) for node in nodes) and (heard or not nodes)
+        done = is_open and finished and stage.name not in hollow
         completed_at = before.completed_at or (now if done else None)
         soak = parse_duration(stage.soak) if nodes else _NONE
         soaked_at = before.completed_at and before.completed_at + soak

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
 
 TURN_ANNOTATION: Final = "proxymode.io/turn"
-PROMOTE_ANNOTATION: Final = "proxymode.io/promote"
-ABORT_ANNOTATION: Final = "proxymode.io/abort"
-PROMOTE_ALL: Final = "all"
 
 
 def dataplane_options(source: DataplaneOptions) -> DataplaneOptions:
@@ -91,6 +88,7 @@ class Intent:
     connections: ConnectionPolicy = ConnectionPolicy.HANDOVER
     proxy_mode: str = ""
     revision: int = 0
+    stage: str = ""
     turn: Turn | None = None
 
     def runs(self, template: Template) -> bool:
@@ -105,6 +103,7 @@ class Intent:
             connections=self.connections,
             proxy_mode=self.proxy_mode,
             revision=self.revision,
+            stage=self.stage,
             **{name: getattr(self.options, name) for name in DataplaneOptions.model_fields},
         )
 
@@ -180,6 +179,8 @@ class WriteKind(StrEnum):
 
     PREPARE = "prepare"
     """Created, or told what will come: the dataplane does not move."""
+    PLACE = "place"
+    """Told that it belongs to another stage than before, and nothing else: the dataplane does not move."""
     TURN = "turn"
     """Told to run this revision: the dataplane moves."""
     RETURN = "return"

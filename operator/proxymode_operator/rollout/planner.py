@@ -12,7 +12,7 @@ What it promises, whatever fails and whenever it runs:
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
 - At most four writes for a node in a rollout: prepared once (created, or told the mode to come, which moves nothing),
   told once (mode, options, connections and revision together), noted once that its switch failed, and in a rollback
-  told once to return. Only telling moves the dataplane.
+  told once to return. Only telling moves the dataplane. Besides, one for every change of a waiting node's stage.
 
 A revision begins when mode or options change, whichever way; undo is nothing else. It ends complete, superseded,
 aborted or rolled back, which history records; after the last two its template starts nothing more until the spec
@@ -126,7 +126,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         }
     )
     busy = names | {write.node for write in marked}
-    writes = (*told, *marked, *prepare(fleet, template, exclude=busy, ended=end.early))
+    writes = (*told, *marked, *prepare(fleet, template, _stage_of(stages), exclude=busy, ended=end.early))
     dues = [stage.due for stage in stages]
     decisions = _decisions(stored, status(situation, base, now), states.values(), dues, now)
     return replace(
@@ -199,10 +199,17 @@ def _tell(s: Situation, template: Template, now: datetime) -> tuple[Write, ...]:
         return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.states))
     if s.ended is not None or s.stop is not None:
         return ()
+    stage_of = _stage_of(s.stages)
     homeward = sorted(name for name, found in s.states.items() if found.homeward)
     staged = [name for stage in s.stages if stage.is_open for name in stage.members if s.states[name].tellable]
     order = dict.fromkeys([*homeward, *staged])
-    return tuple(turn(nodes[name], template, proxy_mode, now) for name in _within(s.budget, order, s.states))
+    told = _within(s.budget, order, s.states)
+    return tuple(turn(nodes[name], template, proxy_mode, stage_of[name], now) for name in told)
+
+
+def _stage_of(stages: Sequence[StageProgress]) -> Mapping[str, str]:
+    """The name of every node's stage."""
+    return {node: stage.status.name for stage in stages for node in stage.members}
 
 
 def _to_mark(node: Node, states: Mapping[str, Assessment]) -> bool:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ALL, PROMOTE_ANNOTATION
 from proxymode_api.proxymode import RolloutOutcome, RolloutRecord
 from proxymode_operator.rollout.model import (
-    ABORT_ANNOTATION,
-    PROMOTE_ALL,
-    PROMOTE_ANNOTATION,
     Notice,
     NoticeType,
 )

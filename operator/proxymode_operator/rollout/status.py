@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxymode_api.annotations import PROMOTE_ANNOTATION
 from proxymode_api.common import Condition, ConditionStatus, Mode
 from proxymode_api.deprecation import deprecation
 from proxymode_api.nodeproxymode import ObservedMode
 from proxymode_api.proxymode import FleetStatus, NodeCounts, RolloutOutcome, StagePhase
 from proxymode_operator.rollout.assess import NodeState
-from proxymode_operator.rollout.model import PROMOTE_ANNOTATION
 from proxymode_operator.rollout.stops import with_reasons
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _waiting(s: Situation) -> list[str]:
     reasons: dict[str, list[str]] = {}
     open_nodes = {node for stage in s.stages if stage.is_open for node in stage.members}
     for name, found in s.states.items():
-        pending = found.state is NodeState.PENDING and name in open_nodes
+        pending = (found.state is NodeState.PENDING or found.unheard) and name in open_nodes
         if found.why and (pending or (found.unavailable and not found.in_flight)):
             reasons.setdefault(found.why, []).append(name)
     result += [f"waiting for {listed(names)}: {why}" for why, names in sorted(reasons.items())]
@@ -251,7 +251,8 @@ def _degraded(s: Situation) -> tuple[bool, str, str]:
         return True, s.stop.reason, s.stop.message
     if failed := s.names(NodeState.FAILED):
         return True, "NodesFailed", f"failed: {with_reasons(failed, s.states)}"
-    if silent := tuple(sorted(name for name, found in s.states.items() if found.silent and found.at_template)):
+    silent = [n for n, found in s.states.items() if found.unheard or (found.silent and found.at_template)]
+    if silent:
         return True, "AgentsSilent", f"no agent has been heard of lately on {listed(silent)}"
     return False, "AsExpected", ""
 

@@ -1,7 +1,8 @@
 """The ways in which a NodeProxyMode is written; see `planner` for when.
 
 Solves: what exactly changes in each. Only `turn` and `return_` change what the node's dataplane does; `prepare` changes
-what the agent checks ahead, and those options that its present mode does not use; `mark` and `release` are notes.
+what the agent checks ahead, those options that its present mode does not use, and the stage; `mark` and `release` are
+notes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def told_at(node: Node, proxy_mode: str, revision: int) -> datetime | None:
     return asked.intent.turn.at if mine else None
 
 
-def turn(node: Node, template: Template, proxy_mode: ProxyMode, now: datetime) -> Write:
+def turn(node: Node, template: Template, proxy_mode: ProxyMode, stage: str, now: datetime) -> Write:
     """Told to run the template. What the node ran until now is noted for a rollback: what it was asked, or what was
     found on it where nobody had asked."""
     asked = _stored(node)
@@ -49,6 +50,7 @@ def turn(node: Node, template: Template, proxy_mode: ProxyMode, now: datetime) -
         connections=proxy_mode.spec.switch.connections,
         proxy_mode=proxy_mode.metadata.name,
         revision=proxy_mode.status.revision,
+        stage=stage,
         turn=Turn(
             at=now,
             generation=asked.generation + 1,
@@ -80,9 +82,12 @@ def return_(node: Node, now: datetime) -> Write:
     return Write(node=node.name, node_uid=node.uid, kind=WriteKind.RETURN, intent=intent, base=asked)
 
 
-def prepare(fleet: Fleet, template: Template, *, exclude: Collection[str], ended: bool) -> tuple[Write, ...]:
-    """Creates what is missing and tells what will come. A revision that `ended` prepares no node for its template but
-    those that are new."""
+def prepare(
+    fleet: Fleet, template: Template, stages: Mapping[str, str], *, exclude: Collection[str], ended: bool
+) -> tuple[Write, ...]:
+    """Creates what is missing and tells what will come, and in which of the `stages` (by node). A revision that `ended`
+    prepares no node for its template but those that are new. A node that this revision has told stays in the stage in
+    which it was told."""
     proxy_mode = fleet.proxy_mode
     name = proxy_mode.metadata.name
     result: list[Write] = []
@@ -96,14 +101,18 @@ def prepare(fleet: Fleet, template: Template, *, exclude: Collection[str], ended
                 options=template.options,
                 connections=proxy_mode.spec.switch.connections,
                 proxy_mode=name,
+                stage=stages[node.name],
             )
         elif ended and asked.intent.proxy_mode == name:
             continue
         else:
             intent = _prepared(asked.intent, template, name)
+            if told_at(node, name, proxy_mode.status.revision) is None:
+                intent = replace(intent, stage=stages[node.name])
         if asked is None or intent != asked.intent:
-            write = Write(node=node.name, node_uid=node.uid, kind=WriteKind.PREPARE, intent=intent, base=asked)
-            result.append(write)
+            placed = asked is not None and replace(intent, stage=asked.intent.stage) == asked.intent
+            kind = WriteKind.PLACE if placed else WriteKind.PREPARE
+            result.append(Write(node=node.name, node_uid=node.uid, kind=kind, intent=intent, base=asked))
     return tuple(result)
 
 
@@ -140,7 +149,7 @@ def release(nodes: Mapping[str, Asked], uids: Mapping[str, str]) -> tuple[Write,
             node=name,
             node_uid=uids[name],
             kind=WriteKind.RELEASE,
-            intent=replace(asked.intent, target_mode=asked.intent.mode, proxy_mode="", revision=0),
+            intent=replace(asked.intent, target_mode=asked.intent.mode, proxy_mode="", revision=0, stage=""),
             base=asked,
         )
         for name, asked in sorted(nodes.items())
