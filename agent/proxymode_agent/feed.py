@@ -1,4 +1,8 @@
-"""Services and EndpointSlices from the API server into the engine, for as long as the agent runs."""
+"""What the API server says of Services into the engine, for as long as the agent runs.
+
+Services, EndpointSlices and ServiceCIDRs are watched here, the node elsewhere; Services wait for the node, for what its
+zone is decides which endpoints it uses.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,19 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.kube.listwatch import ListWatch
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
+from proxymode_agent.kube.own_node import NodeView, zone
+from proxymode_agent.kube.service_cidrs import ServiceCidrs
 from proxymode_agent.services.labels import OURS_SELECTOR
 
 if TYPE_CHECKING:
+    from proxymode_agent.cell import Cell
     from proxymode_agent.engine import Engine
     from proxymode_agent.kube.client import KubeClient
     from proxymode_agent.metrics import Metrics
 
 
-async def feed(client: KubeClient, engine: Engine, metrics: Metrics) -> None:
-    """Watch both kinds and hand every event to the engine; ends only by cancellation."""
+async def feed(client: KubeClient, node: Cell[NodeView], engine: Engine, metrics: Metrics) -> None:
+    """Watch, and hand every event to the engine; ends only by cancellation."""
     services = ListWatch(
         client,
         "/api/v1/services",
@@ -31,6 +38,7 @@ async def feed(client: KubeClient, engine: Engine, metrics: Metrics) -> None:
         label_selector=OURS_SELECTOR,
         restarted=metrics.watch_restarted("endpointslices"),
     )
+    cidrs = ServiceCidrs(client, engine.set_service_cidrs, restarted=metrics.watch_restarted("servicecidrs"))
 
     async def feed_services() -> None:
         async for event in services.events():
@@ -40,6 +48,14 @@ async def feed(client: KubeClient, engine: Engine, metrics: Metrics) -> None:
         async for event in slices.events():
             engine.on_slice(event)
 
+    async def feed_zone(view: NodeView) -> None:
+        while True:
+            if view.node is not None:  # deleted while we run: the machine is still where it was
+                engine.set_zone(zone(view.node))
+            view = await node.changed(view)
+
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(cidrs.run(), name="servicecidrs")
+        tasks.create_task(feed_zone(await node.changed(NodeView())), name="zone")
         tasks.create_task(feed_services(), name="services")
         tasks.create_task(feed_slices(), name="endpointslices")

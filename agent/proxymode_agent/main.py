@@ -134,7 +134,10 @@ async def _run(options: Options, config: ClusterConfig) -> None:
     async with KubeClient(config, user_agent=f"proxymode-agent/{agent_version()}") as client:
         node = OwnNode(client, options.node_name, restarted=metrics.watch_restarted("nodes"))
         engine = Engine(
-            partial(Switcher, state_dir=options.state_dir), metrics, pace=Pace(sync_period=options.sync_period)
+            partial(Switcher, state_dir=options.state_dir),
+            metrics,
+            node_name=options.node_name,
+            pace=Pace(sync_period=options.sync_period),
         )
 
         def health() -> Health:
@@ -152,7 +155,7 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             if options.metrics_address is not None:
                 tasks.create_task(serve("metrics", options.metrics_address, metrics_routes(metrics)))
             tasks.create_task(node.run())
-            tasks.create_task(feed(client, engine, metrics))
+            tasks.create_task(feed(client, node.view, engine, metrics))
             tasks.create_task(engine.run())
             if options.standalone is not None:
                 tasks.create_task(_follow_flags(options.standalone, engine, node))

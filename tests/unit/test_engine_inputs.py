@@ -76,22 +76,24 @@ async def test_load_balancers_hear_of_what_is_programmed_only() -> None:
         it.list_cluster()
         it.engine.on_service(behind_a_load_balancer())
         await it.until(lambda seen: seen.phase is EnginePhase.FAILED)
-        assert it.engine.health_checks.value is None
+        heard = it.engine.health_checks
+        before = heard.value
+        assert before is None, "nothing is programmed"
         await it.active(Mode.NFTABLES)
         check = {ServiceName("ns", "web"): HealthCheck(32000, 0)}
-        assert it.engine.health_checks.value == HealthChecks(Mode.NFTABLES, DataplaneConfig(), check)
+        assert heard.value == HealthChecks(Mode.NFTABLES, DataplaneConfig(), check)
         it.engine.on_service(web())  # nothing that the kernel is to do differs
-        await eventually(lambda: it.engine.health_checks.value == HealthChecks(Mode.NFTABLES, DataplaneConfig(), {}))
+        await eventually(lambda: heard.value == HealthChecks(Mode.NFTABLES, DataplaneConfig(), {}))
 
 
 async def test_what_cannot_be_used_is_passed_on() -> None:
     problems: list[Problem] = []
     engine = Engine(FakeKernel().switcher, Metrics(), on_problem=problems.append, pace=QUICK)
     engine.set_desired(Mode.NFTABLES, DataplaneConfig())
-    for event in (web(), Synced("1")):
-        engine.on_service(event)
-    for event in (pods("127.0.0.1"), Synced("1")):
-        engine.on_slice(event)
+    engine.on_service(web())
+    engine.on_service(Synced("1"))
+    engine.on_slice(pods("127.0.0.1"))
+    engine.on_slice(Synced("1"))
     task = asyncio.create_task(engine.run())
     async with asyncio.timeout(DEADLINE):
         await eventually(lambda: problems)

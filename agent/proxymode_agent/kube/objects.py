@@ -1,6 +1,7 @@
-"""The fields of Service, EndpointSlice and Node that the agent reads, and nothing more: decoding skips the rest.
+"""The fields of Service, EndpointSlice, ServiceCIDR and Node that the agent reads; decoding skips all others.
 
-Shapes follow k8s.io/api core/v1 and discovery/v1. What the API marks optional is optional here, null included.
+Shapes follow k8s.io/api core/v1, discovery/v1 and networking/v1. What the API marks optional is optional here, null
+included.
 """
 
 from __future__ import annotations
@@ -113,6 +114,15 @@ class EndpointSlice(msgspec.Struct, rename="camel", frozen=True, gc=False):
     ports: list[SlicePort] | None = None
 
 
+class ServiceCIDRSpec(msgspec.Struct, frozen=True, gc=False):
+    cidrs: list[str] | None = None
+
+
+class ServiceCIDR(msgspec.Struct, frozen=True, gc=False):
+    metadata: ObjectMeta
+    spec: ServiceCIDRSpec = ServiceCIDRSpec()
+
+
 class NodeAddress(msgspec.Struct, frozen=True, gc=False):
     type: str
     address: str
@@ -139,4 +149,5 @@ class Node(msgspec.Struct, frozen=True, gc=False):
 
 decode_service = msgspec.json.Decoder(Service).decode
 decode_endpoint_slice = msgspec.json.Decoder(EndpointSlice).decode
+decode_service_cidr = msgspec.json.Decoder(ServiceCIDR).decode
 decode_node = msgspec.json.Decoder(Node).decode

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from proxymode_agent.cell import Cell
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason
 from proxymode_agent.kube.objects import Node, decode_node
+from proxymode_agent.services.labels import ZONE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,11 @@ def internal_ips(node: Node) -> tuple[bytes, ...]:
             except ValueError:
                 continue
     return tuple(dict.fromkeys(packed))
+
+
+def zone(node: Node) -> str:
+    """The zone that the node is in; empty where nobody says."""
+    return (node.metadata.labels or {}).get(ZONE_LABEL, "")
 
 
 class OwnNode:
