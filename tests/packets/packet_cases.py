@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
-
 from packet_table import read, with_differences
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.dataplane.nftables import NftablesDataplane

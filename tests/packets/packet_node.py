@@ -35,7 +35,8 @@ class NodeUnderTest:
         self._make = make
         self._config = config(topology, options)
         self._places = places(topology)
-        self._tracker = ServiceTracker()
+        self._tracker = ServiceTracker(NODE)
+        self._tracker.set_zone(options.zone)
         self._objects: dict[tuple[str, str], bytes] = {}
         self._dataplane = topology.call(NODE, make, self._config)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from packet_table import FAMILIES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NAMESPACE: Final = "default"
-FAMILIES: Final = ("IPv4", "IPv6")
 
 
 class Place(NamedTuple):
@@ -31,7 +32,7 @@ class ApiObject(NamedTuple):
     json: bytes
 
 
-def objects(services: Mapping[str, Mapping[str, Any]], pods: Mapping[str, Place]) -> Iterator[ApiObject]:
+def objects(services: Mapping[str, dict[str, Any]], pods: Mapping[str, Place]) -> Iterator[ApiObject]:
     """The Services and their EndpointSlices. `services` is the table's, see cases/; raises KeyError for a pod that is
     not there."""
     for name, service in services.items():

@@ -8,6 +8,7 @@ the node, and flows, one a line:
     pod -> web:81 = rejected                   told so at once: a TCP reset or an ICMP error
     client -> node:30080 = dropped             no answer at all
     pod -> sticky:80 = one of local1 local2    every time the same one
+    local1 -> web:80 = local1(masq) remote1    only who reaches itself is masqueraded
 
 An endpoint answers on port 8080 where the line says nothing else (`local1:8443`). `then` changes Services in place:
 what is there is a merge patch (RFC 7396) of the Services before.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+FAMILIES: Final = ("IPv4", "IPv6")
 USUAL_PORT: Final = 8080
 _FLOW: Final = re.compile(r"(?P<source>\S+) -> (?P<address>\S+):(?P<port>\d+)(/(?P<protocols>[a-z,]+))? = (?P<what>.+)")
 _PROTOCOLS: Final = ("tcp", "udp", "sctp")
@@ -63,15 +65,17 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """These servers answer, no other does, and all of them in turn, or with `sticky` always the same one."""
+    """These servers answer, no other does, and all of them in turn, or with `sticky` always the same one. Those in
+    `masqueraded` see an address of the node, the others the sender's own."""
 
     servers: frozenset[Server]
-    masqueraded: bool = False
+    masqueraded: frozenset[Server] = frozenset()
     sticky: bool = False
 
     def __str__(self) -> str:
-        names = " ".join(map(str, sorted(self.servers)))
-        return ("one of " if self.sticky else "") + names + (" masq" if self.masqueraded else "")
+        everywhere = self.masqueraded == self.servers
+        names = (f"{one}(masq)" if one in self.masqueraded and not everywhere else str(one) for one in self.servers)
+        return ("one of " if self.sticky else "") + " ".join(sorted(names)) + (" masq" if everywhere else "")
 
 
 Outcome = Answered | Refusal
@@ -119,6 +123,7 @@ class Case:
 
     title: str
     published: tuple[str, ...]
+    families: tuple[str, ...]
     options: Options
     steps: tuple[Step, ...]
 
@@ -156,8 +161,7 @@ def wrong(outcome: Outcome, seen: Sequence[Observed], own: frozenset[str], node:
         return None
     servers = {observed.server for observed in seen}
     right = servers <= outcome.servers and (len(servers) == 1 if outcome.sticky else servers == outcome.servers)
-    sources = {observed.source for observed in seen if observed.server is not None}
-    if right and sources <= (node if outcome.masqueraded else own):
+    if right and all(observed.source in (node if observed.server in outcome.masqueraded else own) for observed in seen):
         return None
     return "; ".join(sorted({str(observed) for observed in seen}))
 
@@ -196,7 +200,7 @@ def with_differences(cases: Sequence[Case], differences: Sequence[Mapping[str, s
 
 def _case(entry: Mapping[str, Any], others: Mapping[str, Case]) -> Case:
     title = entry["case"]
-    unknown = entry.keys() - {"case", "published", "options", "services", "flows", "then", "like"}
+    unknown = entry.keys() - {"case", "published", "families", "options", "services", "flows", "then", "like"}
     if unknown:
         raise TableError(f"{title!r}: unknown {', '.join(sorted(unknown))}")
     if not entry.get("published"):
@@ -218,7 +222,7 @@ def _case(entry: Mapping[str, Any], others: Mapping[str, Case]) -> Case:
     for change in entry.get("then", ()):
         services = merge(services, change.get("services", {}))
         steps.append(Step(change["change"], services, dict(_flows(title, change["flows"]))))
-    return Case(title, tuple(entry["published"]), options, tuple(steps))
+    return Case(title, tuple(entry["published"]), tuple(entry.get("families", FAMILIES)), options, tuple(steps))
 
 
 def _override(title: str, flows: Mapping[Flow, Outcome], text: str) -> Mapping[Flow, Outcome]:
@@ -257,14 +261,16 @@ def _outcome(text: str) -> Outcome:
             return refusal
     sticky = text.startswith("one of ")
     words = text.removeprefix("one of ").split()
-    masqueraded = words[-1] == "masq"
-    servers = words[:-1] if masqueraded else words
-    return Answered(frozenset(map(_server, servers)), masqueraded, sticky)
-
-
-def _server(word: str) -> Server:
-    name, _, port = word.partition(":")
-    return Server(name, int(port or USUAL_PORT))
+    everywhere = words[-1] == "masq"
+    servers: set[Server] = set()
+    masqueraded: set[Server] = set()
+    for word in words[:-1] if everywhere else words:
+        name, _, port = word.removesuffix("(masq)").partition(":")
+        server = Server(name, int(port or USUAL_PORT))
+        servers.add(server)
+        if everywhere or word.endswith("(masq)"):
+            masqueraded.add(server)
+    return Answered(frozenset(servers), frozenset(masqueraded), sticky)
 
 
 def merge(target: Any, patch: Any) -> Any:
