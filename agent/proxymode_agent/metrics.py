@@ -62,6 +62,17 @@ class Metrics:
         self.refused: Final = Gauge(
             f"{_PREFIX}_refused_services", "Service ports that the kernel would not take.", registry=self.registry
         )
+        self.looks: Final = Counter(
+            f"{_PREFIX}_drift_looks_total",
+            "Looks whether others changed what is programmed, by finding (untouched, nothing-seen, doubtful, changed).",
+            ["finding"],
+            registry=self.registry,
+        )
+        self.drift_repairs: Final = Counter(
+            f"{_PREFIX}_drift_repairs_total",
+            "Times that what others had changed was put back.",
+            registry=self.registry,
+        )
         self.object_problems: Final = Counter(
             f"{_PREFIX}_object_problems_total",
             "Things in Services and EndpointSlices that cannot be used and were left out, by kind of object.",

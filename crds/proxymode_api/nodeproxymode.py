@@ -141,7 +141,7 @@ class NodeProxyModeStatus(Model):
     conditions: list[Condition] = Field(
         default_factory=list,
         max_length=16,
-        description="Ready, PreflightPassed, Switching, Degraded, DeprecatedMode, KubeProxyPresent.",
+        description="Ready, PreflightPassed, Switching, Degraded, DeprecatedMode, KubeProxyPresent, Drifted.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     facts: NodeFacts = Field(default_factory=NodeFacts, description="What was found on the node.")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxymode_agent.dataplane.base import DataplaneError, SyncResult
+from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
 from proxymode_agent.engine import Engine, EnginePhase, EngineSnapshot, Pace
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
 from proxymode_agent.kube.objects import (
@@ -52,6 +52,9 @@ class FakeKernel:
     """
 
     tables: dict[Mode, dict[ServicePortName, ServicePort]] = field(default_factory=dict)
+    left: dict[Mode, dict[ServicePortName, ServicePort]] = field(default_factory=dict)
+    doubt: bool = False
+    look_faults: list[Exception] = field(default_factory=list)
     foreign: ObservedMode = ObservedMode.NONE
     half_done: Mode | None = None
     faults: list[Exception] = field(default_factory=list)
@@ -91,8 +94,17 @@ class FakeDataplane:
             else:
                 table.pop(name, None)
         written = sum(before.get(name) != table.get(name) for name in names)
+        self.kernel.left[self.mode] = dict(table)
         endpoints = sum(len(port.endpoints) for port in table.values())
         return SyncResult(written, len(table), endpoints, self.kernel.refused)
+
+    def look(self) -> Look:
+        if self.kernel.look_faults:
+            raise self.kernel.look_faults.pop()
+        if self.kernel.doubt:
+            return Look(Finding.DOUBTFUL)
+        untouched = self.kernel.tables.get(self.mode) == self.kernel.left.get(self.mode)
+        return Look(Finding.UNTOUCHED) if untouched else Look(Finding.CHANGED, "table is gone")
 
     def remove(self) -> None:
         self.kernel.tables.pop(self.mode, None)
@@ -411,18 +423,59 @@ async def test_a_dataplane_that_cannot_be_opened_is_tried_again() -> None:
     await asyncio.wait([task])
 
 
-async def test_drift_is_looked_for_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
-    async with bench(pace=Pace(sync_period=0.01)) as it:
+async def test_drift_is_looked_for_told_and_repaired(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench(pace=replace(QUICK, look_period=0.001)) as it:
         it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
         it.list_cluster()
-        await it.active(Mode.NFTABLES)
+        first = await it.active(Mode.NFTABLES)
+        assert first.drift == "", "what a start finds is no drift"
         it.kernel.tables[Mode.NFTABLES].clear()  # somebody flushes our maps
         await eventually(lambda: programmed(it.kernel, Mode.NFTABLES) == {"ns/web": ["10.1.0.1:8080"]})
         del it.kernel.tables[Mode.NFTABLES]  # somebody deletes our tables
         await eventually(lambda: Mode.NFTABLES in it.kernel.tables)
-        await it.active(Mode.NFTABLES)
-        assert "drift repaired" in [record.message for record in caplog.records]
+        last = await it.until(lambda seen: bool(seen.drift))
+        assert (last.drift, last.synced) == ("table is gone", True)
+        await eventually(lambda: it.value("drift_repairs_total") == 2)
+        assert [record.message for record in caplog.records].count("drift repaired") == 2
+        assert it.value("drift_looks_total", finding="changed") >= 2
+        await eventually(lambda: it.value("drift_looks_total", finding="untouched") > 0)
         assert not [call for call in it.kernel.calls if call.startswith("switch")]
+
+
+async def test_a_repair_is_told_for_a_while() -> None:
+    async with bench(pace=replace(QUICK, look_period=0.001, drift_shown=0.05)) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.kernel.tables[Mode.NFTABLES].clear()
+        await it.until(lambda seen: bool(seen.drift))
+        await it.until(lambda seen: not seen.drift)
+        assert it.value("drift_repairs_total") == 1
+
+
+async def test_a_doubt_is_resolved_by_reading_the_kernel_back() -> None:
+    async with bench(pace=replace(QUICK, look_period=0.001)) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.kernel.doubt = True
+        await eventually(lambda: it.kernel.calls.count("sync nftables full") > 2)
+        assert it.engine.snapshot().drift == "", "nothing was found to be wrong"
+        it.kernel.tables[Mode.NFTABLES].clear()
+        last = await it.until(lambda seen: bool(seen.drift))
+        assert last.drift == "found by reading the kernel back"
+
+
+async def test_a_look_that_fails_is_followed_by_a_full_sync() -> None:
+    kernel = FakeKernel()
+    async with bench(kernel, pace=replace(QUICK, look_period=0.001)) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        kernel.look_faults.append(DataplaneError("ENOBUFS"))
+        await it.until(lambda seen: "look for drift failed: ENOBUFS" in seen.error)
+        await it.active(Mode.NFTABLES)
+        assert kernel.calls == ["sync nftables full", "sync nftables full"]
 
 
 async def test_another_configuration_opens_the_dataplane_anew_and_compares_everything() -> None:
@@ -530,7 +583,7 @@ def test_whatever_happens_the_kernel_ends_as_wished(story: list[tuple[str, Any, 
 
     async def live() -> None:
         world = ServiceTracker()  # what a fresh build makes of the same objects
-        async with bench(pace=replace(QUICK, sync_period=0.005)) as it:
+        async with bench(pace=replace(QUICK, sync_period=0.005, look_period=0.002)) as it:
             it.engine.on_service(Synced("1"))
             it.engine.on_slice(Synced("1"))
             for what, subject, detail in story:

@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxymode_agent.engine.decide import Situation, Switch, Sync, Wait, decide, full_sync_interval, ours, rest_after
+from proxymode_agent.dataplane import base
+from proxymode_agent.dataplane.base import Finding
+from proxymode_agent.engine.decide import (
+    Look,
+    Situation,
+    Switch,
+    Sync,
+    Wait,
+    decide,
+    ours,
+    rest_after,
+    rest_after_full,
+    rest_after_look,
+)
+from proxymode_agent.engine.drift import Drift
 from proxymode_api.modes import Mode, ObservedMode
 
 NFT, IPVS = Mode.NFTABLES, Mode.IPVS
@@ -23,6 +37,7 @@ CALM = Situation(
     pending=False,
     full_at=130.0,
     pending_at=100.5,
+    look_at=140.0,
     switch_at=-math.inf,
 )
 
@@ -37,6 +52,12 @@ CALM = Situation(
         ({"pending": True}, Wait(100.5)),
         ({"pending": True, "pending_at": 99.0}, Sync(NFT, full=False)),
         ({"pending": True, "pending_at": 99.0, "full_at": -math.inf}, Sync(NFT, full=True)),
+        # A look is last: what is known to be due comes first.
+        ({"look_at": 100.0}, Look(NFT)),
+        ({"look_at": 110.0}, Wait(110.0)),
+        ({"look_at": 100.0, "full_at": 100.0}, Sync(NFT, full=True)),
+        ({"look_at": 100.0, "pending": True, "pending_at": 99.0}, Sync(NFT, full=False)),
+        ({"look_at": 100.0, "observed": ObservedMode.NONE, "desired": None}, Wait(math.inf)),
         # Nothing in the kernel: the desired mode is programmed, there is nothing to switch from.
         ({"observed": ObservedMode.NONE, "full_at": -math.inf}, Sync(NFT, full=True)),
         ({"observed": ObservedMode.NONE}, Wait(130.0)),
@@ -75,6 +96,7 @@ situations = st.builds(
     pending=st.booleans(),
     full_at=times,
     pending_at=times,
+    look_at=times,
     switch_at=times,
 )
 
@@ -93,7 +115,7 @@ def test_it_switches_only_to_what_is_wanted_and_syncs_only_what_is_there_or_want
     match decide(situation):
         case Switch(to):
             assert to == (situation.desired or situation.unfinished)
-        case Sync(mode, _):
+        case Sync(mode, _) | Look(mode):
             nothing = situation.observed is ObservedMode.NONE
             assert mode == (situation.desired if nothing else ours(situation.observed))
 
@@ -102,5 +124,44 @@ def test_pacing_leaves_the_dataplane_most_of_its_time() -> None:
     assert rest_after(0.0) == 0.0
     assert rest_after(0.001) == pytest.approx(0.009)
     assert rest_after(10.0) == 1.0
-    assert full_sync_interval(30.0, 0.01) == 30.0
-    assert full_sync_interval(30.0, 2.0) == pytest.approx(98.0)
+    assert rest_after_look(1.0, 0.001) == 1.0
+    assert rest_after_look(1.0, 0.1) == pytest.approx(1.9)
+
+
+@pytest.mark.parametrize(
+    ("finding", "quick", "slow"),
+    [
+        (Finding.UNTOUCHED, 300.0, 300.0),
+        (Finding.NOTHING_SEEN, 30.0, 98.0),
+        (Finding.DOUBTFUL, 0.49, 98.0),
+        (Finding.CHANGED, 0.01, 2.0),
+    ],
+)
+def test_reading_back_is_paced_by_its_cost_and_by_what_was_found(finding: Finding, quick: float, slow: float) -> None:
+    assert rest_after_full(finding, 30.0, 0.01) == pytest.approx(quick)
+    assert rest_after_full(finding, 30.0, 2.0) == pytest.approx(slow)
+
+
+looks = st.lists(
+    st.builds(base.Look, st.sampled_from(Finding), st.sampled_from(["a table", "a rule"])), min_size=1, max_size=20
+)
+
+
+@given(looks, st.booleans(), st.integers(0, 2))
+def test_what_a_look_has_found_is_acted_on_and_told_once(found: list[base.Look], expected: bool, written: int) -> None:
+    state = Drift(sync_period=30.0, look_period=1.0, shown=300.0)
+    assert state.full_at == -math.inf
+    assert not state.repaired(-1.0, 0.0, expected=True, written=5)
+    for number, look in enumerate(found, 1):
+        state.looked(look, float(number), number + 0.001)
+        assert state.look_at == pytest.approx(number + 1.001)
+    worst = max(found, key=lambda look: list(Finding).index(look.finding)).finding
+    assert state.full_at == rest_after_full(worst, 30.0, 1.0)
+    changed = state.repaired(50.0, 51.0, expected=expected, written=written)
+    if worst is Finding.CHANGED:
+        assert changed in [look.changed for look in found if look.finding is Finding.CHANGED]
+    else:
+        assert bool(changed) == (written > 0 and not expected), "a read-back that writes unasked has found drift"
+    assert not state.repaired(60.0, 61.0, expected=False, written=0)
+    assert state.expired(400.0) == bool(changed)
+    assert not state.expired(500.0)

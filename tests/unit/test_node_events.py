@@ -93,6 +93,23 @@ def test_a_block_is_told_once_for_each_set_of_checks() -> None:
     assert reasons(blocked("kernel-version"), status(phase=Phase.ACTIVE)) == []
 
 
+def test_drift_is_told_when_the_condition_turns_true() -> None:
+    def drifted(holds: bool, message: str = "") -> NodeProxyModeStatus:
+        condition = Condition(
+            type="Drifted",
+            status=ConditionStatus.TRUE if holds else ConditionStatus.FALSE,
+            reason="Repaired" if holds else "AsProgrammed",
+            message=message,
+            last_transition_time=NOW,
+        )
+        return status(conditions=[condition])
+
+    (event,) = transitions(drifted(False), drifted(True, "table ip proxymode is gone"))
+    assert event == NodeEvent(EventType.WARNING, "DriftRepaired", "RepairDataplane", "table ip proxymode is gone")
+    assert reasons(drifted(True, "a table"), drifted(True, "a chain")) == [], "once until it was quiet for a while"
+    assert reasons(drifted(True), drifted(False)) == []
+
+
 def test_deprecation_is_told_once_a_day_as_upstream_does() -> None:
     deprecated = status(
         conditions=[

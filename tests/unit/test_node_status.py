@@ -99,7 +99,24 @@ def test_a_node_that_does_as_services_say_is_ready() -> None:
 
 def test_all_conditions_are_always_there_and_only_these() -> None:
     types = {condition.type for condition in status_of().conditions}
-    assert types == {"Ready", "PreflightPassed", "Switching", "Degraded", "DeprecatedMode", "KubeProxyPresent"}
+    assert types == {
+        "Ready",
+        "PreflightPassed",
+        "Switching",
+        "Degraded",
+        "DeprecatedMode",
+        "KubeProxyPresent",
+        "Drifted",
+    }
+
+
+def test_drift_that_was_repaired_is_told_for_a_while_and_makes_no_node_unready() -> None:
+    drifted = status_of(engine=replace(ACTIVE, drift="table ip proxymode is gone"))
+    found = condition(drifted, "Drifted")
+    assert (found.status, found.reason) == (ConditionStatus.TRUE, "Repaired")
+    assert found.message.endswith("it was put back: table ip proxymode is gone.")
+    assert condition(drifted, "Ready").status is ConditionStatus.TRUE
+    assert condition(status_of(), "Drifted").status is ConditionStatus.FALSE
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """What the engine does next, as a pure function of where things stand.
 
 All times are seconds of one monotonic clock. Pacing lives here too: a change is written at once when the dataplane
-has been idle, a burst in batches, so that syncs never take more than a tenth of the dataplane's time; a check for
-drift reads the whole kernel state back and takes no more than a fiftieth.
+has been idle, a burst in batches, so that syncs never take more than a tenth of the dataplane's time. A look for drift
+is cheap and takes no more than a twentieth; a read-back of the whole kernel state no more than a fiftieth, unless it is
+known to be needed: then half.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from proxymode_agent.dataplane.base import Finding
 from proxymode_api.modes import Mode, ObservedMode
 
 _OURS: Final = {ObservedMode.IPVS: Mode.IPVS, ObservedMode.NFTABLES: Mode.NFTABLES}
 _REST_PER_SYNC: Final = 9.0
 _REST_CAP_SECONDS: Final = 1.0
 _REST_PER_FULL_SYNC: Final = 49.0
+_REST_PER_REPAIR: Final = 1.0
+_REST_PER_LOOK: Final = 19.0
+_UNTOUCHED_PERIODS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,20 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """See whether others changed what `mode` has in the kernel."""
+
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
     """Move to `to`, also to finish a move that was begun."""
 
     to: Mode
 
 
-Action = Wait | Sync | Switch
+Action = Wait | Sync | Look | Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +62,8 @@ class Situation:
 
     `complete`: Services and EndpointSlices were listed. `told`: somebody said what is desired, be it nothing.
     `unfinished`: the target of a switch that was begun and not ended. `pending`: changes are waiting to be written.
-    `full_at`, `pending_at`, `switch_at`: not before which time a full sync is due, changes may be written, and a switch
-    may be tried; -inf is at once.
+    `full_at`, `pending_at`, `look_at`, `switch_at`: not before which time a full sync is due, changes may be written, a
+    look is due, and a switch may be tried; -inf is at once.
     """
 
     now: float
@@ -63,6 +75,7 @@ class Situation:
     pending: bool
     full_at: float
     pending_at: float
+    look_at: float
     switch_at: float
 
 
@@ -95,7 +108,9 @@ def decide(situation: Situation) -> Action:
         return Sync(current, full=True)
     if s.pending and s.now >= s.pending_at:
         return Sync(current, full=False)
-    return Wait(min(switch_at, s.full_at, s.pending_at if s.pending else math.inf))
+    if s.now >= s.look_at:
+        return Look(current)
+    return Wait(min(switch_at, s.full_at, s.look_at, s.pending_at if s.pending else math.inf))
 
 
 def rest_after(duration: float) -> float:
@@ -103,6 +118,23 @@ def rest_after(duration: float) -> float:
     return min(_REST_CAP_SECONDS, _REST_PER_SYNC * duration)
 
 
-def full_sync_interval(period: float, duration: float) -> float:
-    """How long until the next check for drift, when the last one took `duration` seconds and `period` is wished for."""
-    return max(period, _REST_PER_FULL_SYNC * duration)
+def rest_after_look(period: float, duration: float) -> float:
+    """How long until the next look, when the last one took `duration` seconds and `period` is wished for."""
+    return max(period, _REST_PER_LOOK * duration)
+
+
+def rest_after_full(finding: Finding, period: float, duration: float) -> float:
+    """How long after a full sync, which took `duration` seconds, the next one is due, by what looks have found since.
+
+    `period` is between two read-backs where others write and nothing is seen to be changed. Where nobody wrote, one
+    could find our own mistakes only, and is made seldom.
+    """
+    match finding:
+        case Finding.CHANGED:
+            return _REST_PER_REPAIR * duration
+        case Finding.DOUBTFUL:
+            return _REST_PER_FULL_SYNC * duration
+        case Finding.NOTHING_SEEN:
+            return max(period, _REST_PER_FULL_SYNC * duration)
+        case Finding.UNTOUCHED:
+            return max(_UNTOUCHED_PERIODS * period, _REST_PER_FULL_SYNC * duration)

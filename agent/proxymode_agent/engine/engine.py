@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
 from proxymode_agent.engine import told
-from proxymode_agent.engine.decide import Situation, Switch, Sync, Wait, decide, full_sync_interval, ours, rest_after
+from proxymode_agent.engine.decide import Look, Situation, Switch, Sync, Wait, decide, ours, rest_after
+from proxymode_agent.engine.drift import Drift
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
@@ -46,9 +47,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often, in seconds. `sync_period`: between two checks for drift, at least; the others bound retries."""
+    """How often, in seconds. `sync_period`: between two read-backs of the kernel where others write, at least;
+    `look_period`: between two looks whether they do. `drift_shown`: so long a repair is told. The others bound retries.
+    """
 
     sync_period: float = 30.0
+    look_period: float = 1.0
+    drift_shown: float = 300.0
     retry_first: float = 0.5
     retry_cap: float = 60.0
     switch_retry_first: float = 5.0
@@ -97,7 +102,8 @@ class Engine:
         # The kernel, as last seen, under this configuration.
         self._opened: DataplaneConfig | None = None
         self._kernel = Kernel(ObservedMode.NONE, None)
-        # Not before when: retry a failure or check for drift, write changes, try a switch.
+        self._drift = Drift(pace.sync_period, pace.look_period, pace.drift_shown)
+        # Not before when: start anew or retry a failure, write changes, try a switch.
         self._full_at = self._pending_at = self._switch_at = -math.inf
         self._retry = Backoff(pace.retry_first, pace.retry_cap)
         self._switch_retry = Backoff(pace.switch_retry_first, pace.switch_retry_cap)
@@ -194,12 +200,16 @@ class Engine:
                 return self._full_at
             await self._open(self._goal)
             return -math.inf
+        if self._drift.expired(self._clock()):
+            self._publish(drift="")
         match decide(self._situation()):
             case Wait(until):
                 self._publish(phase=self._resting_phase(synced=self._cell.value.synced))
                 if self._cell.value.phase in (EnginePhase.PENDING, EnginePhase.OBSERVING):
                     self._unwritten_since = None
-                return until
+                return min(until, self._drift.shown_until)
+            case Look(mode):
+                await self._look(mode)
             case Sync(mode, full):
                 await self._sync(mode, full=full)
             case Switch(to):
@@ -207,6 +217,7 @@ class Engine:
         return -math.inf
 
     def _situation(self) -> Situation:
+        synced = self._cell.value.synced
         return Situation(
             now=self._clock(),
             complete=self._services_listed and self._slices_listed,
@@ -215,8 +226,9 @@ class Engine:
             observed=self._kernel.observed,
             unfinished=self._kernel.unfinished,
             pending=bool(self._changed) or self._tracker.dirty,
-            full_at=self._full_at,
+            full_at=min(self._full_at, self._drift.full_at) if synced else self._full_at,
             pending_at=self._pending_at,
+            look_at=self._drift.look_at if synced else math.inf,
             switch_at=self._switch_at,
         )
 
@@ -230,6 +242,17 @@ class Engine:
         self._full_at = -math.inf
         self._sync_error = ""
         told.opened(self._kernel)
+
+    async def _look(self, mode: Mode) -> None:
+        goal = self._goal
+        began = self._clock()
+        try:
+            look = await self._worker.look(mode)
+        except Exception as error:
+            self._failed("look for drift failed", error, goal)
+            return
+        self._metrics.looks.labels(look.finding.value).inc()
+        self._drift.looked(look, began, self._clock())
 
     async def _sync(self, mode: Mode, *, full: bool) -> None:
         goal = self._goal
@@ -246,7 +269,7 @@ class Engine:
                 self._unwritten_since = None
                 self._publish_checks(mode)
                 return
-            drift = full and not first and not self._changed
+            expected = first or bool(self._changed)
             if first:
                 self._publish(phase=EnginePhase.PROGRAMMING)
             result = await self._worker.sync(mode, state, None if full else frozenset(self._changed))
@@ -257,7 +280,8 @@ class Engine:
             self._unwritten_since = self._unwritten_since or began
             self._failed(f"{kind} sync failed", error, goal)
             return
-        seconds = self._clock() - began
+        ended = self._clock()
+        seconds = ended - began
         self._changed.clear()
         self._unwritten_since = began if self._tracker.dirty else None
         self._retry.reset()
@@ -266,11 +290,17 @@ class Engine:
         if goal is not self._goal:
             self._full_at = -math.inf  # what was done is about a former wish
         elif full:
-            self._full_at = began + seconds + full_sync_interval(self._pace.sync_period, seconds)
+            self._full_at = math.inf
             self._pending_at = -math.inf
         else:
-            self._pending_at = began + seconds + rest_after(seconds)
-        told.synced(result, kind, seconds, drift=drift and result.written > 0, before=self._cell.value.refused)
+            self._pending_at = ended + rest_after(seconds)
+        told.synced(result, kind, seconds, before=self._cell.value.refused)
+        if full:
+            drift = self._drift.repaired(began, ended, expected=expected, written=result.written)
+            if drift:
+                self._metrics.drift_repairs.inc()
+                told.drifted(drift, result.written)
+                self._publish(drift=drift)
         now = datetime.now(UTC)
         self._metrics.synced(result, kind, seconds, now.timestamp())
         self._publish_checks(mode)

@@ -48,6 +48,8 @@ class EngineSnapshot:
     """End of the last successful sync."""
     refused: tuple[tuple[ServicePortName, str], ...] = ()
     """Service ports that the kernel would not take, and why."""
+    drift: str = ""
+    """What others had changed and was put back within the last minutes."""
     error: str = ""
     """Why the last sync or switch failed; empty when it did not."""
     steps: tuple[StepRecord, ...] = ()

@@ -23,18 +23,16 @@ def opened(kernel: Kernel) -> None:
     )
 
 
-def synced(
-    result: SyncResult, kind: str, seconds: float, *, drift: bool, before: tuple[tuple[ServicePortName, str], ...]
-) -> None:
-    """A sync succeeded. `drift`: it wrote although nothing had changed; `before`: what was refused until now."""
+def synced(result: SyncResult, kind: str, seconds: float, *, before: tuple[tuple[ServicePortName, str], ...]) -> None:
+    """A sync succeeded. `before`: what was refused until now."""
     known = dict(before)
     for name, reason in result.refused:
         if known.get(name) != reason:
             log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
     routine = kind == "incremental" or not result.written
     log.log(
-        logging.WARNING if drift else logging.DEBUG if routine else logging.INFO,
-        "drift repaired" if drift else "synced",
+        logging.DEBUG if routine else logging.INFO,
+        "synced",
         extra={
             "kind": kind,
             "written": result.written,
@@ -43,6 +41,11 @@ def synced(
             "milliseconds": round(seconds * 1000, 2),
         },
     )
+
+
+def drifted(changed: str, written: int) -> None:
+    """Others had changed what is ours, and it was put back."""
+    log.warning("drift repaired", extra={"changed": changed, "written": written})
 
 
 def switch_begins(kernel: Kernel, to: Mode) -> None:

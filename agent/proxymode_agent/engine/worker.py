@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxymode_agent.dataplane.base import Dataplane, SyncResult
+    from proxymode_agent.dataplane.base import Dataplane, Look, SyncResult
     from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
     from proxymode_agent.switch.record import StepRecord, SwitchRecord
     from proxymode_api.modes import Mode, ObservedMode
@@ -60,6 +60,10 @@ class DataplaneWorker:
     async def sync(self, mode: Mode, state: ServiceState, changed: frozenset[ServicePortName] | None) -> SyncResult:
         """Dataplane.sync of `mode`. Raises DataplaneError."""
         return await self._call(lambda: self._opened().dataplane(mode).sync(state, changed))
+
+    async def look(self, mode: Mode) -> Look:
+        """Dataplane.look of `mode`. Raises DataplaneError."""
+        return await self._call(lambda: self._opened().dataplane(mode).look())
 
     async def switch(self, to: Mode, state: ServiceState, on_step: Callable[[StepRecord], None]) -> SwitchRecord:
         """Switcher.switch; `on_step` is called on the event loop. Raises SwitchError."""

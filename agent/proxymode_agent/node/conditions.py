@@ -27,6 +27,7 @@ SWITCHING = "Switching"
 DEGRADED = "Degraded"
 DEPRECATED_MODE = "DeprecatedMode"
 KUBE_PROXY_PRESENT = "KubeProxyPresent"
+DRIFTED = "Drifted"
 
 REFUSED_SHOWN = 5
 """So many refused Service ports are named in a message."""
@@ -77,6 +78,7 @@ def aspects(seen: Observation, last_switch: LastSwitch | None) -> dict[str, Aspe
         DEGRADED: _degraded(seen),
         DEPRECATED_MODE: _deprecated_mode(seen),
         KUBE_PROXY_PRESENT: _kube_proxy_present(seen),
+        DRIFTED: _drifted(seen),
     }
 
 
@@ -190,6 +192,12 @@ def _kube_proxy_present(seen: Observation) -> Aspect:
     if found.rules:
         return _true("RulesLeft", f"kube-proxy does not run but has left {', '.join(found.rules)}.")
     return _false("Absent", "")
+
+
+def _drifted(seen: Observation) -> Aspect:
+    if not seen.engine.drift:
+        return _false("AsProgrammed", "")
+    return _true("Repaired", f"Somebody else changed what this agent programs; it was put back: {seen.engine.drift}.")
 
 
 def _sentence(text: str) -> str:

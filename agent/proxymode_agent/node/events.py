@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from proxymode_agent.node.conditions import DEPRECATED_MODE, blockers
+from proxymode_agent.node.conditions import DEPRECATED_MODE, DRIFTED, blockers
 from proxymode_api.common import ConditionStatus
 from proxymode_api.nodeproxymode import NodeProxyModeStatus, Phase, SwitchOutcome
 
@@ -59,6 +59,9 @@ def transitions(before: NodeProxyModeStatus, after: NodeProxyModeStatus) -> tupl
         events.append(
             NodeEvent(EventType.WARNING, "Blocked", "Preflight", _condition_message(after, "PreflightPassed"))
         )
+    if _holds(after, DRIFTED) and not _holds(before, DRIFTED):
+        note = _condition_message(after, DRIFTED)
+        events.append(NodeEvent(EventType.WARNING, "DriftRepaired", "RepairDataplane", note))
     return tuple(events)
 
 
@@ -117,6 +120,10 @@ def _way(switch: LastSwitch) -> str:
 
 def _blocking(status: NodeProxyModeStatus) -> set[str]:
     return {result.id for result in blockers(status.preflight.results)} if status.preflight else set()
+
+
+def _holds(status: NodeProxyModeStatus, kind: str) -> bool:
+    return any(condition.type == kind and condition.status is ConditionStatus.TRUE for condition in status.conditions)
 
 
 def _condition_message(status: NodeProxyModeStatus, kind: str) -> str:
