@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.dataplane.nftables import NftablesDataplane
-from proxymode_agent.dataplane.nftables.layout import TRAITS, layout
+from proxymode_agent.dataplane.nftables.draws import LOCAL_BASE
+from proxymode_agent.dataplane.nftables.layout import layout
+from proxymode_agent.dataplane.nftables.paths import TRAITS
 from proxymode_agent.services.model import (
     DataplaneConfig,
     Endpoint,
@@ -42,14 +45,20 @@ def service(
     protocol: Protocol = Protocol.TCP,
     node_port: int | None = None,
 ) -> ServicePort:
-    """A Service port as the agent's tracker would make it."""
+    """A Service port of policy Cluster as the agent's tracker would make it, any of whose endpoints may be here."""
     packed = ipaddress.ip_address(address).packed
+    pods = packed_endpoints(endpoints)
     return ServicePort(
         ServicePortName("default", name, "", protocol, Family(len(packed))),
         Frontend(packed, protocol, port),
-        tuple(sorted(Endpoint(ipaddress.ip_address(one).packed, number) for one, number in endpoints)),
+        pods,
         node_port,
+        hairpin=tuple(sorted({pod.address for pod in pods})),
     )
+
+
+def packed_endpoints(endpoints: list[tuple[str, int]]) -> tuple[Endpoint, ...]:
+    return tuple(sorted(Endpoint(ipaddress.ip_address(one).packed, number) for one, number in endpoints))
 
 
 def state(*ports: ServicePort) -> ServiceState:
@@ -86,7 +95,7 @@ def namespace() -> Iterator[Topology]:
 
 
 def held(topology: Topology, node: str = "node1") -> Snapshot:
-    """All of our tables in a node's kernel: elements by set, rules by chain."""
+    """All of our tables in a node's kernel: elements by set, rules by chain; not the clients' elements."""
     return topology.call(node, _held)
 
 
@@ -97,7 +106,7 @@ def _held() -> Snapshot:
             ours = layout(family, DataplaneConfig(), "any")
             if ours.table.name not in {dumped.table.name for dumped in kernel.tables(ours.table.family)}:
                 continue
-            found |= {str(of): dict(kernel.elements(of)) for of in ours.sets}
+            found |= {str(of): dict(kernel.elements(of)) for of in ours.sets if of.dynamic is None}
             found |= {str(chain): {} for chain in kernel.chains(ours.table)}
             for rule in kernel.rules(ours.table):
                 rules = found[f"chain {ours.table.family} {ours.table.name} {rule.chain}"]
@@ -106,13 +115,18 @@ def _held() -> Snapshot:
 
 
 def regardless_of_order(snapshot: Snapshot) -> dict[str, object]:
-    """A snapshot without what depends on history: which endpoint has which index, and chains made ahead of need."""
+    """A snapshot without what depends on history: which endpoint has which index and id, and chains made ahead of
+    need. For each frontend and pool the endpoints, by whatever id."""
     result: dict[str, object] = {}
     for name, content in snapshot.items():
-        if name.endswith("endpoints") and name.startswith("map"):
-            rows: dict[bytes, set[bytes]] = {}
-            for key, endpoint in content.items():
-                rows.setdefault(key[:-4], set()).add(endpoint)
+        if name.endswith("sticky-endpoints"):
+            result[name] = sorted(content.values())
+        elif name.startswith("map") and name.endswith(("endpoints", "sticky-ids")):
+            ids = snapshot[" ".join([*name.split()[:3], "sticky-endpoints"])] if name.endswith("ids") else {}
+            rows: dict[tuple[bytes, bool], set[bytes]] = {}
+            for key, value in content.items():
+                pool = int.from_bytes(key[-4:], sys.byteorder) >= LOCAL_BASE
+                rows.setdefault((key[:-4], pool), set()).add(ids.get(value, value))
             result[name] = rows
         elif "one-of-" not in name:
             result[name] = content

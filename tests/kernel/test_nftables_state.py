@@ -84,14 +84,23 @@ def _generation() -> int:
 def test_nft_prints_it_and_takes_its_own_listing_for_the_same(
     namespace: Topology, programmed: NftablesDataplane
 ) -> None:
-    """Nothing is lost between our bytes and nft's language: types, rules, elements, comments."""
+    """Nothing is lost between our bytes and nft's language: types, rules, elements, comments.
+
+    Only in check-source nft puts a byte order conversion of one byte, which does nothing, before the lookup of an
+    interval; so those chains are written anew: in both families a flush and three rules.
+    """
     printed = listing(namespace)
     assert "10.96.0.53 . udp . 53 : goto one-of-7" in printed
     with build(make_fleet(nodes=1, pods=0, clients=0)) as other:
         nft(other, printed)
-        assert held(other) == held(namespace)
+        before, after = held(namespace), held(other)
+        assert {name for name in before if before[name] != after.get(name)} == {
+            "chain ip proxymode check-source",
+            "chain ip6 proxymode check-source",
+        }
         with dataplane(other, node_config(namespace)) as made:
-            assert made.sync(STATE).written == 0
+            assert made.sync(STATE).written == 8
+        assert held(other) == before
 
 
 def test_the_table_says_whose_it_is(namespace: Topology, programmed: NftablesDataplane) -> None:
@@ -139,8 +148,7 @@ DAMAGE = {
         "add rule ip proxymode to-nodeport ip saddr @theirs drop",
     ],
     "map of another type": [
-        "flush chain ip proxymode filter-forward",
-        "flush chain ip proxymode filter-output",
+        "flush chain ip proxymode check-cluster-ip",
         "delete set ip proxymode cluster-ips",
         "add set ip proxymode cluster-ips { type ipv4_addr; flags interval; }",
     ],
@@ -237,7 +245,13 @@ def test_another_config_rewrites_rules_and_keeps_elements(namespace: Topology, p
         assert {name for name in before if before[name] != after[name]} == {
             f"chain {family} proxymode {chain}"
             for family in ("ip", "ip6")
-            for chain in ("masquerade-from-outside", "to-service", "refuse-nodeport")
+            for chain in (
+                "masquerade-from-outside",
+                "short-circuit",
+                "nodeport-short-circuit",
+                "to-service",
+                "check-nodeport",
+            )
         }
         assert made.sync(STATE).written == 0
     assert programmed.sync(STATE).written > 0

@@ -37,8 +37,9 @@ ADDRESSES = Set(TABLE, "addresses", (IP_SADDR, IP_DADDR))
 ENDPOINTS = Set(TABLE, "endpoints", (IP_DADDR, L4PROTO, TH_DPORT, random_index(2)), (IP_DADDR, TH_DPORT))
 ENDPOINTS6 = Set(TABLE, "endpoints6", (IP6_DADDR, L4PROTO, TH_DPORT, random_index(2)), (IP6_DADDR, TH_DPORT))
 MARKS = Set(TABLE, "marks", (TH_DPORT,), (TH_DPORT,))
+SOURCES = Set(TABLE, "sources", (IP_DADDR, TH_DPORT, IP_SADDR), intervals=True)
 VERDICTS = Set(TABLE, "verdicts", (IP_DADDR, L4PROTO, TH_DPORT), Verdict)
-SETS = [PORTS, ADDRESSES, ENDPOINTS, ENDPOINTS6, MARKS, VERDICTS]
+SETS = [PORTS, ADDRESSES, ENDPOINTS, ENDPOINTS6, MARKS, SOURCES, VERDICTS]
 
 TARGETS = st.sampled_from([(VerdictCode.GOTO, "one-of-1"), (VerdictCode.JUMP, "longer-name"), (VerdictCode.DROP, None)])
 
@@ -49,7 +50,8 @@ def elements_of(of: Set) -> st.SearchStrategy[list[Element]]:
         data = TARGETS.map(lambda target: verdict_element(*target))
     else:
         data = st.binary(min_size=of.data_length, max_size=of.data_length)
-    key = st.binary(min_size=of.key_length, max_size=of.key_length)
+    key_bytes = 2 * of.key_length if of.intervals else of.key_length
+    key = st.binary(min_size=key_bytes, max_size=key_bytes)
     return st.lists(st.tuples(key, data), max_size=30)
 
 
@@ -112,7 +114,7 @@ def test_an_error_names_the_element() -> None:
     [command] = delete_elements(ENDPOINTS, keys)
     assert command.locate is not None
     second = command.body.index(keys[1]) - 12  # its NFTA_LIST_ELEM
-    assert command.locate(HEADERS.size + second) == "10.96.0.1 . 17 . 80 . 1"
+    assert command.locate(HEADERS.size + second) == ("endpoints", keys[1], "10.96.0.1 . 17 . 80 . 1")
 
 
 def test_commands_are_numbered_from_one_between_begin_and_end() -> None:

@@ -34,10 +34,12 @@ from proxymode_agent.dataplane.nfnetlink.expressions import (
     Expression,
     address_is_local,
     bitwise,
+    came_in_by,
     cmp,
     ct,
     ct_state,
     ct_status,
+    delete_element,
     dnat,
     fib_address_type,
     flip_mark_bit,
@@ -53,6 +55,8 @@ from proxymode_agent.dataplane.nfnetlink.expressions import (
     payload,
     reject,
     set_mark_bit,
+    set_meta,
+    update_element,
     verdict,
 )
 from proxymode_agent.dataplane.nfnetlink.fields import (
@@ -61,6 +65,7 @@ from proxymode_agent.dataplane.nfnetlink.fields import (
     IP_DADDR,
     IP_SADDR,
     L4PROTO,
+    META_PRIORITY,
     TH_DPORT,
     AddressField,
     Field,
@@ -68,7 +73,7 @@ from proxymode_agent.dataplane.nfnetlink.fields import (
     random_index,
 )
 from proxymode_agent.dataplane.nfnetlink.objects import Chain, Hook, Rule, Set, Table, Verdict
-from proxymode_agent.dataplane.nfnetlink.transaction import Command, Transaction, one_by_one
+from proxymode_agent.dataplane.nfnetlink.transaction import Command, Located, Transaction, one_by_one
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     CmpOp,
     CtKey,
@@ -88,6 +93,7 @@ __all__ = [
     "IP_DADDR",
     "IP_SADDR",
     "L4PROTO",
+    "META_PRIORITY",
     "TH_DPORT",
     "AddressField",
     "Chain",
@@ -107,6 +113,7 @@ __all__ = [
     "Hook",
     "HookNumber",
     "KernelError",
+    "Located",
     "MetaKey",
     "NfProto",
     "NfnetlinkError",
@@ -120,10 +127,12 @@ __all__ = [
     "add_elements",
     "address_is_local",
     "bitwise",
+    "came_in_by",
     "cmp",
     "ct",
     "ct_state",
     "ct_status",
+    "delete_element",
     "delete_elements",
     "dnat",
     "fib_address_type",
@@ -143,6 +152,8 @@ __all__ = [
     "random_index",
     "reject",
     "set_mark_bit",
+    "set_meta",
+    "update_element",
     "verdict",
     "verdict_element",
 ]

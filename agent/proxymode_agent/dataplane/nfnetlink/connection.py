@@ -29,7 +29,7 @@ from proxymode_agent.dataplane.nfnetlink.dumps import (
 from proxymode_agent.dataplane.nfnetlink.elements import Element, parse_elements
 from proxymode_agent.dataplane.nfnetlink.ledger import Activity, Ledger
 from proxymode_agent.dataplane.nfnetlink.objects import Chain, Set, Table
-from proxymode_agent.dataplane.nfnetlink.transaction import Command, Transaction
+from proxymode_agent.dataplane.nfnetlink.transaction import Command, Located, Transaction
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     NETLINK_CAP_ACK,
     NETLINK_EXT_ACK,
@@ -65,11 +65,13 @@ _NFGENMSG = 4
 
 @dataclass(frozen=True, slots=True)
 class KernelError:
-    """One error of a transaction: which command (None: the transaction as such), errno, and the kernel's words."""
+    """One error of a transaction: which command (None: the transaction as such), errno, the kernel's words, and the
+    element that its extended acknowledgement points at."""
 
     command: Command | None
     errno: int
     detail: str = ""
+    element: Located | None = None
 
     def __str__(self) -> str:
         what = "transaction" if self.command is None else str(self.command)
@@ -258,12 +260,14 @@ def _error(transaction: Transaction, sequence: int, flags: int, body: memoryview
         return None
     command = transaction.commands[sequence - 1] if 0 < sequence <= len(transaction.commands) else None
     details: list[str] = []
+    element: Located | None = None
     if flags & MessageFlag.ACK_TLVS:
         offending = _HEADER.unpack_from(body, _ERROR.size)[0]
         skipped = _HEADER.size if flags & MessageFlag.CAPPED else (offending + 3) & ~3
         tlvs = fields(body[_ERROR.size + skipped :])
         if command is not None and command.locate is not None and ErrorAttr.OFFS in tlvs:
-            details.append(command.locate(int.from_bytes(tlvs[ErrorAttr.OFFS], sys.byteorder)))
+            element = command.locate(int.from_bytes(tlvs[ErrorAttr.OFFS], sys.byteorder))
+            details.append(element.text if element else "")
         if ErrorAttr.MSG in tlvs:
             details.append(to_text(tlvs[ErrorAttr.MSG]))
-    return KernelError(command, number, ": ".join(filter(None, details)))
+    return KernelError(command, number, ": ".join(filter(None, details)), element)

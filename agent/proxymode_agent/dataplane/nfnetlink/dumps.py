@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nfnetlink import userdata
-from proxymode_agent.dataplane.nfnetlink.attributes import fields, matches, parse, to_text, to_u32
+from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, fields, matches, parse, to_text, to_u32
 from proxymode_agent.dataplane.nfnetlink.objects import Chain, Hook, Rule, Set, Table
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     ChainAttr,
@@ -59,8 +59,18 @@ class DumpedSet:
     def is_(self, declared: Set) -> bool:
         """Whether it has the name, flags, types, lengths and userdata that are declared."""
         return self.name == declared.name and all(
-            value == self.attributes.get(kind, bytes(len(value))) for kind, value in declared.declaration
+            _same(value, self.attributes.get(kind)) for kind, value in declared.declaration
         )
+
+
+def _same(declared: bytes | Attributes, found: memoryview | None) -> bool:
+    """Whether one attribute is as declared; the kernel leaves zeros out."""
+    if not isinstance(declared, tuple):
+        return declared == (bytes(len(declared)) if found is None else found)
+    dumped = list(parse(found or b""))
+    return [kind for kind, _ in declared] == [kind for kind, _ in dumped] and all(
+        _same(value, other) for (_, value), (_, other) in zip(declared, dumped, strict=True)
+    )
 
 
 def parse_table(family: NfProto, body: memoryview) -> DumpedTable:

@@ -11,10 +11,19 @@ import struct
 from functools import cache
 from typing import TYPE_CHECKING
 
-from proxymode_agent.dataplane.nfnetlink.attributes import HEADER, encode, fields, parse, text, to_text, to_u32
+from proxymode_agent.dataplane.nfnetlink.attributes import (
+    HEADER,
+    Attributes,
+    encode,
+    fields,
+    parse,
+    text,
+    to_text,
+    to_u32,
+)
 from proxymode_agent.dataplane.nfnetlink.expressions import verdict_data
 from proxymode_agent.dataplane.nfnetlink.fields import show
-from proxymode_agent.dataplane.nfnetlink.transaction import HEADERS, Command
+from proxymode_agent.dataplane.nfnetlink.transaction import HEADERS, Command, Located
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     NLA_F_NESTED,
     DataAttr,
@@ -50,6 +59,8 @@ def add_elements(to: Set, elements: Iterable[Element]) -> Iterator[Command]:
 
 def delete_elements(of: Set, keys: Iterable[bytes]) -> Iterator[Command]:
     """Commands of up to 64 KB each. A key that is not there makes a transaction fail (ENOENT)."""
+    if of.intervals:
+        return _commands(Message.DELSETELEM, MessageFlag(0), of, map(_interval, keys))
     head = _key_header(of, 0)
     padding = bytes(-of.key_length % 4)
     return _commands(Message.DELSETELEM, MessageFlag(0), of, (head + key + padding for key in keys))
@@ -60,6 +71,8 @@ def parse_elements(of: Set, buffer: memoryview) -> Iterator[Element]:
     elements = fields(buffer).get(ElemListAttr.ELEMENTS)
     if elements is None:
         return iter(())
+    if of.intervals:
+        return _parse_intervals(elements)
     if of.data_length and not isinstance(of.data, tuple):
         return _parse_verdicts(elements)
     return _parse_fixed(of, bytes(elements)) or _parse_values(elements)
@@ -81,7 +94,19 @@ def _key_header(of: Set, data_bytes: int) -> bytes:
     )
 
 
+def _interval(key: bytes) -> bytes:
+    """An element of a set of intervals."""
+    half = len(key) // 2
+    ends: Attributes = (
+        (ElemAttr.KEY, ((DataAttr.VALUE, key[:half]),)),
+        (ElemAttr.KEY_END, ((DataAttr.VALUE, key[half:]),)),
+    )
+    return encode(((ListAttr.ELEM, ends),))
+
+
 def _packed(of: Set, elements: Iterable[Element]) -> Iterator[bytes]:
+    if of.intervals:
+        return (_interval(key) for key, _ in elements)
     key_padding = bytes(-of.key_length % 4)
     if of.data is None:
         head = _key_header(of, 0)
@@ -120,7 +145,7 @@ def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[by
         header = HEADER.pack(HEADER.size + size, ElemListAttr.ELEMENTS | NLA_F_NESTED)
         body = b"".join((head, header, *parts))
 
-        def locate(offset: int) -> str:
+        def locate(offset: int) -> Located | None:
             return _element_at(of, body, offset)
 
         what = "1 element" if len(parts) == 1 else f"{len(parts)} elements"
@@ -139,11 +164,14 @@ def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[by
         yield command(parts, size)
 
 
-def _element_at(of: Set, body: bytes, offset: int) -> str:
-    """The key of the element that begins at a byte of a message (nlmsghdr included, as the kernel counts)."""
+def _element_at(of: Set, body: bytes, offset: int) -> Located | None:
+    """The element that begins at a byte of a message (nlmsghdr included, as the kernel counts)."""
     _, element = next(parse(memoryview(body)[offset - HEADERS.size :]))
-    key = fields(element).get(ElemAttr.KEY)
-    return "" if key is None else show(of.key, bytes(fields(key)[DataAttr.VALUE]))
+    attribute = fields(element).get(ElemAttr.KEY)
+    if attribute is None:
+        return None
+    key = bytes(fields(attribute)[DataAttr.VALUE])
+    return Located(of.name, key, show(of.key, key))
 
 
 def _parse_fixed(of: Set, elements: bytes) -> Iterator[Element] | None:
@@ -174,6 +202,14 @@ def _parse_values(elements: memoryview) -> Iterator[Element]:
         key = fields(parts[ElemAttr.KEY])[DataAttr.VALUE]
         data = fields(parts[ElemAttr.DATA])[DataAttr.VALUE] if ElemAttr.DATA in parts else b""
         yield bytes(key), bytes(data)
+
+
+def _parse_intervals(elements: memoryview) -> Iterator[Element]:
+    for _, element in parse(elements):
+        parts = fields(element)
+        first = bytes(fields(parts[ElemAttr.KEY])[DataAttr.VALUE])
+        last = bytes(fields(parts[ElemAttr.KEY_END])[DataAttr.VALUE]) if ElemAttr.KEY_END in parts else first
+        yield first + last, b""
 
 
 def _parse_verdicts(elements: memoryview) -> Iterator[Element]:

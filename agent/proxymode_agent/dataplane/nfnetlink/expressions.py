@@ -20,6 +20,8 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
     CtState,
     CtStatus,
     DataAttr,
+    DynsetAttr,
+    DynsetOp,
     ExprAttr,
     FibAttr,
     FibFlag,
@@ -45,6 +47,7 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
 )
 
 VERDICT_REGISTER = 0  # NFT_REG_VERDICT
+IFNAMSIZ = 16  # include/uapi/linux/if.h
 RTN_LOCAL = 2  # include/uapi/linux/rtnetlink.h
 ICMP_PORT_UNREACH = 3
 ICMPV6_PORT_UNREACH = 4
@@ -178,17 +181,43 @@ def lookup_verdict(map_name: str, sreg: int) -> Expression:
     )
 
 
-def numgen_random(modulus: int, dreg: int) -> Expression:
-    """Load a random number from 0 to modulus - 1 (host byte order)."""
+def numgen_random(modulus: int, dreg: int, offset: int = 0) -> Expression:
+    """Load a random number from `offset` to offset + modulus - 1 (host byte order)."""
     return Expression(
         "numgen",
         (
             (NumgenAttr.DREG, register(dreg)),
             (NumgenAttr.MODULUS, u32(modulus)),
             (NumgenAttr.TYPE, u32(NumgenType.RANDOM)),
-            (NumgenAttr.OFFSET, u32(0)),
+            (NumgenAttr.OFFSET, u32(offset)),
         ),
     )
+
+
+def update_element(map_name: str, key: int, data: int, timeout_seconds: int) -> Expression:
+    """Add the key in the registers from `key` with the value in register `data` to a dynamic map; if it is there, its
+    timeout begins anew and its value stays. The rule ends here if the map is full."""
+    return _dynset(map_name, DynsetOp.UPDATE, key, data, ((DynsetAttr.TIMEOUT, _milliseconds(timeout_seconds)),))
+
+
+def delete_element(map_name: str, key: int, data: int) -> Expression:
+    """Delete a key from a dynamic map; `data`: any register, the kernel wants one for a map."""
+    return _dynset(map_name, DynsetOp.DELETE, key, data, ())
+
+
+def _dynset(name: str, op: DynsetOp, key: int, data: int, more: Attributes) -> Expression:
+    attributes: Attributes = (
+        (DynsetAttr.SREG_KEY, register(key)),
+        (DynsetAttr.SREG_DATA, register(data)),
+        (DynsetAttr.OP, u32(op)),
+        *more,
+        (DynsetAttr.SET_NAME, text(name)),
+    )
+    return Expression("dynset", attributes)
+
+
+def _milliseconds(seconds: int) -> bytes:
+    return (1000 * seconds).to_bytes(8, "big")
 
 
 def verdict_data(code: VerdictCode, chain: str | None = None) -> Attributes:
@@ -280,6 +309,13 @@ def flip_mark_bit(bit: int) -> tuple[Expression, ...]:
 def address_is_local(flag: FibFlag) -> tuple[Expression, ...]:
     """`fib saddr|daddr type local`."""
     return fib_address_type(flag, 0), cmp(0, host_u32(RTN_LOCAL))
+
+
+def came_in_by(interface: str, *, prefix: bool = False) -> tuple[Expression, ...]:
+    """`iifname "cni0"`, or with `prefix` `iifname "veth*"`: go on if the packet came in by such an interface."""
+    name = interface.encode()
+    value = name if prefix else name.ljust(IFNAMSIZ, b"\0")
+    return meta(MetaKey.IIFNAME, 0), cmp(0, value)
 
 
 def _any_bit(load: Expression, bits: int) -> tuple[Expression, ...]:

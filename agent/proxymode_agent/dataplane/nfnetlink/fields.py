@@ -15,7 +15,7 @@ from proxymode_agent.dataplane.nfnetlink.expressions import Expression, bitwise,
 from proxymode_agent.dataplane.nfnetlink.uapi import MetaKey, PayloadBase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 
 class DataType:
@@ -26,6 +26,7 @@ class DataType:
     IPV6_ADDR: Final = 8
     INET_PROTOCOL: Final = 12
     INET_SERVICE: Final = 13
+    CLASSID: Final = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +96,24 @@ TH_DPORT: Final = Field(
     userdata.payload(0x0B, 2),
     lambda reg: payload(PayloadBase.TRANSPORT_HEADER, 2, 2, reg),
 )
+META_PRIORITY: Final = Field(
+    "meta priority",
+    DataType.CLASSID,
+    4,
+    userdata.meta(MetaKey.PRIORITY),
+    lambda reg: meta(MetaKey.PRIORITY, reg),
+)
 
 
-def random_index(modulus: int) -> Field:
-    """`numgen random mod N`: a number in host byte order. For a set's declaration any modulus does; nft uses 2."""
+def random_index(modulus: int, offset: int = 0) -> Field:
+    """`numgen random mod N offset K`: K to K + N - 1 in host byte order. For a set's declaration any numbers do; nft
+    uses mod 2."""
     return Field(
-        f"numgen random mod {modulus}",
+        f"numgen random mod {modulus}" + (f" offset {offset}" if offset else ""),
         DataType.INTEGER,
         4,
         userdata.numgen_random(modulus),
-        lambda reg: numgen_random(modulus, reg),
+        lambda reg: numgen_random(modulus, reg, offset),
     )
 
 
@@ -132,3 +141,10 @@ def concatenated_type(fields: Iterable[Field]) -> int:
     for field in fields:
         kind = kind << 6 | field.type
     return kind
+
+
+def concatenated_byte_order(fields: Sequence[Field]) -> int:
+    """What nft(8) notes as the byte order of a key or value: none for a concatenation."""
+    if len(fields) > 1:
+        return 0
+    return userdata.HOST_ENDIAN if fields[0].type == DataType.CLASSID else userdata.BIG_ENDIAN

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nfnetlink import userdata
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, text, u32
-from proxymode_agent.dataplane.nfnetlink.fields import Field, concatenated_type
+from proxymode_agent.dataplane.nfnetlink.fields import Field, concatenated_byte_order, concatenated_type
 from proxymode_agent.dataplane.nfnetlink.transaction import Command
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     NFT_DATA_VERDICT,
@@ -26,6 +26,8 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
     Policy,
     RuleAttr,
     SetAttr,
+    SetDescAttr,
+    SetFieldAttr,
     SetFlag,
     TableAttr,
 )
@@ -137,12 +139,18 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """A set, or with `data` a map. A set that exists with another type makes the transaction fail with EEXIST."""
+    """A set, or with `data` a map. A set that exists with another type makes the transaction fail with EEXIST.
+
+    `intervals`: an element is a range in each field; its key is the first and the last key, one after another.
+    `dynamic`: rules add elements, at most so many, which time out.
+    """
 
     table: Table
     name: str
     key: tuple[Field, ...]
     data: tuple[Field, ...] | type[Verdict] | None = None
+    intervals: bool = False
+    dynamic: int | None = None
 
     def __str__(self) -> str:
         kind = "set" if self.data is None else "map"
@@ -166,23 +174,44 @@ class Set:
     def declaration(self) -> Attributes:
         """What identifies the set's type, as it is sent and as the kernel dumps it."""
         attributes: Attributes = (
-            (SetAttr.FLAGS, u32(SetFlag.MAP if self.data is not None else 0)),
+            (SetAttr.FLAGS, u32(self._flags)),
             (SetAttr.KEY_TYPE, u32(concatenated_type(self.key))),
             (SetAttr.KEY_LEN, u32(self.key_length)),
         )
         if self.data is not None:
             kind = concatenated_type(self.data) if isinstance(self.data, tuple) else NFT_DATA_VERDICT
             attributes += ((SetAttr.DATA_TYPE, u32(kind)), (SetAttr.DATA_LEN, u32(self.data_length)))
+        description: Attributes = ()
+        if self.dynamic is not None:
+            description += ((SetDescAttr.SIZE, u32(self.dynamic)),)
+        if self.intervals:
+            lengths: Attributes = tuple((ListAttr.ELEM, ((SetFieldAttr.LEN, u32(field.length)),)) for field in self.key)
+            description += ((SetDescAttr.CONCAT, lengths),)
+        if description:
+            attributes += ((SetAttr.DESC, description),)
         return (*attributes, (SetAttr.USERDATA, self._userdata))
+
+    @property
+    def _flags(self) -> SetFlag:
+        flags = SetFlag(0)
+        if self.data is not None:
+            flags |= SetFlag.MAP
+        if self.intervals:
+            flags |= SetFlag.INTERVAL | SetFlag.CONCAT
+        if self.dynamic is not None:
+            flags |= SetFlag.TIMEOUT | SetFlag.EVAL
+        return flags
 
     @property
     def _userdata(self) -> bytes:
         key = [field.typeof for field in self.key]
-        byte_order = userdata.BIG_ENDIAN if len(self.key) == 1 else 0
+        byte_order = concatenated_byte_order(self.key)
         if self.data is None:
             return userdata.typeof_set(key, byte_order)
-        data = [field.typeof for field in self.data] if isinstance(self.data, tuple) else [userdata.VERDICT]
-        return userdata.typeof_map(key, data, byte_order)
+        if not isinstance(self.data, tuple):
+            return userdata.typeof_map(key, [userdata.VERDICT], byte_order, 0)
+        data = [field.typeof for field in self.data]
+        return userdata.typeof_map(key, data, byte_order, concatenated_byte_order(self.data))
 
     def add(self) -> Command:
         attributes: Attributes = (

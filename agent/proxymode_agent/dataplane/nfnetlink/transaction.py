@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     NFNL_MSG_BATCH_BEGIN,
@@ -28,11 +28,19 @@ HEADERS = struct.Struct("=IHHIIBBH")  # struct nlmsghdr, struct nfgenmsg (res_id
 _RES_ID = socket.htons(NFNL_SUBSYS_NFTABLES)
 
 
+class Located(NamedTuple):
+    """An element that an error points at: its set's name, its key, and the key for people."""
+
+    set_name: str
+    key: bytes
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One message of a transaction. `text` says for people what it does; `objects`: how many kernel objects.
 
-    `locate` names the part of the message (an element) that holds a byte of `body`, for errors.
+    `locate` finds the element that begins at a byte of the message, for errors.
     """
 
     message: Message
@@ -41,7 +49,7 @@ class Command:
     body: bytes
     text: str
     objects: int = 1
-    locate: Callable[[int], str] | None = None
+    locate: Callable[[int], Located | None] | None = None
 
     def __str__(self) -> str:
         return self.text

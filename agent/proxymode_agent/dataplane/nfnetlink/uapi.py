@@ -157,6 +157,7 @@ class SetFlag(IntFlag):
     MAP = 0x8
     TIMEOUT = 0x10
     EVAL = 0x20
+    CONCAT = 0x80
 
 
 class SetAttr(IntEnum):
@@ -167,9 +168,19 @@ class SetAttr(IntEnum):
     KEY_LEN = 5
     DATA_TYPE = 6
     DATA_LEN = 7
+    DESC = 9
     ID = 10
     USERDATA = 13
     COUNT = 20  # since Linux 6.16
+
+
+class SetDescAttr(IntEnum):
+    SIZE = 1
+    CONCAT = 2
+
+
+class SetFieldAttr(IntEnum):
+    LEN = 1
 
 
 class ElemListAttr(IntEnum):
@@ -181,6 +192,7 @@ class ElemListAttr(IntEnum):
 class ElemAttr(IntEnum):
     KEY = 1
     DATA = 2
+    KEY_END = 10
 
 
 class DataAttr(IntEnum):
@@ -237,6 +249,19 @@ class LookupAttr(IntEnum):
     SREG = 2
     DREG = 3
     FLAGS = 5
+
+
+class DynsetOp(IntEnum):
+    UPDATE = 1
+    DELETE = 2
+
+
+class DynsetAttr(IntEnum):
+    SET_NAME = 1
+    OP = 3
+    SREG_KEY = 4
+    SREG_DATA = 5
+    TIMEOUT = 6
 
 
 class PayloadBase(IntEnum):

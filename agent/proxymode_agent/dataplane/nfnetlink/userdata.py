@@ -37,7 +37,7 @@ class _Expr(IntEnum):
     NUMGEN = 23
 
 
-BIG_ENDIAN = 2  # enum byteorder of nftables' include/datatype.h
+HOST_ENDIAN, BIG_ENDIAN = 1, 2  # enum byteorder of nftables' include/datatype.h
 TABLE_COMMENT = 0  # NFTNL_UDATA_TABLE_COMMENT, and the same for chains and rules
 
 
@@ -113,11 +113,11 @@ def typeof_set(key: Iterable[bytes], byte_order: int) -> bytes:
     return _u32(_Set.KEY_BYTE_ORDER, byte_order) + tlv(_Set.KEY_TYPEOF, concat(key))
 
 
-def typeof_map(key: Iterable[bytes], data: Iterable[bytes], byte_order: int) -> bytes:
+def typeof_map(key: Iterable[bytes], data: Iterable[bytes], key_order: int, data_order: int) -> bytes:
     """Userdata of `map … { typeof key : data; }`."""
     return (
-        _u32(_Set.KEY_BYTE_ORDER, byte_order)
-        + _u32(_Set.DATA_BYTE_ORDER, 0)
+        _u32(_Set.KEY_BYTE_ORDER, key_order)
+        + _u32(_Set.DATA_BYTE_ORDER, data_order)
         + tlv(_Set.KEY_TYPEOF, concat(key))
         + tlv(_Set.DATA_TYPEOF, concat(data))
         + _u32(_Set.DATA_INTERVAL, 0)

@@ -1,7 +1,8 @@
 """The nftables dataplane: keeps this network namespace's two tables `proxymode` as the Service state says.
 
 Synchronous, one thread. What it knows of the kernel between syncs is a cache: whatever goes wrong, the next sync reads
-the kernel back. It does not watch for foreign changes; whoever calls does, and then syncs without `changed`.
+the kernel back. It does not watch for foreign changes; whoever calls does, and then syncs without `changed`. Where the
+kernel refuses an element, the Service port whose it is is left out, and the others go on.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.base import DataplaneError, SyncResult
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Transaction
+from proxymode_agent.dataplane.nfnetlink import Connection, NfnetlinkError, NfProto, Transaction
 from proxymode_agent.dataplane.nftables import grace
-from proxymode_agent.dataplane.nftables.flows import StaleFlows, is_udp
+from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES
+from proxymode_agent.dataplane.nftables.flows import StaleFlows
 from proxymode_agent.dataplane.nftables.frontends import Frontends
-from proxymode_agent.dataplane.nftables.layout import TABLE, TRAITS, Layout, layout
+from proxymode_agent.dataplane.nftables.layout import TABLE, Layout, layout
+from proxymode_agent.dataplane.nftables.paths import TRAITS
 from proxymode_agent.dataplane.nftables.plan import Plan, TableState
 from proxymode_agent.dataplane.nftables.readback import read_base, read_elements
 from proxymode_agent.dataplane.watch import TableWatch
@@ -31,15 +34,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MAX_ISOLATED = 16  # Service ports that one sync leaves out, each after another attempt, before it gives up
+
 
 class FamilyTable:
     """One family's table in the kernel."""
 
-    def __init__(self, kernel: Connection, conntrack: ConntrackTable, table: Layout) -> None:
+    def __init__(
+        self, kernel: Connection, conntrack: ConntrackTable, table: Layout, node_ips: tuple[bytes, ...]
+    ) -> None:
         self._kernel = kernel
         self._layout = table
+        self._node_ips = node_ips
         self._state: TableState | None = None
-        self._frontends = Frontends(table.family)
+        self._frontends = Frontends(table.family, node_ips)
         self._stale_flows = StaleFlows(table.family, conntrack)
 
     @property
@@ -47,32 +55,37 @@ class FamilyTable:
         """What the Service ports of the last sync claim."""
         return self._frontends
 
-    def sync_all(self, ports: Mapping[ServicePortName, ServicePort]) -> int:
-        """Read the kernel back and write what differs. Returns the number of objects written."""
-        self._state = None
-        base = read_base(self._kernel, self._layout)
-        self._kernel.commit(base.repair)
-        state = TableState(self._layout, read_elements(self._kernel, self._layout, base))
-        self._frontends = Frontends(self._layout.family)
-        wants = self._frontends.update(ports, ports)
-        plan = state.plan_all(wants.services, wants.nodeports)
-        self._commit(plan)
-        self._kernel.commit(base.strangers)
-        self._state = state
-        self._stale_flows.delete()
-        return base.repair.objects + plan.objects + base.strangers.objects
+    def sync_all(
+        self, ports: Mapping[ServicePortName, ServicePort], isolated: Mapping[ServicePortName, str] | None = None
+    ) -> int:
+        """Read the kernel back and write what differs. Returns the number of objects written.
+
+        `isolated`: Service ports not to try, with the reason; by default everything is tried again.
+        """
+        left_out = dict(isolated or {})
+        for _ in range(MAX_ISOLATED):
+            try:
+                return self._reconcile(ports, left_out)
+            except NfnetlinkError as error:
+                culprit = self._culprit(error)
+                if culprit is None:
+                    raise
+                left_out[culprit] = f"the kernel refused it: {error}"
+                _log.warning("Service port isolated", extra={"service_port": str(culprit), "error": str(error)})
+        return self._reconcile(ports, left_out)
 
     def sync_changed(self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName]) -> int:
         """Write what the changed Service ports need. If the kernel is not as it was left: :meth:`sync_all`."""
         state, self._state = self._state, None
         if state is None:
             return self.sync_all(ports)
-        plan = state.plan(*self._frontends.update(ports, changed))
+        self._frontends.forgive(changed)
+        plan = state.plan(self._frontends.update(ports, changed))
         try:
             self._commit(plan)
         except DataplaneError as error:
             _log.warning("update refused, reading the kernel back", extra={"error": str(error)})
-            return self.sync_all(ports)
+            return self.sync_all(ports, self._frontends.isolated)
         self._state = state
         self._stale_flows.delete()
         return plan.objects
@@ -88,7 +101,34 @@ class FamilyTable:
         if plan.clear:
             grace.wait()
             self._kernel.commit_all(plan.clear)
-        self._stale_flows.add((key, endpoints) for key, endpoints in plan.rerouted if is_udp(key))
+        self._stale_flows.add(plan.rerouted)
+
+    def _reconcile(self, ports: Mapping[ServicePortName, ServicePort], isolated: Mapping[ServicePortName, str]) -> int:
+        self._state = None
+        self._frontends = Frontends(self._layout.family, self._node_ips, isolated)
+        base = read_base(self._kernel, self._layout)
+        self._kernel.commit(base.repair)
+        state = TableState(self._layout, read_elements(self._kernel, self._layout, base))
+        plan = state.plan_all(self._frontends.update(ports, ports))
+        self._commit(plan)
+        self._kernel.commit(base.strangers)
+        self._state = state
+        self._stale_flows.delete()
+        return base.repair.objects + plan.objects + base.strangers.objects
+
+    def _culprit(self, error: NfnetlinkError) -> ServicePortName | None:
+        """The Service port whose element the kernel refused, as its extended acknowledgement says."""
+        element = error.errors[0].element
+        if element is None:
+            return None
+        for space in self._layout.spaces:
+            if element.set_name in (space.verdicts.name, space.inside.name, space.refused.name):
+                return self._frontends.owner(element.key)
+            if element.set_name in (space.endpoints.name, space.ids.name):
+                return self._frontends.owner(element.key[:-INDEX_BYTES])
+        if element.set_name in (self._layout.restricted.name, self._layout.sources.name):
+            return self._frontends.owner(element.key[: self._layout.restricted.key_length])
+        return None
 
 
 class NftablesDataplane:
@@ -100,7 +140,7 @@ class NftablesDataplane:
         self._conntrack = ConntrackTable()
         made_by = version("proxymode")
         layouts = [layout(family, config, made_by) for family in TRAITS]
-        self._tables = [FamilyTable(self._kernel, self._conntrack, made) for made in layouts]
+        self._tables = [FamilyTable(self._kernel, self._conntrack, made, config.node_ips) for made in layouts]
         self._watch = TableWatch(self._kernel, [made.table for made in layouts])
 
     @property

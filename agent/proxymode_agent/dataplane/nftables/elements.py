@@ -1,11 +1,12 @@
 """Service state in the bytes of the kernel's map elements. Pure.
 
 A key or value is its fields one after another, each padded to four bytes, as registers hold them: addresses and ports
-in network order, protocol as one byte, an index in host order.
+in network order, protocol as one byte, an index or an id in host order.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 import sys
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proxymode_agent.services.model import Endpoint, Frontend, Protocol
+    from proxymode_agent.services.model import Endpoint, Frontend, Network, Protocol
 
 INDEX_BYTES = 4
 _PORT = struct.Struct(">H2x")
@@ -28,7 +29,7 @@ class _Ports(dict[int, bytes]):
 
 
 _ports = _Ports()
-_indices: list[bytes] = []
+_indices: dict[int, list[bytes]] = {}
 
 
 def service_key(frontend: Frontend) -> bytes:
@@ -47,13 +48,29 @@ def pack_endpoints(endpoints: Iterable[Endpoint]) -> tuple[bytes, ...]:
     return tuple([address + ports[port] for address, port in endpoints])
 
 
-def indices(count: int) -> list[bytes]:
-    """The last field of an endpoint map's key, for the indices from 0 to at least count - 1."""
-    while len(_indices) < count:
-        _indices.append(len(_indices).to_bytes(INDEX_BYTES, sys.byteorder))
-    return _indices
+def source_range(key: bytes, sources: Network) -> bytes:
+    """An element of the set of allowed sources: the first and the last of frontend . source address."""
+    return key + sources[0].packed + key + sources[-1].packed
 
 
-def index_of(packed: bytes) -> int:
-    """The number of an index field."""
+def collapsed(networks: Iterable[Network]) -> list[Network]:
+    """Networks of one family without overlaps: the kernel refuses overlapping intervals."""
+    return list(ipaddress.collapse_addresses(networks))  # type: ignore[type-var]
+
+
+def indices(count: int, base: int = 0) -> list[bytes]:
+    """The last field of an index map's key, for the indices from `base` to at least base + count - 1."""
+    known = _indices.setdefault(base, [])
+    while len(known) < count:
+        known.append(number(base + len(known)))
+    return known
+
+
+def number(value: int) -> bytes:
+    """A number in host order."""
+    return value.to_bytes(INDEX_BYTES, sys.byteorder)
+
+
+def number_of(packed: bytes) -> int:
+    """The number in a field in host order."""
     return int.from_bytes(packed, sys.byteorder)

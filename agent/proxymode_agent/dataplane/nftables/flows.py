@@ -42,12 +42,12 @@ class UdpFrontend(NamedTuple):
 
 
 def is_udp(key: bytes) -> bool:
-    """Whether a frontend key (of the maps `services` or `nodeports`) is UDP's."""
+    """Whether a frontend key, by address or of a node port, is UDP's."""
     return key[-8] == IPPROTO_UDP
 
 
 def frontend_of(key: bytes) -> UdpFrontend:
-    """The frontend in a key of the maps `services` or `nodeports`."""
+    """The frontend in such a key."""
     return UdpFrontend(key[:-8] or None, int.from_bytes(key[-4:-2], "big"))
 
 
@@ -95,7 +95,7 @@ class StaleFlows:
         self._layout: Layout = LAYOUTS[family == 16]
         self._rerouted: dict[UdpFrontend, frozenset[tuple[bytes, int]]] = {}
 
-    def add(self, rerouted: Iterable[tuple[bytes, tuple[bytes, ...]]]) -> None:
+    def add(self, rerouted: Iterable[tuple[bytes, Collection[bytes]]]) -> None:
         """Frontend keys whose flows may have become stale, with their packed endpoints of now."""
         for key, endpoints in rerouted:
             self._rerouted[frontend_of(key)] = frozenset(map(endpoint_of, endpoints))

@@ -7,76 +7,78 @@ reported. When the winner goes, the next one takes over.
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
+from proxymode_agent.dataplane.nftables.validity import invalid
+from proxymode_agent.dataplane.nftables.wants import Address, PackedPort, Role, Wanted, frontends_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from proxymode_agent.services.model import Endpoint, Family, ServicePort, ServicePortName
-
-Endpoints = tuple[bytes, ...]
+    from proxymode_agent.services.model import Family, ServicePort, ServicePortName
 
 
 class Wants(NamedTuple):
-    """Wanted endpoints by frontend key; None: no Service port has this frontend any more."""
+    """What changes: by frontend key (None: no Service port has this frontend any more), and for the sets that several
+    Service ports share, what is needed once more and once less."""
 
-    services: dict[bytes, Endpoints | None]
-    nodeports: dict[bytes, Endpoints | None]
+    frontends: dict[bytes, Wanted | None]
+    cluster_ips: tuple[list[bytes], list[bytes]]
+    hairpin: tuple[list[bytes], list[bytes]]
 
 
 class _Claims:
-    """Who claims which key of one verdict map: names in order, the first is the winner."""
+    """Who claims which key: names in order, the first is the winner."""
 
-    def __init__(self, what: str, key_of: Callable[[ServicePort], bytes | None]) -> None:
-        self._what = what
-        self._key_of = key_of
-        self._names: dict[bytes, list[ServicePortName]] = {}
+    def __init__(self) -> None:
+        self._claims: dict[bytes, list[tuple[ServicePortName, Role]]] = {}
         self._contested: dict[bytes, None] = {}
 
-    def add(self, port: ServicePort) -> bytes | None:
-        """The port's key; None if it claims none."""
-        key = self._key_of(port)
-        if key is not None:
-            names = self._names.setdefault(key, [])
-            names.append(port.name)
-            if len(names) > 1:
-                names.sort()
+    def add(self, name: ServicePortName, frontends: Mapping[bytes, Role]) -> None:
+        for key, role in frontends.items():
+            claims = self._claims.setdefault(key, [])
+            claims.append((name, role))
+            if len(claims) > 1:
+                claims.sort(key=_by_name)
                 self._contested[key] = None
-        return key
 
-    def remove(self, port: ServicePort) -> bytes | None:
-        """The key that the port claimed; None if it claimed none."""
-        key = self._key_of(port)
-        if key is not None:
-            names = self._names[key]
-            names.remove(port.name)
-            if len(names) == 1:
+    def remove(self, name: ServicePortName, frontends: Mapping[bytes, Role]) -> None:
+        for key, role in frontends.items():
+            claims = self._claims[key]
+            claims.remove((name, role))
+            if len(claims) == 1:
                 self._contested.pop(key, None)
-            elif not names:
-                del self._names[key]
-        return key
+            elif not claims:
+                del self._claims[key]
 
-    def winner(self, key: bytes) -> ServicePortName | None:
-        names = self._names.get(key)
-        return names[0] if names else None
+    def winner(self, key: bytes) -> tuple[ServicePortName, Role] | None:
+        claims = self._claims.get(key)
+        return claims[0] if claims else None
 
     def losers(self) -> Iterator[tuple[ServicePortName, str]]:
         """Ports that do not get what they claim, and why."""
         for key in self._contested:
-            winner, *losers = self._names[key]
-            for name in losers:
-                yield name, f"its {self._what} belongs to {winner}"
+            (winner, _), *losers = self._claims[key]
+            for name, role in losers:
+                yield name, f"its {role.value} belongs to {winner}"
+
+
+def _by_name(claim: tuple[ServicePortName, Role]) -> ServicePortName:
+    return claim[0]
 
 
 class Frontends:
-    """The claims of one family's Service ports. `endpoints`: how many the valid ones have, all together."""
+    """The claims of one family's Service ports. `endpoints`: how many the valid ones have, all together; `isolated`:
+    Service ports that the kernel refused, with the reason: they get nothing until they change."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(
+        self, family: Family, node_ips: Iterable[bytes], isolated: Mapping[ServicePortName, str] | None = None
+    ) -> None:
         self._family = family
-        self._services = _Claims("cluster IP, protocol and port", lambda port: service_key(port.cluster_ip))
-        self._nodeports = _Claims("protocol and node port", _nodeport_key)
+        self._node_ips: list[Address] = [ipaddress.ip_address(one) for one in node_ips if len(one) == family]
+        self._isolated = dict(isolated or {})
+        self._claims = _Claims()
         self._ports: dict[ServicePortName, ServicePort] = {}
         self._invalid: dict[ServicePortName, str] = {}
         self.endpoints = 0
@@ -86,71 +88,72 @@ class Frontends:
         """Number of valid Service ports."""
         return len(self._ports)
 
+    @property
+    def isolated(self) -> Mapping[ServicePortName, str]:
+        """Service ports that the kernel refused and that did not change since."""
+        return self._isolated
+
+    def owner(self, key: bytes) -> ServicePortName | None:
+        """The Service port that has a frontend."""
+        claim = self._claims.winner(key)
+        return None if claim is None else claim[0]
+
     def refused(self) -> list[tuple[ServicePortName, str]]:
         """Service ports that are not programmed, or not wholly, and why."""
-        return [*self._invalid.items(), *self._services.losers(), *self._nodeports.losers()]
+        return [*self._invalid.items(), *self._claims.losers()]
+
+    def forgive(self, names: Iterable[ServicePortName]) -> None:
+        """Isolated Service ports that changed: they are worth another try."""
+        for name in names:
+            self._isolated.pop(name, None)
 
     def update(self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName]) -> Wants:
-        """Take over the changed Service ports (gone, new or different) and say what that means for frontends."""
-        services: dict[bytes | None, None] = {}
-        nodeports: dict[bytes | None, None] = {}
+        """Take over the changed Service ports (gone, new or different) and say what that means."""
+        dirty: dict[bytes, None] = {}
+        wants = Wants({}, ([], []), ([], []))
         for name in changed:
             if name.family != self._family:
                 continue
             self._invalid.pop(name, None)
             old = self._ports.pop(name, None)
             if old is not None:
-                services[self._services.remove(old)] = None
-                nodeports[self._nodeports.remove(old)] = None
+                frontends = frontends_of(old)
+                dirty.update(dict.fromkeys(frontends))
+                self._claims.remove(name, frontends)
                 self.endpoints -= len(old.endpoints)
+                wants.cluster_ips[1].append(old.cluster_ip.address)
             new = ports.get(name)
-            if new is None:
-                continue
-            reason = invalid(new)
-            if reason is not None:
-                self._invalid[name] = reason
-                continue
-            self._ports[name] = new
-            services[self._services.add(new)] = None
-            nodeports[self._nodeports.add(new)] = None
-            self.endpoints += len(new.endpoints)
-        return Wants(self._wanted(self._services, services), self._wanted(self._nodeports, nodeports))
+            if new is not None:
+                reason = self._isolated.get(name) or invalid(new)
+                if reason is None:
+                    frontends = frontends_of(new)
+                    dirty.update(dict.fromkeys(frontends))
+                    self._claims.add(name, frontends)
+                    self._ports[name] = new
+                    self.endpoints += len(new.endpoints)
+                    wants.cluster_ips[0].append(new.cluster_ip.address)
+                else:
+                    self._invalid[name] = reason
+                    new = None
+            _share(wants.hairpin, () if old is None else old.hairpin, () if new is None else new.hairpin)
+        wants.frontends.update(self._wanted(dirty))
+        return wants
 
-    def _wanted(self, claims: _Claims, keys: Iterable[bytes | None]) -> dict[bytes, Endpoints | None]:
-        wanted: dict[bytes, Endpoints | None] = {}
+    def _wanted(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, Wanted | None]]:
+        packed: dict[ServicePortName, PackedPort] = {}
         for key in keys:
-            if key is not None:
-                winner = claims.winner(key)
-                wanted[key] = None if winner is None else pack_endpoints(self._ports[winner].endpoints)
-        return wanted
+            claim = self._claims.winner(key)
+            if claim is None:
+                yield key, None
+                continue
+            name, role = claim
+            port = packed.get(name)
+            if port is None:
+                port = packed[name] = PackedPort(self._ports[name], self._node_ips)
+            yield key, port.wanted(key, role)
 
 
-def _nodeport_key(port: ServicePort) -> bytes | None:
-    return None if port.node_port is None else nodeport_key(port.name.protocol, port.node_port)
-
-
-def invalid(port: ServicePort) -> str | None:
-    """Why a Service port cannot be programmed; None if it can."""
-    family = port.name.family
-    if len(port.cluster_ip.address) != family:
-        return f"cluster IP has {len(port.cluster_ip.address)} bytes, {family.name} addresses have {family.value}"
-    if port.cluster_ip.protocol != port.name.protocol:
-        return f"frontend is {port.cluster_ip.protocol.name}, the Service port {port.name.protocol.name}"
-    if not _is_port(port.cluster_ip.port):
-        return f"port is {port.cluster_ip.port}; ports are 1 to 65535"
-    if port.node_port is not None and not _is_port(port.node_port):
-        return f"node port is {port.node_port}; ports are 1 to 65535"
-    return _invalid_endpoint(port.endpoints, family)
-
-
-def _invalid_endpoint(endpoints: Iterable[Endpoint], family: Family) -> str | None:
-    for address, port in endpoints:
-        if len(address) != family:
-            return f"an endpoint's address has {len(address)} bytes, {family.name} addresses have {family.value}"
-        if not 0 < port <= 0xFFFF:
-            return f"an endpoint's port is {port}; ports are 1 to 65535"
-    return None
-
-
-def _is_port(port: int) -> bool:
-    return 0 < port <= 0xFFFF
+def _share(needs: tuple[list[bytes], list[bytes]], old: tuple[bytes, ...], new: tuple[bytes, ...]) -> None:
+    if old != new:
+        needs[0].extend(address * 2 for address in new)
+        needs[1].extend(address * 2 for address in old)

@@ -1,45 +1,56 @@
 """From what the kernel's maps hold and what they shall hold to the transactions between, in an order that never misses.
 
-Pure. A packet looks its frontend up in the verdict map, and then frontend and random index in the endpoint map; an
-update may come between the two. So
-- an endpoint's hairpin pair is there before the endpoint, endpoints before the verdict that counts them, and verdicts
-  are changed before indices are deleted;
+Pure. A packet looks its frontend up in a verdict map, perhaps again in that of the short-circuit, and then frontend and
+random index in an index map; an update may come between any two. So
+- what a verdict leads to is there before it: an endpoint's hairpin pair before the endpoint, an id before an index
+  leads to it, all indices before the verdict that counts them, the short-circuit before the verdict that may take it;
+- what a verdict led to goes only a grace period after it: every packet that read the old one is through;
 - an endpoint that is replaced keeps its index: delete and add in one transaction;
-- when endpoints become fewer, the last ones are copied over those that go, the verdict is changed, and only after a
-  grace period (every packet that read the old verdict is through) are the stale indices deleted;
+- when endpoints become fewer, the last ones are copied over those that go;
+- a frontend is refused before its verdict goes, and until a grace period after it came;
+- allowed sources are there before a frontend is restricted to them, and both before its verdict;
 - chains are made a transaction before verdicts refer to them: a packet runs rules as of the generation in which it
   began (nft_do_chain reads gencursor once) but sees elements of the generation that is current when it looks them up,
   and would find a chain of the same transaction empty;
-- chains stay: a new one costs the kernel a walk over all elements of the
-  map that it looks up (nf_tables_bind_set: 0.15 s for 250,000), so they are best made while the map is empty.
+- chains stay: a new one costs the kernel a walk over all elements of the map that it looks up (nf_tables_bind_set:
+  0.15 s for 250,000), so they are best made while the map is empty.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from proxymode_agent.dataplane.nftables.balancer import BalancerState
-from proxymode_agent.dataplane.nftables.slots import References, Slots
-from proxymode_agent.dataplane.nftables.units import members, pack, removed
+from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
+from proxymode_agent.dataplane.nftables.flows import is_udp
+from proxymode_agent.dataplane.nftables.members import Entries, References, Sources
+from proxymode_agent.dataplane.nftables.pools import Ids, Pool, Row, Rows
+from proxymode_agent.dataplane.nftables.units import Unit, pack, removed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from proxymode_agent.dataplane.nfnetlink import Transaction
+    from proxymode_agent.dataplane.nftables.frontends import Wants
     from proxymode_agent.dataplane.nftables.layout import Layout
+    from proxymode_agent.dataplane.nftables.wants import Wanted
+
+SPARE_CHAINS = 64  # up to this number of endpoints, chains are made ahead of need while there are none
+
+Endpoints = frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Transactions in order: commit `make`, wait out a grace period if there is anything to clear, commit `clear`.
 
-    `rerouted`: frontends that lost endpoints or got their first, with those of now: old UDP flows must not go on.
+    `rerouted`: UDP frontends that lost endpoints or got their first, with those of now: old flows must not go on.
     """
 
     make: tuple[Transaction, ...]
     clear: tuple[Transaction, ...]
-    rerouted: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
+    rerouted: tuple[tuple[bytes, Endpoints], ...] = ()
 
     @property
     def objects(self) -> int:
@@ -48,18 +59,100 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedElements:
-    """What the kernel's maps hold. `junk`: keys of endpoint elements that no index of ours can have."""
+class ObservedSpace:
+    """What the maps of a space hold. `junk`, `ids_junk`: keys of the index maps that no index of ours can have."""
 
-    services: Mapping[bytes, Slots] = field(default_factory=dict)
-    nodeports: Mapping[bytes, Slots] = field(default_factory=dict)
-    services_junk: tuple[bytes, ...] = ()
-    nodeports_junk: tuple[bytes, ...] = ()
-    service_chains: frozenset[int] = frozenset()
-    nodeport_chains: frozenset[int] = frozenset()
+    verdicts: Mapping[bytes, bytes] = field(default_factory=dict)
+    inside: Mapping[bytes, bytes] = field(default_factory=dict)
+    refused: Mapping[bytes, bytes] = field(default_factory=dict)
+    endpoints: Mapping[int, Mapping[bytes, Row]] = field(default_factory=dict)  # by base
+    ids: Mapping[int, Mapping[bytes, Row]] = field(default_factory=dict)  # by base
+    junk: tuple[bytes, ...] = ()
+    ids_junk: tuple[bytes, ...] = ()
+    chains: frozenset[Draw] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the kernel's maps hold. `remembered`: ids by which clients are remembered."""
+
+    services: ObservedSpace = ObservedSpace()
+    nodeports: ObservedSpace = ObservedSpace()
+    by_id: Mapping[bytes, bytes] = field(default_factory=dict)
+    remembered: frozenset[bytes] = frozenset()
     cluster_ips: frozenset[bytes] = frozenset()
     hairpin: frozenset[bytes] = frozenset()
-    refused_nodeports: frozenset[bytes] = frozenset()
+    restricted: frozenset[bytes] = frozenset()
+    sources: frozenset[bytes] = frozenset()
+
+
+class _SpaceState:
+    """The elements and chains of one space."""
+
+    def __init__(self, space: Space, observed: ObservedSpace, ids: Ids) -> None:
+        self._space = space
+        self.verdicts = Entries(space.verdicts, observed.verdicts)
+        self.inside = Entries(space.inside, observed.inside)
+        self.refused = Entries(space.refused, observed.refused)
+        self.cluster, self.local = self.pools = tuple(
+            Pool(
+                Rows(space.endpoints, base, observed.endpoints.get(base, {})),
+                Rows(space.ids, base, observed.ids.get(base, {})),
+                ids,
+            )
+            for base in (CLUSTER_BASE, LOCAL_BASE)
+        )
+        self._junk = [*removed(space.endpoints, observed.junk), *removed(space.ids, observed.ids_junk)]
+        self._chains = set(observed.chains)
+        self._needed: set[Draw] = set()
+
+    def keys(self) -> Iterator[bytes]:
+        """The frontends of which something is in the kernel."""
+        for held in (self.verdicts.held, self.inside.held, self.refused.held):
+            yield from held
+        for pool in self.pools:
+            yield from pool.keys()
+
+    def endpoints(self, key: bytes) -> Endpoints:
+        """What a frontend leads to."""
+        both = self.cluster.endpoints(key) | self.local.endpoints(key)
+        return frozenset(endpoint for endpoint in both if endpoint is not None)
+
+    def want(self, key: bytes, wanted: Wanted | None) -> None:
+        """From now on that for a frontend; None: no such frontend."""
+        draw = inside = refusal = None
+        cluster: tuple[bytes, ...] = ()
+        local: tuple[bytes, ...] = ()
+        sticky = False
+        if wanted is not None:
+            draw, inside, refusal = wanted.draw, wanted.inside, wanted.refusal
+            cluster, local, sticky = wanted.cluster, wanted.local, wanted.sticky is not None
+        self.cluster.want(key, cluster, sticky=sticky)
+        self.local.want(key, local, sticky=sticky)
+        self.verdicts.want(key, self._target(draw))
+        self.inside.want(key, self._target(inside))
+        self.refused.want(key, refusal.value if refusal else None)
+
+    def chains(self) -> Iterator[Unit]:
+        """The chains that are needed and not there."""
+        if self._needed and not self._chains:
+            self._needed |= set(_ahead(self._needed))
+        missing = self._needed - self._chains
+        self._chains |= missing
+        self._needed.clear()
+        for draw in sorted(missing, key=_order):
+            yield self._space.chain(draw).add(), *(rule.add() for rule in self._space.rules(draw))
+
+    def clear_junk(self) -> list[Unit]:
+        """Elements that nothing can lead to."""
+        junk, self._junk = self._junk, []
+        return junk
+
+    def _target(self, draw: Draw | None) -> bytes | None:
+        if draw is None:
+            return None
+        self._needed.add(draw)
+        return self._space.target(draw)
 
 
 class TableState:
@@ -68,88 +161,89 @@ class TableState:
     After a plan that could not be committed whole it is worthless: read the kernel back and begin anew.
     """
 
-    def __init__(self, layout: Layout, observed: ObservedElements) -> None:
-        self._layout = layout
-        self._address_bytes = int(layout.family)
-        self._services = BalancerState(
-            layout.services, observed.services, observed.services_junk, observed.service_chains
-        )
-        self._nodeports = BalancerState(
-            layout.nodeports, observed.nodeports, observed.nodeports_junk, observed.nodeport_chains
-        )
-        self._cluster_ips = References(observed.cluster_ips)
-        self._hairpin = References(observed.hairpin)
-        self._refused = References(observed.refused_nodeports)
+    def __init__(self, layout: Layout, observed: Observed) -> None:
+        self._ids = Ids(layout.by_id, observed.by_id, observed.remembered)
+        self._services = _SpaceState(layout.services, observed.services, self._ids)
+        self._nodeports = _SpaceState(layout.nodeports, observed.nodeports, self._ids)
+        self._service_key = layout.services.verdicts.key_length
+        self._cluster_ips = References(layout.cluster_ips, observed.cluster_ips)
+        self._hairpin = References(layout.hairpin, observed.hairpin)
+        self._restricted = Entries(layout.restricted, dict.fromkeys(observed.restricted, b""))
+        self._sources = Sources(layout.sources, observed.sources, self._service_key)
 
-    def plan_all(
-        self,
-        services: Mapping[bytes, tuple[bytes, ...] | None],
-        nodeports: Mapping[bytes, tuple[bytes, ...] | None],
-    ) -> Plan:
-        """The way to these frontends and endpoints and no others."""
-        gone_services = [key for key in self._services.slots if key not in services]
-        gone_nodeports = [key for key in self._nodeports.slots if key not in nodeports]
-        return self.plan({**services, **dict.fromkeys(gone_services)}, {**nodeports, **dict.fromkeys(gone_nodeports)})
+    def plan_all(self, wants: Wants) -> Plan:
+        """The way to these frontends and no others."""
+        held = dict.fromkeys((*self._services.keys(), *self._nodeports.keys()))
+        held |= dict.fromkeys((*self._restricted.held, *self._sources.keys()))
+        gone = {key: None for key in held if key not in wants.frontends}
+        return self.plan(wants._replace(frontends={**wants.frontends, **gone}))
 
-    def plan(
-        self,
-        services: Mapping[bytes, tuple[bytes, ...] | None],
-        nodeports: Mapping[bytes, tuple[bytes, ...] | None],
-    ) -> Plan:
-        """The way to these endpoints for these frontends (None: frontend gone); all others stay as they are."""
-        rerouted: list[tuple[bytes, tuple[bytes, ...]]] = []
-        for key, wanted in services.items():
-            old, new = self._services.want(key, wanted)
-            self._count_hairpin(old, new)
-            if _reroutes(old, new):
-                rerouted.append((key, wanted or ()))
-            address = (key[: self._address_bytes],)
-            if new.wanted:
-                self._cluster_ips.take(address)
-            if old.wanted:
-                self._cluster_ips.drop(address)
-        for key, wanted in nodeports.items():
-            old, new = self._nodeports.want(key, wanted)
-            self._count_hairpin(old, new)
-            if _reroutes(old, new):
-                rerouted.append((key, wanted or ()))
-            if new.wanted and not new.endpoints:
-                self._refused.take((key,))
-            if old.wanted and not old.endpoints:
-                self._refused.drop((key,))
+    def plan(self, wants: Wants) -> Plan:
+        """The way to these wants; all other frontends stay as they are."""
+        rerouted: list[tuple[bytes, Endpoints]] = []
+        for key, wanted in wants.frontends.items():
+            space = self._services if len(key) == self._service_key else self._nodeports
+            udp = is_udp(key)
+            before = space.endpoints(key) if udp else frozenset()
+            space.want(key, wanted)
+            if udp:
+                now = space.endpoints(key)
+                if before != now and (not before or not before <= now):
+                    rerouted.append((key, now))
+            if space is self._services:
+                sources = () if wanted is None else wanted.sources
+                self._sources.want(key, sources)
+                self._restricted.want(key, b"" if sources else None)
+        for references, (more, less) in ((self._cluster_ips, wants.cluster_ips), (self._hairpin, wants.hairpin)):
+            references.take(more)
+            references.drop(less)
         return self._ordered(tuple(rerouted))
 
-    def _count_hairpin(self, old: Slots, new: Slots) -> None:
-        counted = old.endpoints if old.wanted else ()
-        if counted == new.endpoints:
-            return
-        size, before, after = self._address_bytes, set(counted), set(new.endpoints)
-        self._hairpin.take([one[:size] * 2 for one in new.endpoints if one is not None and one not in before])
-        self._hairpin.drop([one[:size] * 2 for one in counted if one is not None and one not in after])
-
-    def _ordered(self, rerouted: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> Plan:
-        services = self._services.commands()
-        nodeports = self._nodeports.commands()
-        hairpin_new, hairpin_old = self._hairpin.changes()
-        refused_new, refused_old = self._refused.changes()
-        cluster_ips_new, cluster_ips_old = self._cluster_ips.changes()
-        layout = self._layout
+    def _ordered(self, rerouted: tuple[tuple[bytes, Endpoints], ...]) -> Plan:
+        spaces = (self._services, self._nodeports)
+        chains = [unit for space in spaces for unit in space.chains()]
+        ids = self._ids.work()
+        pools = [pool.work() for space in spaces for pool in space.pools]
+        verdicts = [space.verdicts.changes() for space in spaces]
+        inside = [space.inside.changes() for space in spaces]
+        refused = [space.refused.changes() for space in spaces]
+        hairpin, cluster_ips = self._hairpin.changes(), self._cluster_ips.changes()
+        restricted, sources = self._restricted.changes(), self._sources.changes()
         make = [
-            *members(layout.hairpin, hairpin_new),
-            *services.endpoints,
-            *nodeports.endpoints,
-            *services.verdicts,
-            *nodeports.verdicts,
-            *members(layout.refused_nodeports, refused_new),
-            *members(layout.cluster_ips, cluster_ips_new),
-            *removed(layout.refused_nodeports, refused_old),
-            *removed(layout.cluster_ips, cluster_ips_old),
-            *removed(layout.hairpin, hairpin_old),
+            *hairpin.make,
+            *sources.make,
+            *restricted.make,
+            *(unit for one in refused for unit in one.make),
+            *ids.make,
+            *(unit for one in pools for unit in one.make),
+            *(unit for one in inside for unit in one.make),
+            *(unit for one in verdicts for unit in one.make),
+            *(unit for one in verdicts for unit in one.remove),
+            *cluster_ips.make,
+            *cluster_ips.remove,
+            *restricted.remove,
+            *hairpin.remove,
         ]
-        chains = pack((*services.chains, *nodeports.chains))
-        return Plan((*chains, *pack(make)), tuple(pack((*services.clear, *nodeports.clear))), rerouted)
+        clear = [
+            *(unit for one in inside for unit in one.remove),
+            *(unit for one in refused for unit in one.remove),
+            *sources.remove,
+            *(unit for one in pools for unit in one.clear),
+            *(unit for space in spaces for unit in space.clear_junk()),
+            *ids.clear,
+        ]
+        return Plan((*pack(chains), *pack(make)), tuple(pack(clear)), rerouted)
 
 
-def _reroutes(old: Slots, new: Slots) -> bool:
-    """Whether flows of a frontend may lead where they should not: an endpoint went, or the first one came."""
-    return old.endpoints != new.endpoints and (not old.endpoints or not set(old.endpoints) <= set(new.endpoints))
+def _ahead(needed: set[Draw]) -> Iterator[Draw]:
+    """Draws that are likely to be needed later, too."""
+    largest: dict[tuple[Kind, int | None], int] = defaultdict(int)
+    for draw in needed:
+        largest[draw.kind, draw.sticky] = max(largest[draw.kind, draw.sticky], draw.endpoints)
+    for (kind, sticky), count in largest.items():
+        for number in range(1, min(count + count // 4 + 1, SPARE_CHAINS) + 1):
+            yield Draw(kind, number, sticky)
+
+
+def _order(draw: Draw) -> tuple[str, int, int]:
+    return draw.kind.value, draw.sticky or 0, draw.endpoints

@@ -1,7 +1,8 @@
 """The kernel's table against the layout: what is missing or different, and what its maps hold.
 
-The only part that reads. Elements are turned into :class:`~.plan.ObservedElements`, from which the planner makes
-the difference; chains, rules and sets are compared here, and one transaction puts them right.
+The only part that reads. Elements are turned into :class:`~.plan.Observed`, from which the planner makes the
+difference; chains, rules and sets are compared here, and one transaction puts them right. The elements of the affinity
+maps are the clients', never ours to compare: only their ids are read, for none of them may be given out again.
 """
 
 from __future__ import annotations
@@ -10,28 +11,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nfnetlink import Set, Transaction
-from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, index_of
-from proxymode_agent.dataplane.nftables.plan import ObservedElements
-from proxymode_agent.dataplane.nftables.slots import Slots
+from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Space
+from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, number_of
+from proxymode_agent.dataplane.nftables.plan import Observed, ObservedSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from proxymode_agent.dataplane.nfnetlink import Chain, Command, Connection, DumpedRule, Rule
-    from proxymode_agent.dataplane.nftables.layout import Balancer, Layout
+    from proxymode_agent.dataplane.nftables.layout import Layout
+    from proxymode_agent.dataplane.nftables.pools import Row
 
-MAX_ENDPOINTS = 1 << 16  # of one Service port; an index above is nobody's
+MAX_INDEX = 2 * LOCAL_BASE  # an index from here on is nobody's
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
     """The table without its elements. `repair` makes it what the layout says (empty: it is so already). `fresh`: its
-    maps are new and empty. `chains`: endpoint counts that the two balancers have a chain for. `strangers`: deletes
-    what is not ours, once no element refers to it any more."""
+    maps are new and empty. `chains`: draws that the two spaces have a chain for. `strangers`: deletes what is not ours,
+    once no element refers to it any more."""
 
     repair: Transaction
     fresh: bool
-    chains: tuple[frozenset[int], frozenset[int]]
+    chains: tuple[frozenset[Draw], frozenset[Draw]]
     strangers: Transaction
 
 
@@ -50,12 +52,11 @@ def read_base(kernel: Connection, layout: Layout) -> Base:
         rules.setdefault(rule.chain, []).append(rule)
 
     services, nodeports = (
-        frozenset(count for chain in chains if (count := balancer.count_of(chain)) is not None)
-        for balancer in layout.balancers
+        frozenset(draw for chain in chains if (draw := space.draw_of(chain)) is not None) for space in layout.spaces
     )
-    declared = {chain: layout.rules_of(chain) for chain in layout.chains}
-    declared |= {layout.services.chain(count): layout.services.rules(count) for count in sorted(services)}
-    declared |= {layout.nodeports.chain(count): layout.nodeports.rules(count) for count in sorted(nodeports)}
+    declared = dict(layout.rules_by_chain)
+    declared |= {layout.services.chain(draw): layout.services.rules(draw) for draw in services}
+    declared |= {layout.nodeports.chain(draw): layout.nodeports.rules(draw) for draw in nodeports}
     known_chains = {chain.name for chain in declared}
     known_sets = {wanted.name for wanted in layout.sets}
     strange_chains = [chain for chain in chains.values() if chain.name not in known_chains]
@@ -70,22 +71,22 @@ def read_base(kernel: Connection, layout: Layout) -> Base:
     return Base(Transaction(repair), False, (services, nodeports), Transaction(strangers))
 
 
-def read_elements(kernel: Connection, layout: Layout, base: Base) -> ObservedElements:
+def read_elements(kernel: Connection, layout: Layout, base: Base) -> Observed:
     """What the table's maps and sets hold, after the base was repaired."""
     if base.fresh:
-        return ObservedElements()
-    services, services_junk = _read_slots(kernel, layout.services)
-    nodeports, nodeports_junk = _read_slots(kernel, layout.nodeports)
-    return ObservedElements(
+        return Observed()
+    services, nodeports = (
+        _read_space(kernel, space, chains) for space, chains in zip(layout.spaces, base.chains, strict=True)
+    )
+    return Observed(
         services,
         nodeports,
-        services_junk,
-        nodeports_junk,
-        base.chains[0],
-        base.chains[1],
+        dict(kernel.elements(layout.by_id)),
+        frozenset(id_ for space in layout.spaces for _, id_ in kernel.elements(space.affinity)),
         frozenset(key for key, _ in kernel.elements(layout.cluster_ips)),
         frozenset(key for key, _ in kernel.elements(layout.hairpin)),
-        frozenset(key for key, _ in kernel.elements(layout.refused_nodeports)),
+        frozenset(key for key, _ in kernel.elements(layout.restricted)),
+        frozenset(key for key, _ in kernel.elements(layout.sources)),
     )
 
 
@@ -96,8 +97,8 @@ def _created(commands: Iterable[Command]) -> Base:
 def _create(layout: Layout) -> Iterable[Command]:
     yield layout.table.add()
     yield from (wanted.add() for wanted in layout.sets)
-    yield from (chain.add() for chain in layout.chains)
-    yield from (rule.add() for rule in layout.rules)
+    yield from (chain.add() for chain in layout.rules_by_chain)
+    yield from (rule.add() for rules in layout.rules_by_chain.values() for rule in rules)
 
 
 def _repair_chains(
@@ -119,20 +120,45 @@ def _same(found: Sequence[DumpedRule], wanted: Sequence[Rule]) -> bool:
     return len(found) == len(wanted) and all(one.is_(other) for one, other in zip(found, wanted, strict=True))
 
 
-def _read_slots(kernel: Connection, balancer: Balancer) -> tuple[dict[bytes, Slots], tuple[bytes, ...]]:
-    """The frontends in a balancer's two maps, and the keys of endpoint elements that no index of ours can have."""
-    endpoints: dict[bytes, list[bytes | None]] = {}
+def _read_space(kernel: Connection, space: Space, chains: frozenset[Draw]) -> ObservedSpace:
+    endpoints, junk = _read_rows(kernel, space.endpoints)
+    ids, ids_junk = _read_rows(kernel, space.ids)
+    return ObservedSpace(
+        dict(kernel.elements(space.verdicts)),
+        dict(kernel.elements(space.inside)),
+        dict(kernel.elements(space.refused)),
+        endpoints,
+        ids,
+        junk,
+        ids_junk,
+        chains,
+    )
+
+
+def _read_rows(kernel: Connection, of: Set) -> tuple[dict[int, dict[bytes, Row]], tuple[bytes, ...]]:
+    """The rows of an index map, by base and frontend, and the keys of elements that no index of ours can have."""
+    rows: dict[int, dict[bytes, dict[int, bytes]]] = {CLUSTER_BASE: {}, LOCAL_BASE: {}}
     junk: list[bytes] = []
-    for key, endpoint in kernel.elements(balancer.endpoints):
-        index = index_of(key[-INDEX_BYTES:])
-        if index >= MAX_ENDPOINTS:
-            junk.append(key)
-            continue
-        row = endpoints.setdefault(key[:-INDEX_BYTES], [])
-        if index >= len(row):
-            row += [None] * (index + 1 - len(row))
-        row[index] = endpoint
-    verdicts = dict(kernel.elements(balancer.verdicts))
-    slots = {key: Slots(tuple(row), verdicts.pop(key, None)) for key, row in endpoints.items()}
-    slots |= {key: Slots((), verdict) for key, verdict in verdicts.items()}
-    return slots, tuple(junk)
+    numbers: dict[bytes, tuple[dict[bytes, dict[int, bytes]], int]] = {}
+    for key, value in kernel.elements(of):
+        packed = key[-INDEX_BYTES:]
+        place = numbers.get(packed)
+        if place is None:
+            index = number_of(packed)
+            if index >= MAX_INDEX:
+                junk.append(key)
+                continue
+            base = LOCAL_BASE if index >= LOCAL_BASE else CLUSTER_BASE
+            place = numbers[packed] = rows[base], index - base
+        pool, index = place
+        frontend = key[:-INDEX_BYTES]
+        row = pool.get(frontend)
+        if row is None:
+            pool[frontend] = {index: value}
+        else:
+            row[index] = value
+    return {base: {key: _row(values) for key, values in pool.items()} for base, pool in rows.items()}, tuple(junk)
+
+
+def _row(values: Mapping[int, bytes]) -> Row:
+    return tuple([values.get(index) for index in range(max(values) + 1)])

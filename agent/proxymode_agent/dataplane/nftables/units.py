@@ -35,6 +35,8 @@ def pack(units: Iterable[Unit], limit: int = TRANSACTION_BYTES) -> Iterator[Tran
 
 def added(to: Set, elements: Sequence[Element]) -> Iterator[Unit]:
     """New elements."""
+    if not elements:
+        return iter(())
     return ((command,) for command in add_elements(to, elements))
 
 
@@ -52,4 +54,6 @@ def members(to: Set, keys: Sequence[bytes]) -> Iterator[Unit]:
 
 def removed(of: Set, keys: Sequence[bytes]) -> Iterator[Unit]:
     """Elements that go."""
+    if not keys:
+        return iter(())
     return ((command,) for command in delete_elements(of, keys))

@@ -1,0 +1,194 @@
+"""Chains that draw an endpoint, and the maps they draw from: for frontends by address, and for node ports. Pure.
+
+A frontend has up to two pools of endpoints, one for traffic policy Cluster and one for policy Local, as ranges of the
+index in one map. Its verdict leads to a chain that says how packets come (`Kind`), how many endpoints there are to draw
+from, and for how long a client stays with the one drawn: a :class:`Draw`. There is one chain for each Draw that occurs,
+never one for a Service. Every lookup that an update can race with is written twice: on kernels up to 6.11 a lookup can
+miss a key that is replaced in the same moment (delete and add in one transaction), and a second one right after finds
+it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxymode_agent.dataplane.nfnetlink import (
+    META_PRIORITY,
+    TH_DPORT,
+    AddressField,
+    Chain,
+    Expression,
+    Field,
+    MetaKey,
+    Rule,
+    Set,
+    Table,
+    Verdict,
+    VerdictCode,
+    delete_element,
+    dnat,
+    load,
+    lookup_map,
+    lookup_verdict,
+    meta,
+    random_index,
+    set_meta,
+    update_element,
+    verdict_element,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CLUSTER_BASE = 0
+LOCAL_BASE = 1 << 16
+"""First indices of the two pools; so 65,536 endpoints fit into each."""
+
+AFFINITY_SIZE = 1 << 18  # clients remembered in each of the affinity maps; beyond that, new ones are not sticky
+
+Body = tuple[Expression, ...]
+
+
+class Kind(Enum):
+    """How packets come to a chain; the value is part of its name."""
+
+    INTERNAL = ""
+    """To a cluster IP: masqueraded if from outside."""
+    EXTERNAL = "external-"
+    """To an external frontend of policy Cluster: masqueraded."""
+    LOCAL = "local-"
+    """To an external frontend of policy Local: not masqueraded; pods and the node itself are short-circuited first."""
+    INSIDE = "inside-"
+    """Short-circuited: as policy Cluster, masqueraded or not as it was decided before."""
+
+
+class Draw(NamedTuple):
+    """What a chain does. `sticky`: seconds for which a client stays with its endpoint; None: no affinity."""
+
+    kind: Kind
+    endpoints: int
+    sticky: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The maps and chains of one kind of frontend key: address, protocol and port, or protocol and node port.
+
+    `preludes`: for each kind that occurs here the first rules of its chains.
+    """
+
+    table: Table
+    saddr: AddressField
+    prefix: str
+    verdicts: Set
+    inside: Set
+    refused: Set
+    endpoints: Set
+    ids: Set
+    affinity: Set
+    by_id: Set
+    preludes: Mapping[Kind, tuple[Body, ...]]
+
+    @property
+    def sets(self) -> tuple[Set, ...]:
+        """The maps of this space only."""
+        return self.verdicts, self.inside, self.refused, self.endpoints, self.ids, self.affinity
+
+    def chain(self, draw: Draw) -> Chain:
+        """The chain of a draw."""
+        return Chain(self.table, self.name(draw))
+
+    def target(self, draw: Draw) -> bytes:
+        """The verdict element's data that leads to the chain of a draw."""
+        return verdict_element(VerdictCode.GOTO, self.name(draw))
+
+    def draw_of(self, chain: str) -> Draw | None:
+        """What a chain of this name is for; None if it is not one of this space's."""
+        match = re.fullmatch(f"{re.escape(self.prefix)}([a-z]+-|)one-of-(0|[1-9][0-9]*)(?:-for-([1-9][0-9]*)s)?", chain)
+        if match is None or match[1] not in {kind.value for kind in self.preludes}:
+            return None
+        return Draw(Kind(match[1]), int(match[2]), int(match[3]) if match[3] else None)
+
+    def rules(self, draw: Draw) -> tuple[Rule, ...]:
+        """The rules of the chain of a draw: the draw, again if it missed, and the first endpoint as a last resort."""
+        bodies = self.preludes[draw.kind]
+        if draw.endpoints:
+            base = LOCAL_BASE if draw.kind is Kind.LOCAL else CLUSTER_BASE
+            index, first = random_index(draw.endpoints, base), random_index(1, base)
+            bodies += self._plain(index, first) if draw.sticky is None else self._sticky(index, first, draw.sticky)
+        chain = self.chain(draw)
+        return tuple(Rule(chain, body) for body in bodies)
+
+    def find(self, verdicts: Set) -> tuple[Body, Body]:
+        """The lookup of a packet's frontend in a verdict map of this space, twice."""
+        body = (*load(verdicts.key), lookup_verdict(verdicts.name, 0))
+        return body, body
+
+    def name(self, draw: Draw) -> str:
+        """The name of the chain of a draw."""
+        suffix = "" if draw.sticky is None else f"-for-{draw.sticky}s"
+        return f"{self.prefix}{draw.kind.value}one-of-{draw.endpoints}{suffix}"
+
+    def _plain(self, index: Field, first: Field) -> tuple[Body, ...]:
+        draw, last_resort = (
+            (*load((*self.verdicts.key, one)), lookup_map(self.endpoints.name, 0, 0), self._dnat())
+            for one in (index, first)
+        )
+        return draw, draw, last_resort
+
+    def _sticky(self, index: Field, first: Field, seconds: int) -> tuple[Body, ...]:
+        """A known client goes to its endpoint, whose id is in the packet's priority: a value that one lookup can leave
+        to the next, as nft can print it. A client whose endpoint is gone is forgotten, and a new endpoint is drawn.
+        If the client cannot be remembered, it is served all the same."""
+        client = (self.saddr, *self.verdicts.key)
+        priority = sum(field.padded for field in client) // 4
+        whose = (*load(client), meta(MetaKey.PRIORITY, priority))
+        remember = (*whose, update_element(self.affinity.name, 0, priority, seconds))
+        to_endpoint = (meta(MetaKey.PRIORITY, 0), lookup_map(self.by_id.name, 0, 0), self._dnat())
+        keep = set_meta(MetaKey.PRIORITY, 0)
+        known = (*load(client), lookup_map(self.affinity.name, 0, 0), keep)
+        draw, last_resort = (
+            (*load((*self.verdicts.key, one)), lookup_map(self.ids.name, 0, 0), keep) for one in (index, first)
+        )
+        return (
+            (*known, *remember, *to_endpoint),
+            (*whose, delete_element(self.affinity.name, 0, priority)),
+            (*draw, *remember, *to_endpoint),
+            (*draw, *to_endpoint),
+            (*last_resort, *to_endpoint),
+        )
+
+    def _dnat(self) -> Expression:
+        port_register = (self.endpoints.data_length - TH_DPORT.padded) // 4
+        return dnat(self.table.family, 0, port_register)
+
+
+def space(
+    table: Table,
+    addresses: tuple[AddressField, AddressField],
+    key: tuple[Field, ...],
+    names: tuple[str, str],
+    by_id: Set,
+    preludes: Mapping[Kind, tuple[Body, ...]],
+) -> Space:
+    """A space with key `key`. `addresses`: the family's source and destination; `names`: of the verdict map, and the
+    prefix of everything else."""
+    saddr, daddr = addresses
+    frontends, prefix = names
+    row = (*key, random_index(2))
+    return Space(
+        table,
+        saddr,
+        prefix,
+        verdicts=Set(table, frontends, key, Verdict),
+        inside=Set(table, f"{frontends}-from-inside", key, Verdict),
+        refused=Set(table, f"{frontends}-refused", key, Verdict),
+        endpoints=Set(table, f"{prefix}endpoints", row, (daddr, TH_DPORT)),
+        ids=Set(table, f"{prefix}sticky-ids", row, (META_PRIORITY,)),
+        affinity=Set(table, f"{prefix}affinity", (saddr, *key), (META_PRIORITY,), dynamic=AFFINITY_SIZE),
+        by_id=by_id,
+        preludes=preludes,
+    )

@@ -1,0 +1,122 @@
+"""What a frontend of a Service port shall do, in the kernel's bytes: pools, verdict, refusal, allowed sources. Pure.
+
+The decisions are kube-proxy's (k8s.io/kubernetes pkg/proxy/nftables, syncProxyRules).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxymode_agent.dataplane.nfnetlink import VerdictCode, verdict_element
+from proxymode_agent.dataplane.nftables.draws import Draw, Kind
+from proxymode_agent.dataplane.nftables.elements import (
+    collapsed,
+    nodeport_key,
+    pack_endpoints,
+    service_key,
+    source_range,
+)
+from proxymode_agent.dataplane.nftables.paths import REFUSE
+from proxymode_agent.services.model import Frontend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from proxymode_agent.services.model import ServicePort
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Endpoints = tuple[bytes, ...]
+
+
+class Role(Enum):
+    """What a frontend is of its Service port; the value says what is claimed."""
+
+    CLUSTER_IP = "cluster IP, protocol and port"
+    LOAD_BALANCER = "load-balancer address, protocol and port"
+    EXTERNAL_IP = "external IP, protocol and port"
+    NODE_PORT = "protocol and node port"
+
+
+class Refusal(Enum):
+    """What becomes of new flows that nobody serves; the value is the verdict element's data."""
+
+    REJECT = verdict_element(VerdictCode.GOTO, REFUSE)
+    DROP = verdict_element(VerdictCode.DROP)
+
+
+class Wanted(NamedTuple):
+    """What a frontend shall do. `cluster`, `local`: packed endpoints of its two pools; `sticky`: seconds of affinity;
+    `sources`: elements of the set of allowed sources; none: open to everybody."""
+
+    kind: Kind
+    cluster: Endpoints
+    local: Endpoints
+    sticky: int | None
+    refusal: Refusal | None
+    sources: tuple[bytes, ...]
+
+    @property
+    def draw(self) -> Draw | None:
+        """The chain that its verdict leads to."""
+        if self.kind is not Kind.LOCAL:
+            return Draw(self.kind, len(self.cluster), self.sticky) if self.cluster else None
+        if self.local:
+            return Draw(self.kind, len(self.local), self.sticky)
+        return Draw(self.kind, 0) if self.cluster else None
+
+    @property
+    def inside(self) -> Draw | None:
+        """The chain that the short-circuit leads to."""
+        if self.kind is not Kind.LOCAL or not self.cluster:
+            return None
+        return Draw(Kind.INSIDE, len(self.cluster), self.sticky)
+
+
+def frontends_of(port: ServicePort) -> dict[bytes, Role]:
+    """The keys that a Service port claims. An address that is both a load balancer's and an external IP is the former,
+    for source ranges hold for it."""
+    cluster_ip = port.cluster_ip
+    frontends = {service_key(cluster_ip): Role.CLUSTER_IP}
+    for role, addresses in ((Role.LOAD_BALANCER, port.load_balancer_ips), (Role.EXTERNAL_IP, port.external_ips)):
+        for address in addresses:
+            frontends.setdefault(service_key(Frontend(address, cluster_ip.protocol, cluster_ip.port)), role)
+    if port.node_port is not None:
+        frontends[nodeport_key(port.name.protocol, port.node_port)] = Role.NODE_PORT
+    return frontends
+
+
+class PackedPort:
+    """A Service port whose endpoints are packed once for all its frontends."""
+
+    def __init__(self, port: ServicePort, node_ips: Sequence[Address]) -> None:
+        self._port = port
+        self._node_ips = node_ips
+        self._cluster = pack_endpoints(port.cluster_endpoints)
+        self._local = pack_endpoints(port.local_endpoints)
+
+    def wanted(self, key: bytes, role: Role) -> Wanted:
+        """What one of its frontends shall do."""
+        port = self._port
+        if role is Role.CLUSTER_IP:
+            endpoints = self._local if port.internal_local else self._cluster
+            # Without any endpoints it is refused as every other port of a cluster IP that nobody serves.
+            refusal = Refusal.DROP if port.has_endpoints and not endpoints else None
+            return Wanted(Kind.INTERNAL, endpoints, (), port.affinity_seconds, refusal, ())
+        refusal = None
+        if not port.external_endpoints:
+            refusal = Refusal.DROP if port.has_endpoints else Refusal.REJECT
+        kind, local = (Kind.LOCAL, self._local) if port.external_local else (Kind.EXTERNAL, ())
+        sources = tuple(self._sources(key)) if role is Role.LOAD_BALANCER else ()
+        return Wanted(kind, self._cluster, local, port.affinity_seconds, refusal, sources)
+
+    def _sources(self, key: bytes) -> Iterator[bytes]:
+        """Load balancers' addresses are allowed where the node itself is: they may be its own (kube-proxy's
+        allowFromNode)."""
+        bits = 8 * self._port.name.family
+        ranges = [network for network in self._port.source_ranges if network.max_prefixlen == bits]
+        if any(address in network for address in self._node_ips for network in ranges):
+            ranges += map(ipaddress.ip_network, self._port.load_balancer_ips)
+        for network in collapsed(ranges):
+            yield source_range(key, network)
