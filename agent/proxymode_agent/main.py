@@ -28,6 +28,7 @@ from proxymode_agent.health import Health, health_routes, judge, metrics_routes,
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig, ConfigError, load
 from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips
+from proxymode_agent.kube.recorder import ObjectWarning, Recorder
 from proxymode_agent.metrics import Metrics, agent_version
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.switch import Switcher
@@ -133,10 +134,14 @@ async def _run(options: Options, config: ClusterConfig) -> None:
     )
     async with KubeClient(config, user_agent=f"proxymode-agent/{agent_version()}") as client:
         node = OwnNode(client, options.node_name, restarted=metrics.watch_restarted("nodes"))
+        recorder = Recorder(client, options.node_name, metrics)
         engine = Engine(
             partial(Switcher, state_dir=options.state_dir),
             metrics,
             node_name=options.node_name,
+            on_problem=lambda problem: recorder.warn(
+                ObjectWarning(problem.kind, problem.key, "UnusableField", "ReadObject", problem.text)
+            ),
             pace=Pace(sync_period=options.sync_period),
         )
 
@@ -155,6 +160,7 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             if options.metrics_address is not None:
                 tasks.create_task(serve("metrics", options.metrics_address, metrics_routes(metrics)))
             tasks.create_task(node.run())
+            tasks.create_task(recorder.run())
             tasks.create_task(feed(client, node.view, engine, metrics))
             tasks.create_task(engine.run())
             if options.standalone is not None:

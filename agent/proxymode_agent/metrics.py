@@ -79,6 +79,19 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+        self.events: Final = Counter(
+            f"{_PREFIX}_object_events_total",
+            "Warning Events about Services and EndpointSlices, by result (success, failure, dropped: too many at once, "
+            "or the object was gone).",
+            ["result"],
+            registry=self.registry,
+        )
+        self.health_check_servers: Final = Gauge(
+            f"{_PREFIX}_health_check_servers",
+            "Services with a healthCheckNodePort, by whether it is answered (listening, failed).",
+            ["state"],
+            registry=self.registry,
+        )
         self.watch_restarts: Final = Counter(
             f"{_PREFIX}_watch_restarts_total",
             "Watches begun anew, by resource and reason.",

@@ -58,6 +58,7 @@ def test_both_read_what_they_watch(verb: str) -> None:
         assert may(component, verb, "", "nodes")
     assert may("agent", verb, "", "services")
     assert may("agent", verb, "discovery.k8s.io", "endpointslices")
+    assert verb == "get" or may("agent", verb, "networking.k8s.io", "servicecidrs")
 
 
 def test_both_post_events_and_read_nothing_by_it() -> None:

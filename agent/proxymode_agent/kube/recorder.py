@@ -1,0 +1,140 @@
+"""Warning Events about Services and EndpointSlices: what their owners should mend, where they look for it.
+
+Whoever has something to say hands it over and goes on; posting is best effort, one request at a time, and bounded: a
+short queue, and a budget like client-go's spam filter, so that a cluster full of broken objects does not become a flood
+of Events from every node. That the same thing is not said twice is the caller's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from proxymode_agent.kube.client import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxymode_agent.kube.client import KubeClient
+    from proxymode_agent.kube.objects import ObjectKey
+    from proxymode_agent.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+BURST: Final = 25
+REFILL_SECONDS: Final = 10.0
+"""A burst of so many Events, then one in so many seconds."""
+_QUEUE: Final = 100
+_NOTE_MAXIMUM: Final = 1024
+"""Characters (k8s.io/kubernetes/pkg/apis/core/validation/events.go)."""
+
+_APIS: Final = {
+    "Service": ("v1", "/api/v1/namespaces/{}/services/{}"),
+    "EndpointSlice": ("discovery.k8s.io/v1", "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices/{}"),
+}
+
+
+class ObjectWarning(NamedTuple):
+    """What is wrong with the object of this kind, Service or EndpointSlice, and what was being done."""
+
+    kind: str
+    key: ObjectKey
+    reason: str
+    action: str
+    note: str
+
+
+class Recorder:
+    """Takes warnings from anybody on the event loop; `run` in a task to have them posted."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        node_name: str,
+        metrics: Metrics,
+        *,
+        refill_seconds: float = REFILL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._node_name = node_name
+        self._count = metrics.events.labels
+        self._queue: asyncio.Queue[ObjectWarning] = asyncio.Queue(_QUEUE)
+        self._refill = refill_seconds
+        self._clock = clock
+        self._budget = float(BURST)
+        self._counted_at = clock()
+
+    def warn(self, warning: ObjectWarning) -> None:
+        """Have it posted, unless too many wait already. Never blocks, never fails."""
+        try:
+            self._queue.put_nowait(warning)
+        except asyncio.QueueFull:
+            self._count("dropped").inc()
+
+    async def run(self) -> None:
+        """Post for ever; ends only by cancellation."""
+        while True:
+            warning = await self._queue.get()
+            if (delay := self._spend()) > 0:
+                await asyncio.sleep(delay)
+            try:
+                posted = await self._post(warning)
+            except ApiError as error:
+                self._count("failure").inc()
+                log.warning(
+                    "event cannot be posted",
+                    extra={"object": str(warning.key), "reason": warning.reason, "error": str(error)},
+                )
+            else:
+                self._count("success" if posted else "dropped").inc()
+
+    def _spend(self) -> float:
+        """Take one Event from the budget; how long to wait for it, in seconds."""
+        now = self._clock()
+        self._budget = min(float(BURST), self._budget + (now - self._counted_at) / self._refill) - 1.0
+        self._counted_at = now
+        return -self._budget * self._refill
+
+    async def _post(self, warning: ObjectWarning) -> bool:
+        """Whether there still is an object to warn about. Raises ApiError."""
+        api_version, path = _APIS[warning.kind]
+        try:
+            found = await self._client.get(path.format(*warning.key))
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        await self._client.create(
+            f"/apis/events.k8s.io/v1/namespaces/{warning.key.namespace}/events",
+            event(warning, api_version, found["metadata"]["uid"], self._node_name, datetime.now(UTC)),
+        )
+        return True
+
+
+def event(warning: ObjectWarning, api_version: str, uid: str, node: str, now: datetime) -> dict[str, Any]:
+    """The Event as events.k8s.io/v1 wants it. It needs the object's uid: `kubectl describe` looks for that."""
+    namespace, name = warning.key
+    note = f"node {node}: {warning.note}"
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{name}.", "namespace": namespace},
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "type": "Warning",
+        "reason": warning.reason,
+        "action": warning.action,
+        "note": note if len(note) <= _NOTE_MAXIMUM else f"{note[: _NOTE_MAXIMUM - 1]}…",
+        "regarding": {
+            "apiVersion": api_version,
+            "kind": warning.kind,
+            "namespace": namespace,
+            "name": name,
+            "uid": uid,
+        },
+        "reportingController": "proxymode.io/agent",
+        "reportingInstance": f"proxymode-agent-{node}"[:128],
+    }
