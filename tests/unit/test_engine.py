@@ -540,6 +540,40 @@ async def test_refused_ports_and_unusable_objects_are_told() -> None:
         assert it.value("object_problems_total", kind="EndpointSlice") == 1
 
 
+async def test_a_refused_port_is_told_once_tried_again_and_holds_up_nobody() -> None:
+    kernel = FakeKernel()
+    told: list[tuple[str, str]] = []
+    engine = Engine(
+        kernel.switcher, Metrics(), pace=QUICK, on_refused=lambda name, reason: told.append((str(name), reason))
+    )
+    task = asyncio.create_task(engine.run())
+    it = Bench(engine, kernel, Metrics())
+    async with asyncio.timeout(DEADLINE):
+        engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        (name,) = kernel.tables[Mode.NFTABLES]
+        kernel.refused = ((name, "no room"),)
+        engine.on_slice(pods("10.1.0.2"))
+        refused = await it.until(lambda seen: bool(seen.refused))
+        assert refused.phase is EnginePhase.ACTIVE, "the node goes on"
+        engine.on_service(web("other"))
+        engine.on_slice(pods("10.1.0.9", service="other"))
+        await it.until(lambda seen: seen.services == 2)
+        await eventually(lambda: kernel.calls.count("sync nftables full") >= 4)
+        assert told == [("ns/web", "no room")]
+        kernel.refused = ()
+        await it.until(lambda seen: not seen.refused)
+        done = len(kernel.calls)
+        kernel.refused = ((name, "no room again"),)
+        engine.on_slice(pods("10.1.0.3"))
+        await it.until(lambda seen: bool(seen.refused))
+        assert told == [("ns/web", "no room"), ("ns/web", "no room again")]
+        assert len(kernel.calls) > done
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_stopping_waits_for_the_kernel_call_under_way_and_closes() -> None:
     kernel = FakeKernel(gate=threading.Event())
     engine = Engine(kernel.switcher, Metrics(), pace=QUICK)

@@ -142,6 +142,18 @@ def test_reading_back_is_paced_by_its_cost_and_by_what_was_found(finding: Findin
     assert rest_after_full(finding, 30.0, 2.0) == pytest.approx(slow)
 
 
+def test_a_read_back_that_is_asked_for_comes_in_its_time_and_is_not_too_dear() -> None:
+    state = Drift(sync_period=30.0, look_period=1.0, shown=300.0)
+    state.repaired(0.0, 0.01, expected=True, written=5)
+    state.read_back_at(5.0)
+    state.read_back_at(7.0)
+    assert state.full_at == 5.0
+    state.repaired(5.0, 7.0, expected=True, written=5)
+    assert state.full_at == pytest.approx(307.0), "asked for once"
+    state.read_back_at(8.0)
+    assert state.full_at == pytest.approx(105.0)
+
+
 looks = st.lists(
     st.builds(base.Look, st.sampled_from(Finding), st.sampled_from(["a table", "a rule"])), min_size=1, max_size=20
 )

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from proxymode_api.modes import Mode
 
 
+Refused = tuple[tuple["ServicePortName", str], ...]
+"""Service ports that the kernel would not take, and why."""
+
+
 class DataplaneError(Exception):
     """The kernel refused an update, or answered what was not expected; the message says which object and why."""
 
@@ -27,7 +31,7 @@ class SyncResult:
     written: int
     services: int
     endpoints: int
-    refused: tuple[tuple[ServicePortName, str], ...] = ()
+    refused: Refused = ()
 
 
 class Finding(StrEnum):

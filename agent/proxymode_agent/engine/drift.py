@@ -30,6 +30,7 @@ class Drift:
     shown: float
     look_at: float = math.inf
     shown_until: float = math.inf
+    _asked: float = math.inf
     _finding: Finding = Finding.UNTOUCHED
     _changed: str = ""
     _ended: float = -math.inf
@@ -38,7 +39,12 @@ class Drift:
     @property
     def full_at(self) -> float:
         """When the next full sync is due."""
-        return self._ended + rest_after_full(self._finding, self.sync_period, self._seconds)
+        found = self._ended + rest_after_full(self._finding, self.sync_period, self._seconds)
+        return min(found, max(self._asked, self._ended + rest_after_full(Finding.DOUBTFUL, 0.0, self._seconds)))
+
+    def read_back_at(self, when: float) -> None:
+        """Somebody wants the kernel read back then; done later where that would take too much of the time."""
+        self._asked = min(self._asked, when)
 
     def looked(self, look: Look, began: float, ended: float) -> None:
         """A look was made. What was found stays until the kernel is read back."""
@@ -56,6 +62,7 @@ class Drift:
         changed = self._changed or (READ_BACK if written and not expected else "")
         self._finding, self._changed = Finding.UNTOUCHED, ""
         self._ended, self._seconds = ended, ended - began
+        self._asked = math.inf
         self.look_at = ended + self.look_period
         if changed:
             self.shown_until = ended + self.shown

@@ -29,6 +29,7 @@ from proxymode_api.modes import ObservedMode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from proxymode_agent.dataplane.base import Refused
     from proxymode_agent.engine.worker import Switcher
     from proxymode_agent.kube.objects import EndpointSlice, Service
     from proxymode_agent.metrics import Metrics
@@ -69,7 +70,8 @@ class Engine:
     """Feed it events (`on_service`, `on_slice`), tell it what is desired (`set_desired`), read `snapshot`, and `run` it
     in a task. All methods are to be called on the event loop; none of them blocks.
 
-    `node_name`: whose endpoints are local. `on_problem` is called with what an object has that cannot be used.
+    `node_name`: whose endpoints are local. `on_problem` is called with what an object has that cannot be used,
+    `on_refused` with a Service port that the kernel does not take, and why; both once as long as it stays the same.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Engine:
         *,
         node_name: str = "",
         on_problem: Callable[[Problem], None] = lambda problem: None,
+        on_refused: Callable[[ServicePortName, str], None] = lambda name, reason: None,
         pace: Pace = Pace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,6 +91,7 @@ class Engine:
         self._worker = DataplaneWorker(switcher_factory, clock)
         self._tracker = ServiceTracker(node_name)
         self._on_problem = on_problem
+        self._on_refused = on_refused
         self._wake = asyncio.Event()
         self._cell: Cell[EngineSnapshot] = Cell(EngineSnapshot())
         self.health_checks: Cell[HealthChecks | None] = Cell(None)
@@ -106,6 +110,7 @@ class Engine:
         # Not before when: start anew or retry a failure, write changes, try a switch.
         self._full_at = self._pending_at = self._switch_at = -math.inf
         self._retry = Backoff(pace.retry_first, pace.retry_cap)
+        self._refused_retry = Backoff(pace.retry_first, pace.retry_cap)
         self._switch_retry = Backoff(pace.switch_retry_first, pace.switch_retry_cap)
         self._sync_error = self._switch_error = ""
 
@@ -294,13 +299,14 @@ class Engine:
             self._pending_at = -math.inf
         else:
             self._pending_at = ended + rest_after(seconds)
-        told.synced(result, kind, seconds, before=self._cell.value.refused)
+        told.synced(result, kind, seconds)
         if full:
             drift = self._drift.repaired(began, ended, expected=expected, written=result.written)
             if drift:
                 self._metrics.drift_repairs.inc()
                 told.drifted(drift, result.written)
                 self._publish(drift=drift)
+        self._tell_refused(result.refused, full=full)
         now = datetime.now(UTC)
         self._metrics.synced(result, kind, seconds, now.timestamp())
         self._publish_checks(mode)
@@ -361,6 +367,18 @@ class Engine:
             told.unusable(problem)
             self._on_problem(problem)
         return update.state
+
+    def _tell_refused(self, refused: Refused, *, full: bool) -> None:
+        """Tell what is newly refused, and have all that is refused tried again."""
+        before = self._cell.value.refused
+        for name, reason in refused:
+            if (name, reason) not in before:
+                told.refused(name, reason)
+                self._on_refused(name, reason)
+        if not refused:
+            self._refused_retry.reset()
+        elif full or refused != before:
+            self._drift.read_back_at(self._clock() + self._refused_retry.next())
 
     def _publish_checks(self, mode: Mode) -> None:
         if self._opened is not None:

@@ -11,7 +11,7 @@ from proxymode_api.modes import ObservedMode
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from proxymode_agent.services.model import ServicePortName
+    from proxymode_agent.dataplane.base import Refused
     from proxymode_agent.switch.record import StepRecord, SwitchRecord
     from proxymode_api.modes import Mode
 
@@ -46,7 +46,7 @@ class EngineSnapshot:
     endpoints: int = 0
     last_sync: datetime | None = None
     """End of the last successful sync."""
-    refused: tuple[tuple[ServicePortName, str], ...] = ()
+    refused: Refused = ()
     """Service ports that the kernel would not take, and why."""
     drift: str = ""
     """What others had changed and was put back within the last minutes."""

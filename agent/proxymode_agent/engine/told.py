@@ -23,12 +23,13 @@ def opened(kernel: Kernel) -> None:
     )
 
 
-def synced(result: SyncResult, kind: str, seconds: float, *, before: tuple[tuple[ServicePortName, str], ...]) -> None:
-    """A sync succeeded. `before`: what was refused until now."""
-    known = dict(before)
-    for name, reason in result.refused:
-        if known.get(name) != reason:
-            log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
+def refused(name: ServicePortName, reason: str) -> None:
+    """The kernel does not take a Service port; the others are programmed."""
+    log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
+
+
+def synced(result: SyncResult, kind: str, seconds: float) -> None:
+    """A sync succeeded."""
     routine = kind == "incremental" or not result.written
     log.log(
         logging.DEBUG if routine else logging.INFO,
