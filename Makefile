@@ -68,6 +68,10 @@ test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside th
 test-e2e: install ## all parts together, as the demo puts them together
 	@$(BIN)/pytest tests/e2e $(PYTEST_ARGS)
 
+.PHONY: bench-sync
+bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a table, then a line of JSON; CASES=1000x2 for one case
+	@$(BIN)/python -m proxymode_benchmarks.sync $(CASES)
+
 .PHONY: generate
 generate: install ## CRDs and policies from the models, formatted code
 	@$(BIN)/python -m proxymode_api.crdgen

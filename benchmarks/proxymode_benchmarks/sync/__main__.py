@@ -1,0 +1,50 @@
+"""`python -m proxymode_benchmarks.sync`: prints a table, and as its last line one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from proxymode_benchmarks.sync import figures, kernel, ours, peer
+from proxymode_benchmarks.sync.cases import CASES, Case
+from proxymode_testbeds.apiserver import build
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m proxymode_benchmarks.sync", description=__doc__)
+    parser.add_argument(
+        "cases", nargs="*", type=_case, default=list(CASES), metavar="SERVICESxENDPOINTS", help="default: all five"
+    )
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        parser.error("needs root: it makes a network namespace and programs nf_tables in it")
+    build.assets()  # takes minutes, and the network, the first time
+    kernel.own_namespace()
+    comparisons = []
+    for case in options.cases:
+        with tempfile.TemporaryDirectory(prefix="proxymode-bench-") as folder:
+            began = time.monotonic()
+            own = asyncio.run(ours.measure(case, Path(folder)))
+            theirs = peer.measure(case)
+            comparisons.append(figures.Comparison(case, own, theirs))
+            print(f"{case}: measured in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    print(figures.table(comparisons, peer.NAME))
+    print(figures.line(comparisons, peer.NAME, f"Linux {platform.release()}, {os.cpu_count()} CPUs"), flush=True)
+    return 0
+
+
+def _case(text: str) -> Case:
+    try:
+        return Case.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The agent as users run it: one process in the current network namespace, watched from outside.
+
+Its log tells when the kernel was in agreement for the first time; the kernel tells what it cost.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from proxymode_benchmarks.sync import cases
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+DEADLINE_SECONDS: Final = 120.0
+_SYNCED: Final = re.compile(r"msg=synced .*\bkind=full written=(\d+) .*\bmilliseconds=([\d.]+)")
+
+
+class AgentError(Exception):
+    """The agent ended, or did not get ready; the message has the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """From the start of the process to its first complete sync.
+
+    `wall` seconds in all, `sync` seconds of it for that sync, `cpu` seconds of user and system time of the process,
+    `written` kernel objects, `rss` bytes, the highest until then.
+    """
+
+    wall: float
+    sync: float
+    cpu: float
+    written: int
+    rss: int
+
+
+class Agent:
+    """One run of proxymode-agent; a context manager, at whose end it is stopped and leaves its rules."""
+
+    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+        self._log = folder / "agent.log"
+        self._command = [
+            str(Path(sys.executable).with_name("proxymode-agent")),
+            f"--kubeconfig={kubeconfig}",
+            f"--node-name={cases.NODE}",
+            "--mode=nftables",
+            f"--cluster-cidr={cases.POD_NETWORK}",
+            f"--state-dir={folder / 'state'}",
+            "--v=4",  # says "synced" also when there was nothing to write
+        ]
+
+    def __enter__(self) -> Self:
+        with self._log.open("w") as log:
+            self._began = time.monotonic()
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *self._command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def wait_until_synced(self) -> Start:
+        """Wait for the first complete sync. Raises AgentError."""
+        with self._log.open() as log:
+            unfinished = ""
+            while True:
+                unfinished += log.readline()
+                if not unfinished.endswith("\n"):
+                    self._check()
+                    time.sleep(0.002)
+                    continue
+                if found := _SYNCED.search(unfinished):
+                    wall = time.monotonic() - self._began
+                    return Start(wall, float(found[2]) / 1000, self.cpu(), int(found[1]), self.peak_rss())
+                unfinished = ""
+
+    def cpu(self) -> float:
+        """Seconds of user and system time that the process has used."""
+        return time.clock_gettime(~self._process.pid << 3 | 2)  # clock_getcpuclockid(3)
+
+    def peak_rss(self) -> int:
+        """The highest resident set so far, in bytes."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        if found is None:
+            raise AgentError(f"no VmHWM in /proc/{self._process.pid}/status")
+        return int(found[1]) * 1024
+
+    def _check(self) -> None:
+        late = time.monotonic() - self._began > DEADLINE_SECONDS
+        if late or self._process.poll() is not None:
+            why = f"not synced within {DEADLINE_SECONDS:.0f} s" if late else f"status {self._process.returncode}"
+            raise AgentError(f"the agent: {why}; its log ends with:\n{self._log.read_text()[-2000:]}")
