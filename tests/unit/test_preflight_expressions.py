@@ -10,6 +10,7 @@ from proxymode_agent.dataplane.ipvs.table import FAMILIES
 from proxymode_agent.dataplane.ipvs.table import Layout as IpvsLayout
 from proxymode_agent.dataplane.nfnetlink import NfProto, Set, Table
 from proxymode_agent.dataplane.nfnetlink.fields import IP6_DADDR, IP_DADDR
+from proxymode_agent.dataplane.nftables.draws import Draw
 from proxymode_agent.dataplane.nftables.layout import layout
 from proxymode_agent.preflight.kernel import NFT_EXPRESSIONS
 from proxymode_agent.preflight.nftprobe import samples
@@ -29,7 +30,13 @@ def test_nftables_mode() -> None:
     for config in CONFIGS:
         for family in Family:
             table = layout(family, config, "0")
-            rules = [*table.rules, *(rule for balancer in table.balancers for rule in balancer.rules(3))]
+            draws = [
+                space.rules(Draw(kind, 3, sticky))
+                for space in table.spaces
+                for kind in space.preludes
+                for sticky in (None, 60)
+            ]
+            rules = [rule for rules in (*table.rules_by_chain.values(), *draws) for rule in rules]
             used |= {expression.name for rule in rules for expression in rule.expressions}
     assert used == NFT_EXPRESSIONS[Mode.NFTABLES]
 
@@ -48,6 +55,8 @@ def test_ipvs_mode() -> None:
 @pytest.mark.parametrize("family", [NfProto.IPV4, NfProto.IPV6])
 def test_each_of_them_is_probed_by_a_rule_that_ends_in_it(family: NfProto) -> None:
     key = IP_DADDR if family is NfProto.IPV4 else IP6_DADDR
-    probed = samples(family, Set(Table(family, "t"), "s", (key,)))
+    probed = samples(
+        family, Set(Table(family, "t"), "s", (key,)), Set(Table(family, "t"), "c", (key,), (key,), dynamic=1)
+    )
     assert set(probed) == set().union(*NFT_EXPRESSIONS.values())
     assert all(expressions[-1].name == name for name, expressions in probed.items())

@@ -15,6 +15,7 @@ from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.nfnetlink import (
     IP6_DADDR,
     IP_DADDR,
+    META_PRIORITY,
     Chain,
     Connection,
     CtKey,
@@ -40,6 +41,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     meta,
     numgen_random,
     reject,
+    update_element,
     verdict,
 )
 from proxymode_agent.preflight.model import NatChain, NftProbe
@@ -80,8 +82,9 @@ def _probe(kernel: Connection) -> NftProbe:
         table = Table(family, f"{OWN_PREFIX}-preflight-{os.getpid()}")
         chain = Chain(table, "probe")
         addresses = Set(table, "addresses", (IP_DADDR if family is NfProto.IPV4 else IP6_DADDR,))
-        rules = {Rule(chain, parts).add(): name for name, parts in samples(family, addresses).items()}
-        errors = kernel.check(Transaction.of(table.add(), addresses.add(), chain.add(), *rules))
+        clients = Set(table, "clients", addresses.key, (META_PRIORITY,), dynamic=1)
+        rules = {Rule(chain, parts).add(): name for name, parts in samples(family, addresses, clients).items()}
+        errors = kernel.check(Transaction.of(table.add(), addresses.add(), clients.add(), chain.add(), *rules))
         fatal = [error for error in errors if error.command not in rules]
         if fatal and family is NfProto.IPV4:
             return NftProbe(error=str(fatal[0]))
@@ -90,8 +93,8 @@ def _probe(kernel: Connection) -> NftProbe:
     return NftProbe(missing=frozenset(missing))
 
 
-def samples(family: NfProto, addresses: Set) -> Mapping[str, tuple[Expression, ...]]:
-    """For each expression the shortest sequence of instructions that ends in it."""
+def samples(family: NfProto, addresses: Set, clients: Set) -> Mapping[str, tuple[Expression, ...]]:
+    """For each expression the shortest sequence of instructions that ends in it. `clients` is a dynamic map."""
     mark = meta(MetaKey.MARK, 0)
     destination = load(addresses.key)
     return {
@@ -99,6 +102,7 @@ def samples(family: NfProto, addresses: Set) -> Mapping[str, tuple[Expression, .
         "payload": destination,
         "immediate": (verdict(VerdictCode.RETURN),),
         "ct": (ct(CtKey.STATE, 0),),
+        "dynset": (*destination, mark, update_element(clients.name, 0, 0, 1)),
         "cmp": (mark, cmp(0, host_u32(1))),
         "bitwise": (mark, bitwise(0, host_u32(1), host_u32(0))),
         "lookup": (*destination, lookup(addresses.name, 0)),
