@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from packet_node import DataplaneFactory
+    from packet_table import Case
     from proxymode_testbeds.topology import Topology
 
 HERE = Path(__file__).parent
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.kernel)
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> tuple[Case, ...]:
+    """All cases at once."""
+    return cases(request.config.getoption("--dataplane", "nftables"))
 
 
 @pytest.fixture(scope="session")

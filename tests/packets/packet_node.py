@@ -63,13 +63,11 @@ class NodeUnderTest:
         self._state = update.state
         return self._dataplane.sync(update.state, None if first else update.changed)
 
-    def written_by_a_restart(self) -> int:
-        """How many kernel objects a restarted agent writes; what is programmed is right if that is none."""
-        again = self._topology.call(NODE, self._make, self._config)
-        try:
-            return again.sync(self._state).written
-        finally:
-            again.close()
+    def restart(self) -> SyncResult:
+        """The agent ends and a new one starts: it reads the kernel back and writes what is not as it should be."""
+        self._dataplane.close()
+        self._dataplane = self._topology.call(NODE, self._make, self._config)
+        return self._dataplane.sync(self._state)
 
     def close(self) -> None:
         """Takes everything away."""
@@ -79,7 +77,7 @@ class NodeUnderTest:
 
 def config(topology: Topology, options: Options) -> DataplaneConfig:
     """What the agent resolves for node1 from its flags."""
-    modes = {
+    modes: dict[str, PodNetworks | PodInterface | None] = {
         "ClusterCIDR": PodNetworks(tuple(map(ipaddress.ip_network, POD_CIDRS))),
         "NodeCIDR": PodNetworks(tuple(map(ipaddress.ip_network, NODE_POD_CIDRS))),
         "InterfaceNamePrefix": PodInterface("veth", prefix=True),

@@ -32,13 +32,13 @@ class ApiObject(NamedTuple):
     json: bytes
 
 
-def objects(services: Mapping[str, dict[str, Any]], pods: Mapping[str, Place]) -> Iterator[ApiObject]:
+def objects(services: Mapping[str, Mapping[str, Any]], pods: Mapping[str, Place]) -> Iterator[ApiObject]:
     """The Services and their EndpointSlices. `services` is the table's, see cases/; raises KeyError for a pod that is
     not there."""
     for name, service in services.items():
         metadata = {"name": name, "namespace": NAMESPACE, "labels": service.get("labels", {})}
         ports = [{"protocol": "TCP"} | port for port in service["spec"].get("ports", [])]
-        spec = {"type": "ClusterIP"} | service["spec"] | {"ports": ports}
+        spec = {"type": "ClusterIP", **service["spec"], "ports": ports}
         if "clusterIP" not in spec:
             spec["clusterIP"] = spec["clusterIPs"][0]
         body = {"metadata": metadata, "spec": spec, "status": service.get("status", {})}

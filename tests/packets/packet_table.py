@@ -129,14 +129,16 @@ class Case:
 
 
 class Observed(NamedTuple):
-    """One try's end: who answered and the source that it saw, or the refusal."""
+    """One try's end: who answered and the source that it saw, or the refusal; neither: `source` is what went wrong."""
 
     server: Server | None
     source: str
     refusal: Refusal | None
 
     def __str__(self) -> str:
-        return str(self.refusal) if self.refusal else f"{self.server} saw {self.source}"
+        if self.server is not None:
+            return f"{self.server} saw {self.source}"
+        return str(self.refusal or self.source)
 
 
 def enough(outcome: Outcome, seen: Sequence[Observed]) -> bool:

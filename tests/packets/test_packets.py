@@ -35,7 +35,7 @@ def test_packets_go_where_the_table_says(topology: Topology, wire: Wire, factory
                 found = wrong(outcome, observed, name.own(flow.source), NODE[name.family])
                 if found is not None:
                     failures.append(f"{step.title}: {name.family}: {flow} is {found}, should be {outcome}")
-            if node.written_by_a_restart():
+            if node.restart().written:
                 failures.append(f"{step.title}: a restart of the agent would write to the kernel")
     finally:
         node.close()

@@ -1,0 +1,88 @@
+"""What administrators see: nft lists everything that any case of the table programs, and can read its own words again.
+
+By the machine's nft and by the newest one, that of Debian sid: versions differ in what they can print, and one that
+cannot ends with an assertion or prints bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from packet_network import MACHINES, Names
+from packet_node import NodeUnderTest
+from packet_table import FAMILIES, Answered
+from packet_wire import Question
+from proxymode_testbeds import netns, nft
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Mapping
+
+    from packet_node import DataplaneFactory
+    from packet_table import Case
+    from packet_wire import Wire
+    from proxymode_testbeds.topology import Topology
+
+
+@pytest.fixture(scope="module", params=["installed", "newest"])
+def command(request: pytest.FixtureRequest) -> list[str]:
+    return nft.newest() if request.param == "newest" else ["nft"]
+
+
+def test_nft_lists_every_kind_of_element(
+    topology: Topology, wire: Wire, factory: DataplaneFactory, command: list[str], table: tuple[Case, ...]
+) -> None:
+    node = topology.netns("node1")
+    elsewhere = topology.netns(MACHINES["blocked"])  # nft --check resolves names there, where nothing of ours is
+    failures = []
+    for case in table:
+        under_test = NodeUnderTest(topology, factory, case.options)
+        try:
+            under_test.program(case.steps[0].services)
+            _let_clients_leave_traces(topology, wire, case)
+            listed = netns.run(node, [*command, "list", "ruleset"], check=False)
+            as_json = netns.run(node, [*command, "-j", "list", "ruleset"], check=False)
+            read = netns.run(elsewhere, [*command, "--check", "--file", "-"], input=listed.stdout, check=False)
+        finally:
+            under_test.close()
+        for name, done in {"list": listed, "-j list": as_json, "--check --file": read}.items():
+            if done.returncode != 0 or done.stderr:
+                failures.append(f"{case.title}: nft {name} ends with {done.returncode}: {_brief(done)}")
+        if not listed.stdout.replace("\n", "").replace("\t", "").isprintable():
+            failures.append(f"{case.title}: nft list prints bytes that are no text")
+        if as_json.returncode == 0:
+            assert json.loads(as_json.stdout)["nftables"]
+        missing = [address for address in _cluster_ips(case) if address not in listed.stdout]
+        if missing:
+            failures.append(f"{case.title}: nft list does not show {', '.join(missing)}")
+    assert not failures, f"{nft.version(command)}\n" + "\n".join(failures)
+
+
+def _let_clients_leave_traces(topology: Topology, wire: Wire, case: Case) -> None:
+    """Sends what the case sends to sticky Services, so that their maps have elements that the kernel made."""
+    questions = []
+    for family in FAMILIES:
+        names = Names(topology, family)
+        names.learn(case.steps[0].services)
+        for flow, outcome in case.steps[0].flows.items():
+            if isinstance(outcome, Answered) and outcome.sticky:
+                to = names.address(flow.address)
+                questions.append(Question(names.sender(flow.source), to, flow.port, flow.protocol, outcome))
+    wire.ask(questions)
+
+
+def _cluster_ips(case: Case) -> list[str]:
+    services: list[Mapping[str, Any]] = [
+        service
+        for service in case.steps[0].services.values()
+        if not service.get("labels") and service["spec"].get("type") != "ExternalName"
+    ]
+    return [address for service in services for address in service["spec"]["clusterIPs"] if address != "None"]
+
+
+def _brief(done: subprocess.CompletedProcess[str]) -> str:
+    lines = done.stderr.strip().splitlines() or ["(nothing on stderr)"]
+    return " / ".join(lines[:4])
