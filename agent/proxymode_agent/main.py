@@ -27,6 +27,7 @@ from proxymode_agent.feed import feed
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig, ConfigError, load
+from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips
 from proxymode_agent.kube.recorder import ObjectWarning, Recorder
 from proxymode_agent.metrics import Metrics, agent_version
@@ -141,6 +142,15 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             node_name=options.node_name,
             on_problem=lambda problem: recorder.warn(
                 ObjectWarning(problem.kind, problem.key, "UnusableField", "ReadObject", problem.text)
+            ),
+            on_refused=lambda name, reason: recorder.warn(
+                ObjectWarning(
+                    "Service",
+                    ObjectKey(name.namespace, name.service),
+                    "RefusedByKernel",
+                    "ProgramDataplane",
+                    f"port {name.port or 'without name'}/{name.protocol.name}: {reason}",
+                )
             ),
             pace=Pace(sync_period=options.sync_period),
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from proxymode_agent.dataplane.base import Finding
 from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Metrics:
             ["finding"],
             registry=self.registry,
         )
+        for finding in Finding:
+            self.looks.labels(finding.value)
         self.drift_repairs: Final = Counter(
             f"{_PREFIX}_drift_repairs_total",
             "Times that what others had changed was put back.",
