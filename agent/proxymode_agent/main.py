@@ -25,6 +25,7 @@ from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.engine import Engine, Pace
 from proxymode_agent.feed import feed
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
+from proxymode_agent.healthcheck import HealthCheckServers
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig, ConfigError, load
 from proxymode_agent.kube.objects import ObjectKey
@@ -173,6 +174,8 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             tasks.create_task(recorder.run())
             tasks.create_task(feed(client, node.view, engine, metrics))
             tasks.create_task(engine.run())
+            checks = HealthCheckServers(lambda: health().healthy, recorder.warn, metrics)
+            tasks.create_task(checks.run(engine.health_checks))
             if options.standalone is not None:
                 tasks.create_task(_follow_flags(options.standalone, engine, node))
             else:
