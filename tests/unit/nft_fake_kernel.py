@@ -8,6 +8,7 @@ Rules are counted, not interpreted.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ class FakeKernel:
     def _change_elements(self, state: State, of: Set, command: Command) -> int:
         held = state.maps[of.name]
         if command.message is Message.DELSETELEM:
-            plain = type(of)(of.table, of.name, of.key)  # a delete names keys only
+            plain = dataclasses.replace(of, data=None)  # a delete names keys only
             for key, _ in parse_elements(plain, memoryview(command.body)):
                 if held.pop(key, None) is None:
                     return errno.ENOENT

@@ -5,6 +5,7 @@ data/nft-1.0.6.json holds what the kernel dumps after `nft -f` of each text, for
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
 from pathlib import Path
@@ -16,18 +17,19 @@ from proxymode_agent.dataplane.nfnetlink import (
     CtState,
     CtStatus,
     DumpedRule,
+    DumpedSet,
     Expression,
     FibFlag,
     Rule,
     VerdictCode,
     address_is_local,
+    came_in_by,
     cmp,
     ct_state,
     ct_status,
     flip_mark_bit,
     load,
     lookup,
-    lookup_verdict,
     mark_has,
     masquerade,
     reject,
@@ -35,7 +37,9 @@ from proxymode_agent.dataplane.nfnetlink import (
     verdict,
 )
 from proxymode_agent.dataplane.nfnetlink.uapi import SetAttr
-from proxymode_agent.dataplane.nftables.layout import TRAITS, layout
+from proxymode_agent.dataplane.nftables.draws import Draw, Kind, Space
+from proxymode_agent.dataplane.nftables.layout import layout
+from proxymode_agent.dataplane.nftables.paths import TRAITS
 from proxymode_agent.services.model import DataplaneConfig, Family
 
 DATA = json.loads(Path(__file__, "..", "data", "nft-1.0.6.json").resolve().read_text())
@@ -50,22 +54,35 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
     v4 = family is Family.IPV4
     network = "192.168.0.0/17" if v4 else "fd08::/17"
     host = "10.0.0.1" if v4 else "fd00::1"
-    service_key = table.services.verdicts.key
-    nodeport_key = table.nodeports.verdicts.key
-    service, nodeport = (balancer.rules(7)[1].expressions for balancer in table.balancers)
-    return {
-        f"{ip} daddr . meta l4proto . th dport vmap @services": (*load(service_key), lookup_verdict("services", 0)),
-        f"dnat {ip} to {ip} daddr . meta l4proto . th dport . numgen random mod 7 map @endpoints": service,
-        f"dnat {ip} to meta l4proto . th dport . numgen random mod 7 map @nodeport-endpoints": nodeport,
-        "meta l4proto . th dport vmap @nodeports": (*load(nodeport_key), lookup_verdict("nodeports", 0)),
+    services, nodeports = table.spaces
+    frontend = f"{ip} daddr . meta l4proto . th dport"
+    node_port = "meta l4proto . th dport"
+    goto_other = verdict(VerdictCode.GOTO, "other")
+    texts = {
+        f"{frontend} vmap @services": services.find(services.verdicts)[0],
+        f"{node_port} vmap @nodeports": nodeports.find(nodeports.verdicts)[1],
+        f"dnat {ip} to {frontend} . numgen random mod 7 map @endpoints": body(services, Draw(Kind.INTERNAL, 7), 1),
+        f"dnat {ip} to {frontend} . numgen random mod 7 offset 65536 map @endpoints": body(
+            services, Draw(Kind.LOCAL, 7), 2
+        ),
+        f"dnat {ip} to {node_port} . numgen random mod 7 map @nodeport-endpoints": body(
+            nodeports, Draw(Kind.INSIDE, 7), 0
+        ),
         f"{ip} saddr {network} return": (
             *traits.saddr.in_network(ipaddress.ip_network(network)),
             verdict(VerdictCode.RETURN),
         ),
+        'iifname "cni0" return': (*came_in_by("cni0"), verdict(VerdictCode.RETURN)),
+        'iifname "veth*" return': (*came_in_by("veth", prefix=True), verdict(VerdictCode.RETURN)),
         f"{ip} daddr {host} fib daddr type local goto other": (
             *traits.daddr.in_network(ipaddress.ip_network(host)),
             *address_is_local(FibFlag.DADDR),
-            verdict(VerdictCode.GOTO, "other"),
+            goto_other,
+        ),
+        "fib saddr type local meta mark set meta mark | 0x4000 goto other": (
+            *address_is_local(FibFlag.SADDR),
+            *set_mark_bit(0x4000),
+            goto_other,
         ),
         "meta mark set meta mark | 0x4000": set_mark_bit(0x4000),
         "meta mark & 0x4000 != 0 meta mark set meta mark ^ 0x4000 masquerade fully-random": (
@@ -79,14 +96,36 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
             lookup("hairpin", 0),
             masquerade(),
         ),
-        f"ct state new {ip} daddr @cluster-ips reject": (
+        f"ct state new {frontend} @restricted jump other": (
             *ct_state(CtState.NEW),
-            *load((traits.daddr,)),
-            lookup("cluster-ips", 0),
-            reject(traits.proto),
+            *load(table.restricted.key),
+            lookup("restricted", 0),
+            verdict(VerdictCode.JUMP, "other"),
         ),
+        f"{ip} daddr @cluster-ips goto other": (*load((traits.daddr,)), lookup("cluster-ips", 0), goto_other),
+        "reject": (reject(traits.proto),),
+        "drop": (verdict(VerdictCode.DROP),),
         "jump other": (verdict(VerdictCode.JUMP, "other"),),
     }
+    if v4:  # nft 1.0.6 prints these for IPv6, but aborts where it reads them
+        client, port_client = f"{ip} saddr . {frontend}", f"{ip} saddr . {node_port}"
+        to_endpoint = f"dnat {ip} to meta priority map @sticky-endpoints"
+        sticky = Draw(Kind.EXTERNAL, 7, 10800)
+        texts |= {
+            f"meta priority set {client} map @affinity "
+            f"update @affinity {{ {client} timeout 3h : meta priority }} {to_endpoint}": body(services, sticky, 1),
+            f"delete @affinity {{ {client} : meta priority }}": body(services, sticky, 2),
+            f"meta priority set {node_port} . numgen random mod 7 offset 65536 map @nodeport-sticky-ids "
+            f"update @nodeport-affinity {{ {port_client} timeout 3h : meta priority }} {to_endpoint}": body(
+                nodeports, Draw(Kind.LOCAL, 7, 10800), 3
+            ),
+        }
+    return texts
+
+
+def body(space: Space, draw: Draw, number: int) -> tuple[Expression, ...]:
+    """One rule of the chain of a draw."""
+    return space.rules(draw)[number].expressions
 
 
 def dumped(family: Family, text: str) -> DumpedRule:
@@ -119,9 +158,11 @@ def test_no_rule_is_taken_for_another(family: Family) -> None:
 def test_every_set_is_what_nft_sends_for_its_text(family: Family) -> None:
     declared = {of.name: of for of in layout(family, DataplaneConfig(), "0").sets}
     sets = DATA[str(TRAITS[family].proto)]["sets"]
+    traits_field = TRAITS[family].daddr
     for text, attributes in sets.items():
         of = declared.pop(text.split()[1])
-        ours = {SetAttr(kind).name: value for kind, value in of.declaration}
-        sent = {name: bytes.fromhex(value) for name, value in attributes.items()}
-        assert {**dict.fromkeys(ours, bytes(4)), **sent} == ours, text
-    assert list(declared) == ["nodeports-without-endpoints"]
+        found = {SetAttr[name]: memoryview(bytes.fromhex(value)) for name, value in attributes.items()}
+        assert DumpedSet(of.name, found).is_(of), text
+        other = dataclasses.replace(of, key=(*of.key, traits_field))
+        assert not DumpedSet(of.name, found).is_(other), text
+    assert list(declared) == []

@@ -24,7 +24,23 @@ CONNTRACK_WARN, CONNTRACK_BLOCK = 0.80, 0.95
 """Share of nf_conntrack_max in use; clients of cut connections come back at once and need entries of their own."""
 
 NFT_EXPRESSIONS: Mapping[Mode, frozenset[str]] = {
-    Mode.NFTABLES: frozenset("bitwise cmp ct dynset fib immediate lookup masq meta nat numgen payload reject".split()),
+    Mode.NFTABLES: frozenset(
+        [
+            "bitwise",
+            "cmp",
+            "ct",
+            "dynset",
+            "fib",
+            "immediate",
+            "lookup",
+            "masq",
+            "meta",
+            "nat",
+            "numgen",
+            "payload",
+            "reject",
+        ]
+    ),
     Mode.IPVS: frozenset({"bitwise", "cmp", "ct", "fib", "immediate", "lookup", "masq", "meta", "payload", "reject"}),
 }
 """Expressions of nf_tables that a mode's tables are made of."""

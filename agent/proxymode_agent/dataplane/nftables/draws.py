@@ -144,7 +144,7 @@ class Space:
         to the next, as nft can print it. A client whose endpoint is gone is forgotten, and a new endpoint is drawn.
         If the client cannot be remembered, it is served all the same."""
         client = (self.saddr, *self.verdicts.key)
-        priority = sum(field.padded for field in client) // 4
+        priority = -(-sum(field.padded for field in client) // 16) * 4  # the next register of 16 bytes, as nft takes
         whose = (*load(client), meta(MetaKey.PRIORITY, priority))
         remember = (*whose, update_element(self.affinity.name, 0, priority, seconds))
         to_endpoint = (meta(MetaKey.PRIORITY, 0), lookup_map(self.by_id.name, 0, 0), self._dnat())
