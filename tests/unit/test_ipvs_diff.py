@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import ipaddress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,10 +22,12 @@ from proxymode_agent.dataplane.ipvs.model import (
     IpvsState,
     RealServer,
     ReleaseAddress,
+    Scheduling,
     ServerChange,
     Set,
-    SetScheduler,
+    SetScheduling,
     SetWeight,
+    Verdict,
     VirtualServer,
     frontend_key,
 )
@@ -32,75 +36,124 @@ from proxymode_agent.services.model import (
     Endpoint,
     Family,
     Frontend,
+    Network,
     Protocol,
     ServicePort,
     ServicePortName,
 )
 
-NODE = NodeAddresses(
-    node_ports=frozenset({bytes((192, 168, 50, 1)), bytes((10, 0, 2, 15)), bytes(15) + b"\x01"}),
-    sources={4: bytes((192, 168, 50, 1))},
-)
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+NODE_IPS = (bytes((192, 168, 50, 1)), bytes((10, 0, 2, 15)), bytes(15) + b"\x01")
+NODE = NodeAddresses(node_ports=frozenset(NODE_IPS), sources={4: NODE_IPS[0]}, own=frozenset(NODE_IPS))
+RR = Scheduling("rr")
+LOCAL, REMOTE = (100, 101), (102, 103)
+"""Last bytes of the addresses of pods on this node, and of others."""
+
+
+def network(text: str) -> Network:
+    return ipaddress.ip_network(text)
 
 
 @st.composite
 def service_ports(draw: st.DrawFn) -> ServicePort:
-    """Ports over few addresses and few endpoints, so that they share them."""
+    """Ports over few addresses and few endpoints, so that they share them. Some external addresses are the node's."""
     family = draw(st.sampled_from(Family))
     protocol = draw(st.sampled_from((Protocol.TCP, Protocol.UDP)))
     number = draw(st.integers(1, 4))
-    address = bytes(family - 1) + bytes((number,))
-    endpoints = draw(
-        st.sets(
-            st.builds(
-                Endpoint, st.sampled_from([bytes(family - 1) + bytes((100 + n,)) for n in range(3)]), st.integers(1, 2)
-            )
-        )
-    )
+
+    def address(last: int) -> bytes:
+        return bytes(family - 1) + bytes((last,))
+
+    def endpoints(*last: int) -> tuple[Endpoint, ...]:
+        one = st.builds(Endpoint, st.sampled_from(list(map(address, last))), st.integers(1, 2))
+        return tuple(sorted(draw(st.sets(one, max_size=3))))
+
     port = draw(st.integers(1, 2))
+    local, remote = endpoints(*LOCAL), endpoints(*REMOTE)
+    cluster = tuple(sorted({*remote, *(local if draw(st.booleans()) else ())}))
+    external = st.lists(st.sampled_from([address(200 + number), address(220), address(1)]), unique=True, max_size=2)
+    ranges = st.lists(st.sampled_from(RANGES[family]), unique=True, max_size=3)
     return ServicePort(
         ServicePortName("ns", f"s{number}", str(port), protocol, family),
-        Frontend(address, protocol, port),
-        tuple(sorted(endpoints)),
-        draw(st.none() | st.just(30000 + 10 * number + port)),
+        Frontend(address(10 + number), protocol, port),
+        cluster,
+        node_port=draw(st.none() | st.just(30000 + 10 * number + port)),
+        local_endpoints=local,
+        elsewhere=draw(st.booleans()),
+        internal_local=draw(st.booleans()),
+        external_local=draw(st.booleans()),
+        external_ips=tuple(draw(external)),
+        load_balancer_ips=tuple(draw(external)),
+        source_ranges=tuple(map(network, draw(ranges))),
+        affinity_seconds=draw(st.sampled_from((None, 60, 10800))),
+        hairpin=tuple(sorted({endpoint.address for endpoint in local})),
     )
+
+
+RANGES = {
+    Family.IPV4: ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "192.168.50.0/24", "0.0.0.0/0"),
+    Family.IPV6: ("fd00::/8", "fd00:1::/32", "::/0"),
+}
 
 
 @dataclass
 class Kernel:
     """The kernel as far as the ipvs mode uses it; it refuses what the real one refuses."""
 
-    servers: dict[Frontend, tuple[str, dict[Endpoint, int]]] = field(default_factory=dict)
+    servers: dict[Frontend, tuple[Scheduling, dict[Endpoint, int]]] = field(default_factory=dict)
     addresses: dict[bytes, bytes | None] = field(default_factory=dict)
-    elements: set[Element] = field(default_factory=set)
+    elements: dict[Element, Verdict | None] = field(default_factory=dict)
 
     def state(self) -> IpvsState:
         return IpvsState(
             {
-                frontend: VirtualServer(scheduler, {e: RealServer(weight, 0) for e, weight in real.items()})
-                for frontend, (scheduler, real) in self.servers.items()
+                frontend: VirtualServer(scheduling, {e: RealServer(weight, 0) for e, weight in real.items()})
+                for frontend, (scheduling, real) in self.servers.items()
             },
             dict(self.addresses),
-            frozenset(self.elements),
+            dict(self.elements),
         )
 
     def apply(self, changes: Changes) -> None:
-        assert not changes.add_elements & self.elements
-        self.elements |= changes.add_elements
+        self.delete(changes.outdated)
+        self.put(changes, changes.close)
         self.check()
-        for change in (*changes.servers, *changes.bind, *changes.delete_servers, *changes.release):
+        self.each(changes.servers)
+        self.put(changes, changes.open)
+        self.check()
+        self.each(changes.bind)
+        self.delete(changes.forget)
+        self.check()
+        self.each((*changes.delete_servers, *changes.release))
+        self.delete(changes.delete)
+        self.check()
+
+    def put(self, changes: Changes, elements: Mapping[Element, Verdict | None]) -> None:
+        for element, value in elements.items():
+            assert (element in self.elements) is (element in changes.there)
+            assert element not in self.elements or self.elements[element] is not value
+            if element.set is Set.SOURCE_RANGES:
+                assert not any(overlap(element, other) for other in self.elements)
+            self.elements[element] = value
+
+    def delete(self, elements: Iterable[Element]) -> None:
+        for element in elements:
+            del self.elements[element]
+
+    def each(self, changes: tuple[ServerChange | BindAddress | ReleaseAddress, ...]) -> None:
+        for change in changes:
             self.one(change)
             self.check()
-        assert changes.delete_elements <= self.elements
-        self.elements -= changes.delete_elements
 
     def one(self, change: ServerChange | BindAddress | ReleaseAddress) -> None:
         match change:
-            case AddVirtualServer(frontend, scheduler):
+            case AddVirtualServer(frontend, scheduling):
                 assert frontend not in self.servers
-                self.servers[frontend] = (scheduler, {})
-            case SetScheduler(frontend, scheduler):
-                self.servers[frontend] = (scheduler, self.servers[frontend][1])
+                self.servers[frontend] = (scheduling, {})
+            case SetScheduling(frontend, scheduling):
+                self.servers[frontend] = (scheduling, self.servers[frontend][1])
             case DeleteVirtualServer(frontend):
                 del self.servers[frontend]
             case AddRealServer(frontend, endpoint):
@@ -116,13 +169,43 @@ class Kernel:
                 del self.addresses[address]
 
     def check(self) -> None:
-        """What holds at every instant: a NodePort's virtual server is known as ours, and a bound address is named in
-        the set that refuses what no virtual server takes."""
+        """What holds at every instant."""
         for frontend in self.servers:
-            if frontend.port >= 30000:
-                assert Element(Set.NODE_PORTS, len(frontend.address), frontend_key(frontend)) in self.elements
+            if frontend.address in NODE.own:
+                assert self.has(Set.NODE_FRONTENDS, frontend), "it would not be known as ours"
         for address in self.addresses:
-            assert Element(Set.ADDRESSES, len(address), address) in self.elements
+            assert Element(Set.ADDRESSES, len(address), address) in self.elements, "unknown ports would be open"
+        for element, value in self.elements.items():
+            if element.set is not Set.FRONTENDS or value is not Verdict.ACCEPT:
+                continue
+            frontend = frontend_of(element)
+            if frontend.address in self.addresses:
+                assert frontend in self.servers, "a process of the node would answer"
+            if self.has(Set.EXTERNAL_LOCAL, frontend) and not self.has(Set.EXTERNAL, frontend):
+                taking = {endpoint for endpoint, weight in self.servers[frontend][1].items() if weight}
+                assert all(endpoint.address[-1] in LOCAL for endpoint in taking), "answers would not come back"
+
+    def has(self, kind: Set, frontend: Frontend) -> bool:
+        return Element(kind, len(frontend.address), frontend_key(frontend)) in self.elements
+
+
+def frontend_of(element: Element) -> Frontend:
+    address, rest = element.key[: element.family], element.key[element.family :]
+    return Frontend(address, Protocol(rest[0]), int.from_bytes(rest[4:6], "big"))
+
+
+def overlap(one: Element, other: Element) -> bool:
+    if other.set is not Set.SOURCE_RANGES or one.family != other.family:
+        return False
+    (key, first, last), (other_key, other_first, other_last) = (parts(element) for element in (one, other))
+    return key == other_key and first <= other_last and other_first <= last
+
+
+def parts(source_range: Element) -> tuple[bytes, bytes, bytes]:
+    half, family = len(source_range.key) // 2, source_range.family
+    first, last = source_range.key[:half], source_range.key[half:]
+    assert first[:-family] == last[:-family]
+    return first[:-family], first[-family:], last[-family:]
 
 
 def by_name(ports: list[ServicePort]) -> dict[ServicePortName, ServicePort]:
@@ -134,7 +217,7 @@ lists = st.lists(service_ports(), max_size=8).map(by_name)
 
 def without_drained(state: IpvsState) -> IpvsState:
     servers = {
-        frontend: VirtualServer(server.scheduler, {e: s for e, s in server.real_servers.items() if s.weight})
+        frontend: VirtualServer(server.scheduling, {e: s for e, s in server.real_servers.items() if s.weight})
         for frontend, server in state.virtual_servers.items()
     }
     return IpvsState(servers, state.addresses, state.elements)
@@ -182,7 +265,7 @@ WEB = ServicePort(
 
 
 def server(weight: int, connections: int, frontend: Frontend = WEB.cluster_ip) -> IpvsState:
-    return IpvsState({frontend: VirtualServer("rr", {WEB.endpoints[0]: RealServer(weight, connections)})})
+    return IpvsState({frontend: VirtualServer(RR, {WEB.endpoints[0]: RealServer(weight, connections)})})
 
 
 @pytest.mark.parametrize(
@@ -200,13 +283,13 @@ def test_how_a_real_server_leaves(
     weight: int, connections: int, protocol: Protocol, expected: type[ServerChange] | None
 ) -> None:
     frontend = WEB.cluster_ip._replace(protocol=protocol)
-    empty = IpvsState({frontend: VirtualServer("rr", {})})
+    empty = IpvsState({frontend: VirtualServer(RR, {})})
     changes = diff(server(weight, connections, frontend), empty).servers
     assert [type(change) for change in changes] == ([expected] if expected else [])
 
 
 def test_a_draining_real_server_that_is_wanted_again_takes_connections_again() -> None:
-    wanted = IpvsState({WEB.cluster_ip: VirtualServer("rr", {WEB.endpoints[0]: RealServer(1, 0)})})
+    wanted = IpvsState({WEB.cluster_ip: VirtualServer(RR, {WEB.endpoints[0]: RealServer(1, 0)})})
     assert diff(server(0, 3), wanted).servers == (SetWeight(WEB.cluster_ip, WEB.endpoints[0], 1),)
 
 
@@ -216,7 +299,7 @@ def test_connections_of_a_real_server_are_no_difference() -> None:
 
 def test_new_real_servers_come_before_old_ones_go() -> None:
     old, new = (
-        IpvsState({WEB.cluster_ip: VirtualServer("rr", {endpoint: RealServer(1, 0)})}) for endpoint in WEB.endpoints
+        IpvsState({WEB.cluster_ip: VirtualServer(RR, {endpoint: RealServer(1, 0)})}) for endpoint in WEB.endpoints
     )
     assert diff(old, new).servers == (
         AddRealServer(WEB.cluster_ip, WEB.endpoints[1]),
@@ -224,12 +307,16 @@ def test_new_real_servers_come_before_old_ones_go() -> None:
     )
 
 
-def test_a_frontend_without_endpoints_has_a_virtual_server_and_is_not_served() -> None:
+def test_a_frontend_without_endpoints_has_a_virtual_server_and_is_refused() -> None:
     wanted = Wanted("rr", NODE)
     wanted.replace({WEB.name: ServicePort(WEB.name, WEB.cluster_ip, ())})
     state = wanted.state()
-    assert state.virtual_servers == {WEB.cluster_ip: VirtualServer("rr", {})}
-    assert state.elements == {Element(Set.ADDRESSES, 4, WEB.cluster_ip.address)}
+    assert state.virtual_servers == {WEB.cluster_ip: VirtualServer(RR, {})}
+    assert state.elements == {
+        Element(Set.ADDRESSES, 4, WEB.cluster_ip.address): None,
+        Element(Set.FRONTENDS, 4, frontend_key(WEB.cluster_ip)): Verdict.NO_ENDPOINTS,
+        Element(Set.INTERNAL, 4, frontend_key(WEB.cluster_ip)): None,
+    }
 
 
 def test_a_claim_on_anothers_frontend_is_told_and_goes_when_the_other_goes_for_good() -> None:
@@ -240,6 +327,118 @@ def test_a_claim_on_anothers_frontend_is_told_and_goes_when_the_other_goes_for_g
     assert wanted.owner(WEB.cluster_ip) == WEB.name
     wanted.replace({other.name: None})
     assert list(wanted.conflicts()) == []
+
+
+POD, OTHER = WEB.endpoints
+EXTERNAL_IP, BALANCER = bytes((198, 51, 100, 7)), bytes((203, 0, 113, 7))
+FULL = replace(WEB, node_port=30080, external_ips=(EXTERNAL_IP,), load_balancer_ips=(BALANCER,), local_endpoints=(POD,))
+
+
+def wanted_of(*ports: ServicePort, scheduler: str = "rr") -> IpvsState:
+    wanted = Wanted(scheduler, NODE)
+    wanted.replace(by_name(list(ports)))
+    return wanted.state()
+
+
+def verdicts(state: IpvsState) -> dict[str, Verdict | None]:
+    """By the last byte of the frontend's address, and its port."""
+    return {
+        f"{frontend.address[-1]}:{frontend.port}": value
+        for element, value in state.elements.items()
+        if element.set is Set.FRONTENDS
+        for frontend in (frontend_of(element),)
+    }
+
+
+OUTSIDE = ("7:80", "1:30080", "15:30080")
+
+
+@pytest.mark.parametrize(
+    ("changes", "inside", "outside", "servers"),
+    [
+        ({}, Verdict.ACCEPT, Verdict.ACCEPT, {POD, OTHER}),
+        ({"external_local": True}, Verdict.ACCEPT, Verdict.ACCEPT, {POD}),
+        ({"external_local": True, "local_endpoints": ()}, Verdict.ACCEPT, Verdict.INSIDERS, {POD, OTHER}),
+        (
+            {"external_local": True, "local_endpoints": (), "cluster_endpoints": (), "elsewhere": True},
+            Verdict.DROP,
+            Verdict.DROP,
+            set(),
+        ),
+        ({"local_endpoints": (), "cluster_endpoints": ()}, Verdict.NO_ENDPOINTS, Verdict.NO_ENDPOINTS, set()),
+        ({"internal_local": True, "local_endpoints": ()}, Verdict.DROP, Verdict.ACCEPT, {POD, OTHER}),
+    ],
+)
+def test_traffic_policies(changes: dict[str, Any], inside: Verdict, outside: Verdict, servers: set[Endpoint]) -> None:
+    state = wanted_of(replace(FULL, **changes))
+    found = verdicts(state)
+    assert found.pop("10:80") is inside
+    assert found == dict.fromkeys(OUTSIDE, outside)
+    for frontend, server in state.virtual_servers.items():
+        if frontend != WEB.cluster_ip:
+            assert set(server.real_servers) == servers
+
+
+def test_whose_connections_are_masqueraded() -> None:
+    for policy, expected in ((False, Set.EXTERNAL), (True, Set.EXTERNAL_LOCAL)):
+        elements = wanted_of(replace(FULL, external_local=policy)).elements
+        kinds = {
+            frontend_of(element): element.set
+            for element in elements
+            if element.set in (Set.INTERNAL, Set.EXTERNAL, Set.EXTERNAL_LOCAL)
+        }
+        assert kinds.pop(WEB.cluster_ip) is Set.INTERNAL
+        assert set(kinds.values()) == {expected}
+        assert len(kinds) == 4
+
+
+def test_external_addresses_are_bound_but_not_those_that_the_node_has() -> None:
+    state = wanted_of(replace(FULL, external_ips=(EXTERNAL_IP, NODE_IPS[0])))
+    assert set(state.addresses) == {WEB.cluster_ip.address, EXTERNAL_IP, BALANCER}
+    own = {frontend_of(element) for element in state.elements if element.set is Set.NODE_FRONTENDS}
+    assert own == {
+        Frontend(NODE_IPS[0], Protocol.TCP, 80),
+        Frontend(NODE_IPS[0], Protocol.TCP, 30080),
+        Frontend(NODE_IPS[1], Protocol.TCP, 30080),
+    }
+
+
+def ranges(state: IpvsState) -> set[tuple[str, str]]:
+    return {
+        (str(ipaddress.ip_address(first)), str(ipaddress.ip_address(last)))
+        for element in state.elements
+        if element.set is Set.SOURCE_RANGES
+        for _, first, last in (parts(element),)
+    }
+
+
+def test_source_ranges_hold_for_load_balancer_addresses_and_do_not_overlap() -> None:
+    state = wanted_of(replace(FULL, source_ranges=(network("10.0.0.0/8"), network("10.1.0.0/16"))))
+    assert ranges(state) == {("10.0.0.0", "10.255.255.255")}
+    restricted = {frontend_of(element) for element in state.elements if element.set is Set.RESTRICTED}
+    assert restricted == {Frontend(BALANCER, Protocol.TCP, 80)}
+
+
+def test_a_node_within_the_source_ranges_may_speak_from_the_load_balancers_address() -> None:
+    state = wanted_of(replace(FULL, source_ranges=(network("192.168.50.0/24"),)))
+    assert ranges(state) == {("192.168.50.0", "192.168.50.255"), ("203.0.113.7", "203.0.113.7")}
+
+
+def test_affinity_changes_in_place() -> None:
+    sticky = wanted_of(replace(WEB, affinity_seconds=600))
+    assert diff(wanted_of(WEB), sticky).servers == (SetScheduling(WEB.cluster_ip, Scheduling("rr", 600)),)
+    assert diff(sticky, wanted_of(WEB)).servers == (SetScheduling(WEB.cluster_ip, RR),)
+
+
+def test_maglev_hashes_the_port_too_as_kube_proxy_has_it() -> None:
+    state = wanted_of(WEB, scheduler="mh")
+    assert state.virtual_servers[WEB.cluster_ip].scheduling == Scheduling("mh", with_port=True)
+
+
+def test_only_endpoints_that_may_be_here_are_hairpin() -> None:
+    state = wanted_of(replace(WEB, hairpin=(POD.address,)))
+    hairpin = {element.key for element in state.elements if element.set is Set.HAIRPIN}
+    assert hairpin == {POD.address * 2}
 
 
 @pytest.mark.parametrize(

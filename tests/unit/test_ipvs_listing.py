@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from proxymode_agent.dataplane.ipvs.listing import parse
-from proxymode_agent.dataplane.ipvs.model import RealServer, VirtualServer
+from proxymode_agent.dataplane.ipvs.model import RealServer
 from proxymode_agent.services.model import Endpoint, Frontend, Protocol
 
 # Of Linux 6.1: every kind of line that ip_vs_info_seq_show can write.
@@ -32,17 +32,12 @@ SCTP6 = Frontend(socket.inet_pton(socket.AF_INET6, "fd96::10"), Protocol.SCTP, 3
 
 def test_every_virtual_server_with_its_real_servers() -> None:
     assert parse(LISTING, lambda frontend: True) == {
-        DNS: VirtualServer("rr", {}),
-        WEB: VirtualServer(
-            "rr",
-            {
-                Endpoint(bytes((10, 244, 1, 11)), 8080): RealServer(weight=1, connections=5),
-                Endpoint(bytes((10, 244, 1, 12)), 8081): RealServer(weight=0, connections=7),
-            },
-        ),
-        SCTP6: VirtualServer(
-            "none", {Endpoint(socket.inet_pton(socket.AF_INET6, "fd44:0:0:1::b"), 8080): RealServer(1, 0)}
-        ),
+        DNS: {},
+        WEB: {
+            Endpoint(bytes((10, 244, 1, 11)), 8080): RealServer(weight=1, connections=5),
+            Endpoint(bytes((10, 244, 1, 12)), 8081): RealServer(weight=0, connections=7),
+        },
+        SCTP6: {Endpoint(socket.inet_pton(socket.AF_INET6, "fd44:0:0:1::b"), 8080): RealServer(1, 0)},
     }
 
 

@@ -24,7 +24,7 @@ from proxymode_agent.services.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from proxymode_testbeds.topology import Topology
 
@@ -41,20 +41,24 @@ def packed(address: str) -> bytes:
 def service(
     vip: str,
     port: int,
-    backends: Iterable[str],
+    backends: Collection[str],
     *,
     target: int = 8080,
     protocol: Protocol = Protocol.TCP,
     node_port: int | None = None,
     name: str = "web",
+    **fields: Any,
 ) -> ServicePort:
-    """A Service port of one family, with these addresses as endpoints."""
+    """A Service port of one family, with these addresses as endpoints, any of which may be on the node; `fields` are
+    ServicePort's."""
     family = Family(len(packed(vip)))
     return ServicePort(
         ServicePortName("default", name, f"{protocol.name.lower()}-{port}", protocol, family),
         Frontend(packed(vip), protocol, port),
         tuple(sorted(Endpoint(packed(backend), target) for backend in backends)),
         node_port,
+        hairpin=tuple(sorted(map(packed, backends))),
+        **fields,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.ipvs import sysctls
 from proxymode_agent.services.model import Protocol, ServiceState
+from proxymode_api.modes import IpvsScheduler
 from service_node import VIP, VIP6, service, state
 
 if TYPE_CHECKING:
@@ -157,10 +158,12 @@ def test_what_somebody_else_deleted_is_put_back(
         f"ip -6 route add local {VIP6} dev lo table local proto 201 metric 5 src {node.address(6)}"
         f"; ip -6 address del {VIP6}/128 dev kube-ipvs0",
         "ip link del kube-ipvs0",
-        "nft flush set ip proxymode-ipvs services",
+        "nft flush map ip proxymode-ipvs frontends",
+        f"nft delete element ip proxymode-ipvs frontends '{{ {VIP} . tcp . 80 }}';"
+        f"nft add element ip proxymode-ipvs frontends '{{ {VIP} . tcp . 80 : drop }}'",
         "nft flush chain ip proxymode-ipvs refuse",
         "nft delete chain ip6 proxymode-ipvs nat-postrouting",
-        "nft add element ip proxymode-ipvs services '{ 10.96.3.3 . tcp . 3 }'",
+        "nft add element ip proxymode-ipvs internal '{ 10.96.3.3 . tcp . 3 }'",
         "nft flush ruleset",
     ):
         node.sh(damage)
@@ -231,14 +234,26 @@ def test_excluded_networks_belong_to_somebody_else(service_node: NodeMaker, one_
     assert "10.96.9.9/32" in node.sh("ip -br address show dev kube-ipvs0")
 
 
-def test_a_scheduler_that_the_kernel_lacks_refuses_each_port_with_the_reason(
-    service_node: NodeMaker, one_node: Topology
+def test_in_the_place_of_a_scheduler_that_the_kernel_lacks_it_is_rr(
+    service_node: NodeMaker, one_node: Topology, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = service_node(one_node, ipvs_scheduler="nonesuch")
     web = service(VIP, 80, node.pods())
-    result = node.call(node.ipvs().sync, state(web))
-    assert {name for name, _ in result.refused} == {web.name}
-    assert "add virtual server 10.96.0.10:80/TCP with scheduler nonesuch" in result.refused[0][1]
+    assert node.call(node.ipvs().sync, state(web)).refused == ()
+    assert f"-A -t {VIP}:80 -s rr" in node.sh("ipvsadm -Sn")
+    assert "no IPVS scheduler nonesuch" in caplog.text
+    assert node.call(node.ipvs().sync, state(web)).written == 0
+
+
+@pytest.mark.parametrize("scheduler", [s.value for s in IpvsScheduler])
+def test_every_scheduler_of_the_api_is_one_of_the_kernel(
+    service_node: NodeMaker, one_node: Topology, scheduler: str
+) -> None:
+    node = service_node(one_node, ipvs_scheduler=scheduler)
+    web = service(VIP, 80, node.pods(), affinity_seconds=600)
+    node.call(node.ipvs().sync, state(web))
+    assert f"-A -t {VIP}:80 -s {scheduler} -p 600" in node.sh("ipvsadm -Sn")
+    assert node.call(node.ipvs().sync, state(web)).written == 0
 
 
 def test_a_frontend_that_two_services_claim_goes_to_one_and_is_refused_to_the_other(

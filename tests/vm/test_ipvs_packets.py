@@ -11,7 +11,7 @@ from proxymode_agent.services.model import Protocol
 from service_node import VIP, VIP6, service, state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from proxymode_agent.services.model import ServicePort
     from proxymode_testbeds.fixtures import FleetMaker, Traffic
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PROTOCOLS: Final[tuple[tuple[int, Literal["tcp", "udp"]], ...]] = ((80, "tcp"), (53, "udp"))
 
 
-def dns(vip: str, backends: Iterable[str]) -> ServicePort:
+def dns(vip: str, backends: Collection[str]) -> ServicePort:
     return service(vip, 53, backends, target=5353, protocol=Protocol.UDP)
 
 

@@ -142,6 +142,11 @@ class Addresses:
             if device not in skip and scope not in (_RT_SCOPE_LINK, _RT_SCOPE_HOST)
         }
 
+    def elsewhere(self) -> set[bytes]:
+        """All of the node's addresses on other devices."""
+        index = _index(DEVICE)
+        return {address for address, device, _ in self._addresses() if device != index}
+
     def apply(self, changes: Sequence[AddressChange]) -> list[tuple[AddressChange, str]]:
         """Make the changes in order; returns those that the kernel refused, with the reason."""
         index = _index(DEVICE)

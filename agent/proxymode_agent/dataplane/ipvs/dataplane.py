@@ -5,6 +5,7 @@ What is ours is read back, see README.md: no file and no memory is needed to fin
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ from proxymode_agent.dataplane.ipvs import sysctls
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
 from proxymode_agent.dataplane.ipvs.count import Count
 from proxymode_agent.dataplane.ipvs.diff import Changes, diff
+from proxymode_agent.dataplane.ipvs.layout import FAMILIES
 from proxymode_agent.dataplane.ipvs.model import (
     BindAddress,
     DeleteVirtualServer,
@@ -23,7 +25,7 @@ from proxymode_agent.dataplane.ipvs.model import (
     shown,
 )
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
-from proxymode_agent.dataplane.ipvs.table import FAMILIES, SideTable
+from proxymode_agent.dataplane.ipvs.table import SideTable
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
 from proxymode_api.modes import Mode
 
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import DataplaneConfig, Frontend, ServicePortName, ServiceState
 
     Refused = tuple[tuple[ServicePortName, str], ...]
+
+
+_log = logging.getLogger(__name__)
+_FALLBACK: Final = "rr"
 
 
 class IpvsDataplane:
@@ -70,7 +76,7 @@ class IpvsDataplane:
         if changed is not None and wanted is not None:
             result = self._sync_changed(wanted, state, changed)
         if result is None:
-            wanted = Wanted(self._config.ipvs_scheduler, self._node_addresses())
+            wanted = Wanted(self._scheduler(), self._node_addresses())
             self._table.watch.begin()
             result = self._sync_all(wanted, state)
         self._wanted = wanted
@@ -128,12 +134,12 @@ class IpvsDataplane:
         written = sysctls.apply(sysctls.wanted(os.uname().release, strict_arp=self._config.ipvs_strict_arp))
         elements = self._table.elements()
         for length in FAMILIES.keys() - self._table.intact():
-            # What NodePorts were ours is known until their virtual servers are gone.
-            kept = {element for element in elements if element.family == length and element.set is Set.NODE_PORTS}
-            new = frozenset(kept | {element for element in after.elements if element.family == length})
+            # Which frontends were ours is known until their virtual servers are gone.
+            kept = [e for e in elements if e.family == length and e.set is Set.NODE_FRONTENDS]
+            new = dict.fromkeys(kept) | {e: value for e, value in after.elements.items() if e.family == length}
             self._table.create(length, new)
             written += 1 + len(new)
-            elements = frozenset(element for element in elements if element.family != length) | new
+            elements = {e: value for e, value in elements.items() if e.family != length} | new
         written += self._addresses.claim_device()
         bound = self._bound(keep=after.addresses.keys())
         ours = self._ours(elements, bound)
@@ -169,14 +175,16 @@ class IpvsDataplane:
 
     def _apply(self, wanted: Wanted, changes: Changes) -> Refused:
         servers = self._open_servers()
-        self._table.add(changes.add_elements)
+        self._table.put(changes.close, changes.there, changes.outdated)
         refused: list[tuple[ServerChange | AddressChange, str]] = [*servers.apply(changes.servers)]
+        self._table.put(changes.open, changes.there)
         if changes.bind:
             refused += self._addresses.apply(changes.bind)
+        self._table.delete(changes.forget)
         refused += servers.apply(changes.delete_servers)
         if changes.release:
             refused += self._addresses.apply(changes.release)
-        self._table.delete(changes.delete_elements)
+        self._table.delete(changes.delete)
         return tuple(_by_port(wanted, refused))
 
     def _open_servers(self) -> Servers:
@@ -184,14 +192,14 @@ class IpvsDataplane:
             self._servers = Servers()
         return self._servers
 
-    def _ours(self, elements: frozenset[Element], bound: Iterable[bytes]) -> Callable[[Frontend], bool]:
+    def _ours(self, elements: Iterable[Element], bound: Iterable[bytes]) -> Callable[[Frontend], bool]:
         """Tells which of the kernel's virtual servers are ours."""
         addresses = set(bound)
-        node_ports = {element.key for element in elements if element.set is Set.NODE_PORTS}
+        on_the_node = {element.key for element in elements if element.set is Set.NODE_FRONTENDS}
 
         def ours(frontend: Frontend) -> bool:
             return not self._excluded(frontend.address) and (
-                frontend.address in addresses or frontend_key(frontend) in node_ports
+                frontend.address in addresses or frontend_key(frontend) in on_the_node
             )
 
         return ours
@@ -208,6 +216,19 @@ class IpvsDataplane:
     def _excluded(self, address: bytes) -> bool:
         return any(_contains(network, address) for network in self._config.ipvs_exclude_cidrs)
 
+    def _scheduler(self) -> str:
+        """The scheduler that was asked for, or one that every kernel with IPVS has."""
+        asked = self._config.ipvs_scheduler
+        if asked == _FALLBACK or self._open_servers().has_scheduler(asked):
+            return asked
+        _log.warning(
+            "the kernel has no IPVS scheduler %s and no module ip_vs_%s: virtual servers get %s",
+            asked,
+            asked,
+            _FALLBACK,
+        )
+        return _FALLBACK
+
     def _node_addresses(self) -> NodeAddresses:
         local = self._addresses.local()
         networks = self._config.node_port_addresses
@@ -218,6 +239,7 @@ class IpvsDataplane:
                 if networks is None or any(_contains(network, address) for network in networks)
             ),
             sources={len(address): address for address in reversed(self._config.node_ips) if address in local},
+            own=frozenset(self._addresses.elsewhere()),
         )
 
 

@@ -1,9 +1,10 @@
 """Pure: two states to the changes that lead from one to the other, in an order that is right at every instant.
 
-New before old: masquerading and acceptance of a frontend before its virtual server, a virtual server and its new real
-servers before the weights of the old ones go to 0, and before its address makes the node take its packets. Going away
-is the same backwards. A real server leaves as in kube-proxy: TCP and SCTP with weight 0 until IPVS knows no connection
-of it any more (its own timeouts bound that, 15 minutes idle by default), UDP at once.
+New before old, and closed before open. What restricts or masquerades a frontend comes before its virtual server; a
+virtual server and its new real servers before the weights of the old ones go to 0; then the frontend is accepted; then
+its address makes the node take its packets. Going away is the same backwards. A real server leaves as in kube-proxy:
+TCP and SCTP with weight 0 until IPVS knows no connection of it any more (its own timeouts bound that, 15 minutes idle
+by default), UDP at once.
 """
 
 from __future__ import annotations
@@ -22,39 +23,50 @@ from proxymode_agent.dataplane.ipvs.model import (
     IpvsState,
     ReleaseAddress,
     ServerChange,
-    SetScheduler,
+    Set,
+    SetScheduling,
     SetWeight,
+    Verdict,
     VirtualServer,
 )
 from proxymode_agent.services.model import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from proxymode_agent.services.model import Endpoint, Frontend
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """To be done field by field, in this order."""
+    """To be done field by field, in this order; `outdated` goes in one transaction with `close`: source ranges in the
+    place of which others come, with which they could overlap, which the kernel refuses. `there`: those of `close` and
+    `open` that have another verdict now."""
 
-    add_elements: frozenset[Element]
+    outdated: frozenset[Element]
+    close: Mapping[Element, Verdict | None]
     servers: tuple[ServerChange, ...]
+    open: Mapping[Element, Verdict | None]
     bind: tuple[AddressChange, ...]
+    forget: frozenset[Element]
     delete_servers: tuple[ServerChange, ...]
     release: tuple[AddressChange, ...]
-    delete_elements: frozenset[Element]
+    delete: frozenset[Element]
+    there: frozenset[Element]
 
     @property
     def count(self) -> int:
         """Kernel objects that change."""
         return (
-            len(self.add_elements)
+            len(self.outdated)
+            + len(self.close)
             + len(self.servers)
+            + len(self.open)
             + len(self.bind)
+            + len(self.forget)
             + len(self.delete_servers)
             + len(self.release)
-            + len(self.delete_elements)
+            + len(self.delete)
         )
 
 
@@ -64,31 +76,52 @@ def diff(before: IpvsState, after: IpvsState) -> Changes:
     for frontend, wanted in after.virtual_servers.items():
         found = before.virtual_servers.get(frontend)
         if found is None:
-            servers.append(AddVirtualServer(frontend, wanted.scheduler))
+            servers.append(AddVirtualServer(frontend, wanted.scheduling))
             servers += [AddRealServer(frontend, endpoint) for endpoint in wanted.real_servers]
         elif found != wanted:
             servers += _changed(frontend, found, wanted)
+    old, new = before.elements, after.elements
+    changed = {element: value for element, value in new.items() if element not in old or old[element] is not value}
+    gone = old.keys() - new.keys()
+    outdated = frozenset(
+        element for element in gone if element.set is Set.SOURCE_RANGES and _restricted(element) in new
+    )
     return Changes(
-        add_elements=after.elements - before.elements,
+        outdated=outdated,
+        close={element: value for element, value in changed.items() if not _opens(element, value)},
         servers=tuple(servers),
+        open={element: value for element, value in changed.items() if _opens(element, value)},
         bind=tuple(
             BindAddress(address, source)
             for address, source in after.addresses.items()
             if address not in before.addresses or before.addresses[address] != source
         ),
+        forget=frozenset(element for element in gone if element.set is Set.FRONTENDS),
         delete_servers=tuple(
             DeleteVirtualServer(frontend)
             for frontend in before.virtual_servers
             if frontend not in after.virtual_servers
         ),
         release=tuple(ReleaseAddress(address) for address in before.addresses if address not in after.addresses),
-        delete_elements=before.elements - after.elements,
+        delete=frozenset(element for element in gone - outdated if element.set is not Set.FRONTENDS),
+        there=frozenset(changed.keys() & old.keys()),
     )
 
 
+def _opens(element: Element, value: Verdict | None) -> bool:
+    """Whether an element is for later: acceptance of a frontend, and that a bound address refuses all others."""
+    return value is Verdict.ACCEPT or element.set is Set.ADDRESSES
+
+
+def _restricted(source_range: Element) -> Element:
+    """The element that says that the frontend of a source range is restricted."""
+    key = source_range.key[: len(source_range.key) // 2 - source_range.family]
+    return Element(Set.RESTRICTED, source_range.family, key)
+
+
 def _changed(frontend: Frontend, found: VirtualServer, wanted: VirtualServer) -> Iterator[ServerChange]:
-    if found.scheduler != wanted.scheduler:
-        yield SetScheduler(frontend, wanted.scheduler)
+    if found.scheduling != wanted.scheduling:
+        yield SetScheduling(frontend, wanted.scheduling)
     for endpoint, server in wanted.real_servers.items():
         if endpoint not in found.real_servers:
             yield AddRealServer(frontend, endpoint)

@@ -1,4 +1,4 @@
-"""Pure: the kernel's listing of IPVS, /proc/net/ip_vs, to virtual servers and their real servers.
+"""Pure: the kernel's listing of IPVS, /proc/net/ip_vs, to the real servers of virtual servers.
 
 The one place where the kernel tells all real servers at once: over generic netlink they must be asked for one virtual
 server at a time, about 2 ms each in an emulated guest. Format: ip_vs_info_seq_show in net/netfilter/ipvs/ip_vs_ctl.c;
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.dataplane.ipvs.model import RealServer, VirtualServer
+from proxymode_agent.dataplane.ipvs.model import RealServer
 from proxymode_agent.services.model import Endpoint, Frontend, Protocol
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ _HEADING: Final = 3
 """Lines: the version, and the columns' names of either kind of line."""
 
 
-def parse(listing: str, wanted: Callable[[Frontend], bool]) -> dict[Frontend, VirtualServer]:
-    """Those of the virtual servers for which `wanted` says so.
+def parse(listing: str, wanted: Callable[[Frontend], bool]) -> dict[Frontend, dict[Endpoint, RealServer]]:
+    """The real servers of those virtual servers for which `wanted` says so.
 
     Ones by firewall mark and of protocols other than TCP, UDP and SCTP are nobody's business here and left out.
     """
-    found: dict[Frontend, VirtualServer] = {}
+    found: dict[Frontend, dict[Endpoint, RealServer]] = {}
     real_servers: dict[Endpoint, RealServer] | None = None
     for line in listing.splitlines()[_HEADING:]:
         words = line.split()
@@ -40,8 +40,7 @@ def parse(listing: str, wanted: Callable[[Frontend], bool]) -> dict[Frontend, Vi
             address, port = _address(words[1])
             frontend = Frontend(address, protocol, port)
             if wanted(frontend):
-                real_servers = {}
-                found[frontend] = VirtualServer(words[2], real_servers)
+                real_servers = found[frontend] = {}
     return found
 
 

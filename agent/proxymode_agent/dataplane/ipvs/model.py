@@ -2,7 +2,7 @@
 
 A virtual server is known by its frontend, a real server by its virtual server and endpoint. Whether an object is ours
 is never remembered but read back, see README.md: virtual servers whose address is bound to kube-ipvs0, and those that
-the set `node-ports` of our nf_tables table names.
+the set `node-frontends` of our nf_tables table names.
 """
 
 from __future__ import annotations
@@ -27,25 +27,70 @@ class RealServer(NamedTuple):
     connections: int
 
 
+class Scheduling(NamedTuple):
+    """How a virtual server chooses. `scheduler`: the kernel's name for it; `affinity_seconds`: a client stays with its
+    real server until that long after its last connection (IPVS calls it persistence), None: no affinity; `with_port`:
+    the scheduler hashes the client's port too (IP_VS_SVC_F_SCHED_MH_PORT)."""
+
+    scheduler: str
+    affinity_seconds: int | None = None
+    with_port: bool = False
+
+    def __str__(self) -> str:
+        sticky = "" if self.affinity_seconds is None else f", affinity {self.affinity_seconds} s"
+        return f"scheduler {self.scheduler}{' with client port' if self.with_port else ''}{sticky}"
+
+
 @dataclass(frozen=True, slots=True)
 class VirtualServer:
     """One IPVS service with forwarding method Masq to each of its real servers."""
 
-    scheduler: str
+    scheduling: Scheduling
     real_servers: Mapping[Endpoint, RealServer]
 
 
 class Set(Enum):
-    """The sets of the table `proxymode-ipvs`. Keys are packed as nf_tables registers hold them, see `keys`."""
+    """The sets of the table `proxymode-ipvs`, and `frontends`, a map to verdicts.
+
+    Keys are packed as nf_tables registers hold them: an address, a frontend's key (`frontend_key`), a pair of addresses
+    (`hairpin`), or the first and the last of a range of keys (`source-ranges`).
+    """
 
     ADDRESSES = "addresses"
-    SERVICES = "services"
-    NODE_PORTS = "node-ports"
+    """Addresses on kube-ipvs0: a port of them that is no frontend is refused."""
+    NODE_FRONTENDS = "node-frontends"
+    """Frontends on the node's own addresses: by these their virtual servers are known as ours."""
+    FRONTENDS = "frontends"
+    """What becomes of a new connection to a frontend."""
+    INTERNAL = "internal"
+    """Frontends whose clients are masqueraded if they are no pods: cluster IPs."""
+    EXTERNAL = "external"
+    """Frontends whose clients are always masqueraded: external ones of policy Cluster."""
+    EXTERNAL_LOCAL = "external-local"
+    """Frontends whose clients are masqueraded if they are this node: external ones of policy Local."""
+    RESTRICTED = "restricted"
+    """Frontends with source ranges."""
+    SOURCE_RANGES = "source-ranges"
+    """Frontend and source address, from and to: who may use a restricted frontend."""
     HAIRPIN = "hairpin"
+    """Endpoints' addresses that may reach themselves, as source and destination."""
+
+
+class Verdict(Enum):
+    """What an element of the map `frontends` says of new connections; the values are names in nf_tables."""
+
+    ACCEPT = "accept"
+    DROP = "drop"
+    NO_ENDPOINTS = "no-endpoints"
+    """A chain that refuses: nothing in the cluster could serve it."""
+    INSIDERS = "insiders"
+    """A chain that accepts pods and the node itself and drops others: policy Local without endpoints here."""
+    FOREIGN = "foreign"
+    """As read back: none of these. Never wanted."""
 
 
 class Element(NamedTuple):
-    """One element of a set. `key` is an address, a frontend's key, or a pair of addresses; `family` its table."""
+    """One element of a set; `family` (4 or 16, the length of an address) tells its table."""
 
     set: Set
     family: int
@@ -57,28 +102,28 @@ class IpvsState:
     """Everything that the ipvs mode has per Service.
 
     `addresses`: each address on kube-ipvs0 with the source address that the node's own connections to it get; None:
-    the kernel's choice, which is the address itself.
+    the kernel's choice, which is the address itself. `elements`: with their verdict in `frontends`, None elsewhere.
     """
 
     virtual_servers: Mapping[Frontend, VirtualServer] = field(default_factory=dict)
     addresses: Mapping[bytes, bytes | None] = field(default_factory=dict)
-    elements: frozenset[Element] = frozenset()
+    elements: Mapping[Element, Verdict | None] = field(default_factory=dict)
 
 
 class AddVirtualServer(NamedTuple):
     frontend: Frontend
-    scheduler: str
+    scheduling: Scheduling
 
     def __str__(self) -> str:
-        return f"add virtual server {shown(self.frontend)} with scheduler {self.scheduler}"
+        return f"add virtual server {shown(self.frontend)} with {self.scheduling}"
 
 
-class SetScheduler(NamedTuple):
+class SetScheduling(NamedTuple):
     frontend: Frontend
-    scheduler: str
+    scheduling: Scheduling
 
     def __str__(self) -> str:
-        return f"set scheduler {self.scheduler} of virtual server {shown(self.frontend)}"
+        return f"set {self.scheduling} of virtual server {shown(self.frontend)}"
 
 
 class DeleteVirtualServer(NamedTuple):
@@ -115,7 +160,7 @@ class DeleteRealServer(NamedTuple):
         return f"delete real server {self.endpoint} of {shown(self.frontend)}"
 
 
-ServerChange = AddVirtualServer | SetScheduler | DeleteVirtualServer | AddRealServer | SetWeight | DeleteRealServer
+ServerChange = AddVirtualServer | SetScheduling | DeleteVirtualServer | AddRealServer | SetWeight | DeleteRealServer
 
 
 class BindAddress(NamedTuple):

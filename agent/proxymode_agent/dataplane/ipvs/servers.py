@@ -1,4 +1,4 @@
-"""I/O: virtual servers and real servers of IPVS: read from /proc/net/ip_vs, changed over generic netlink.
+"""I/O: virtual servers and real servers of IPVS over generic netlink; real servers are read from /proc/net/ip_vs.
 
 Numbers from include/uapi/linux/ip_vs.h. pyroute2's IPVS class is not used: it has no batches, sends a change as a
 delete, and takes about 200 us a message.
@@ -22,18 +22,20 @@ from proxymode_agent.dataplane.ipvs.model import (
     AddVirtualServer,
     DeleteRealServer,
     DeleteVirtualServer,
+    Scheduling,
     ServerChange,
-    SetScheduler,
+    SetScheduling,
     SetWeight,
+    VirtualServer,
 )
 from proxymode_agent.dataplane.netlink import Message, NetlinkSocket
 from proxymode_agent.dataplane.nfnetlink.attributes import encode, fields, text, to_text
+from proxymode_agent.services.model import Frontend, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxymode_agent.dataplane.ipvs.model import VirtualServer
-    from proxymode_agent.services.model import Endpoint, Frontend
+    from proxymode_agent.services.model import Endpoint
 
 _NETLINK_GENERIC: Final = 16
 _GENL_ID_CTRL: Final = 0x10
@@ -44,6 +46,7 @@ _CTRL_ATTR_FAMILY_NAME: Final = 2
 _NEW_SERVICE: Final = 1
 _SET_SERVICE: Final = 2
 _DEL_SERVICE: Final = 3
+_GET_SERVICE: Final = 4
 _NEW_DEST: Final = 5
 _SET_DEST: Final = 6
 _DEL_DEST: Final = 7
@@ -55,6 +58,7 @@ _SVC_AF: Final = 1
 _SVC_PROTOCOL: Final = 2
 _SVC_ADDR: Final = 3
 _SVC_PORT: Final = 4
+_SVC_FWMARK: Final = 5
 _SVC_SCHED_NAME: Final = 6
 _SVC_FLAGS: Final = 7
 _SVC_TIMEOUT: Final = 8
@@ -68,15 +72,24 @@ _DEST_U_THRESH: Final = 5
 _DEST_L_THRESH: Final = 6
 _DEST_ADDR_FAMILY: Final = 11
 
+_PERSISTENT: Final = 0x01  # IP_VS_SVC_F_PERSISTENT
+_MH_PORT: Final = 0x10  # IP_VS_SVC_F_SCHED_MH_PORT
+_ALL_FLAGS: Final = 0xFFFFFFFF
+_PROBE_MARK: Final = 0x70724D6F
+"""Packet mark of the virtual server that is made for a moment to ask for a scheduler; no packet has it."""
+
 _LISTING: Final = Path("/proc/thread-self/net/ip_vs")
 _ADDRESS_BYTES: Final = 16  # sizeof(union nf_inet_addr)
 _FAMILY: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
+_LENGTH: Final = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _NETMASK: Final = {4: b"\xff\xff\xff\xff", 16: struct.pack("=I", 128)}  # persistence per address; v6: a prefix length
 _U16: Final = struct.Struct("=H")
 _U32: Final = struct.Struct("=I")
 _PORT: Final = struct.Struct(">H")
+_FLAGS: Final = struct.Struct("=II")  # struct ip_vs_flags: flags, mask
 _GENL: Final = struct.Struct("=BBH")  # cmd, version, reserved
 _VERSION: Final = 1
+_PROTOCOLS: Final = frozenset(Protocol)
 _ALREADY_SO: Final = {
     DeleteVirtualServer: {errno.ESRCH, errno.ENOENT},
     DeleteRealServer: {errno.ESRCH, errno.ENOENT},
@@ -105,7 +118,49 @@ class Servers:
     def read(self, wanted: Callable[[Frontend], bool]) -> dict[Frontend, VirtualServer]:
         """Those of the virtual servers for which `wanted` says so, whoever made them, with their real servers."""
         self._listing.seek(0)
-        return parse(self._listing.read().decode("ascii"), wanted)
+        real_servers = parse(self._listing.read().decode("ascii"), wanted)
+        if not real_servers:
+            return {}
+        schedulings = self._schedulings()
+        return {
+            frontend: VirtualServer(schedulings[frontend], servers)
+            for frontend, servers in real_servers.items()
+            if frontend in schedulings
+        }
+
+    def has_scheduler(self, name: str) -> bool:
+        """Whether the kernel has a scheduler, or a module for it that it could load."""
+        key = ((_SVC_AF, _U16.pack(socket.AF_INET)), (_SVC_FWMARK, _U32.pack(_PROBE_MARK)))
+        options = _service_options(4, Scheduling(name))
+        attempts = ((_NEW_SERVICE, key + options), (_DEL_SERVICE, key))
+        refused = self._netlink.transact(
+            [
+                Message(self._id, 0, _GENL.pack(command, _VERSION, 0) + encode([(_CMD_ATTR_SERVICE, attributes)]))
+                for command, attributes in attempts
+            ]
+        )
+        return refused.get(0) != errno.ENOENT
+
+    def _schedulings(self) -> dict[Frontend, Scheduling]:
+        """How each virtual server chooses. The listing has no flags, and persistence in ticks of the kernel's clock."""
+        found: dict[Frontend, Scheduling] = {}
+        for _, body in self._netlink.dump(self._id, _GENL.pack(_GET_SERVICE, _VERSION, 0)):
+            service = fields(fields(body[_GENL.size :])[_CMD_ATTR_SERVICE])
+            if _SVC_FWMARK in service or _U16.unpack(service[_SVC_PROTOCOL])[0] not in _PROTOCOLS:
+                continue
+            length = _LENGTH[_U16.unpack(service[_SVC_AF])[0]]
+            frontend = Frontend(
+                bytes(service[_SVC_ADDR][:length]),
+                Protocol(_U16.unpack(service[_SVC_PROTOCOL])[0]),
+                _PORT.unpack(service[_SVC_PORT])[0],
+            )
+            flags = _FLAGS.unpack(service[_SVC_FLAGS])[0]
+            found[frontend] = Scheduling(
+                to_text(service[_SVC_SCHED_NAME]),
+                _U32.unpack(service[_SVC_TIMEOUT])[0] if flags & _PERSISTENT else None,
+                with_port=bool(flags & _MH_PORT),
+            )
+        return found
 
     def apply(self, changes: Sequence[ServerChange]) -> list[tuple[ServerChange, str]]:
         """Make the changes in order; returns those that the kernel refused, with the reason."""
@@ -143,9 +198,11 @@ class Servers:
     def _message(self, change: ServerChange) -> Message:
         service = _service_key(change.frontend)
         attributes: list[tuple[int, tuple[tuple[int, bytes], ...]]]
-        if isinstance(change, AddVirtualServer | SetScheduler):
+        if isinstance(change, AddVirtualServer | SetScheduling):
             command = _NEW_SERVICE if isinstance(change, AddVirtualServer) else _SET_SERVICE
-            attributes = [(_CMD_ATTR_SERVICE, service + _service_options(change.frontend, change.scheduler))]
+            attributes = [
+                (_CMD_ATTR_SERVICE, service + _service_options(len(change.frontend.address), change.scheduling))
+            ]
         elif isinstance(change, DeleteVirtualServer):
             command = _DEL_SERVICE
             attributes = [(_CMD_ATTR_SERVICE, service)]
@@ -169,12 +226,14 @@ def _service_key(frontend: Frontend) -> tuple[tuple[int, bytes], ...]:
     )
 
 
-def _service_options(frontend: Frontend, scheduler: str) -> tuple[tuple[int, bytes], ...]:
+def _service_options(length: int, scheduling: Scheduling) -> tuple[tuple[int, bytes], ...]:
+    sticky = scheduling.affinity_seconds
+    flags = (_PERSISTENT if sticky is not None else 0) | (_MH_PORT if scheduling.with_port else 0)
     return (
-        (_SVC_SCHED_NAME, text(scheduler)),
-        (_SVC_FLAGS, struct.pack("=II", 0, 0xFFFFFFFF)),
-        (_SVC_TIMEOUT, _U32.pack(0)),
-        (_SVC_NETMASK, _NETMASK[len(frontend.address)]),
+        (_SVC_SCHED_NAME, text(scheduling.scheduler)),
+        (_SVC_FLAGS, _FLAGS.pack(flags, _ALL_FLAGS)),
+        (_SVC_TIMEOUT, _U32.pack(sticky or 0)),
+        (_SVC_NETMASK, _NETMASK[length]),
     )
 
 

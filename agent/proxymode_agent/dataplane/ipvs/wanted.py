@@ -1,7 +1,8 @@
 """Pure: Service ports to the state that the ipvs mode shall have, one port at a time.
 
 Several ports share an address (ports of one Service) and an endpoint's address (pods behind several Services), so
-both are counted. The cost of a change is the cost of the changed ports.
+both are counted. The cost of a change is the cost of the changed ports. What becomes of a single frontend is decided
+in `frontends.py`.
 """
 
 from __future__ import annotations
@@ -10,37 +11,42 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from proxymode_agent.dataplane.ipvs import frontends as decisions
+from proxymode_agent.dataplane.ipvs.frontends import Kind
 from proxymode_agent.dataplane.ipvs.model import (
     Element,
     IpvsState,
     RealServer,
+    Scheduling,
     Set,
+    Verdict,
     VirtualServer,
     frontend_key,
 )
-from proxymode_agent.services.model import Frontend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from proxymode_agent.services.model import ServicePort, ServicePortName
+    from proxymode_agent.services.model import Frontend, ServicePort, ServicePortName
 
 _WANTED = RealServer(weight=1, connections=0)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAddresses:
-    """The node's own addresses, packed: on which NodePorts answer, and from which it speaks to Services, by family."""
+    """The node's addresses, packed: those on which NodePorts answer, by family the one from which it speaks to
+    Services, and all that are on other devices than kube-ipvs0."""
 
     node_ports: frozenset[bytes] = frozenset()
     sources: Mapping[int, bytes] = field(default_factory=dict)
+    own: frozenset[bytes] = frozenset()
 
 
 class Wanted:
     """The wanted state of all Service ports.
 
-    A frontend that two ports claim, which the API server does not allow, belongs to the lesser name; when that port
-    goes, the other gets it at the next full sync.
+    A frontend that two ports claim, which the API server does not allow for cluster IPs and NodePorts, belongs to the
+    lesser name; when that port goes, the other gets it at the next full sync.
     """
 
     def __init__(self, scheduler: str, node: NodeAddresses) -> None:
@@ -50,7 +56,7 @@ class Wanted:
         self._owners: dict[Frontend, ServicePortName] = {}
         self._losers: set[ServicePortName] = set()
         self._addresses: Counter[bytes] = Counter()
-        self._endpoint_addresses: Counter[bytes] = Counter()
+        self._hairpin: Counter[bytes] = Counter()
         self._endpoints = 0
 
     @property
@@ -68,62 +74,58 @@ class Wanted:
         return self._owners.get(frontend)
 
     def owners_of(self, address: bytes) -> list[ServicePortName]:
-        """The Service ports whose cluster IP this is."""
-        return [name for name, port in self._ports.items() if port.cluster_ip.address == address]
+        """The Service ports that have this address on kube-ipvs0."""
+        return [name for name, port in self._ports.items() if address in self._bound(port)]
 
     def conflicts(self) -> Iterable[tuple[ServicePortName, ServicePortName, Frontend]]:
         """Ports that lack a frontend because another port has it: (port, the other, frontend)."""
         for name in sorted(self._losers):
-            for frontend in self.frontends(self._ports[name]):
+            for frontend in sorted(self._frontends(self._ports[name])):
                 owner = self._owners.get(frontend)
                 if owner is not None and owner != name:
                     yield name, owner, frontend
 
-    def frontends(self, port: ServicePort) -> list[Frontend]:
-        """The virtual servers of a port: its cluster IP, then its NodePort on each node address of its family."""
-        found = [port.cluster_ip]
-        if port.node_port is not None:
-            found += [
-                Frontend(address, port.name.protocol, port.node_port)
-                for address in sorted(self.node.node_ports)
-                if len(address) == port.name.family
-            ]
-        return found
-
     def state(self) -> IpvsState:
         """The whole wanted state."""
-        return self._part(self._owners, self._addresses, self._endpoint_addresses)
+        return self._part(self._owners, self._addresses, self._hairpin)
 
     def replace(self, changes: Mapping[ServicePortName, ServicePort | None]) -> tuple[IpvsState, IpvsState]:
         """Change ports (None: gone); returns the wanted state before and after, of only what the change touches."""
         frontends: set[Frontend] = set()
         addresses: set[bytes] = set()
-        endpoint_addresses: set[bytes] = set()
+        hairpin: set[bytes] = set()
         for port in (found for name, new in changes.items() for found in (self._ports.get(name), new) if found):
-            frontends.update(self.frontends(port))
-            addresses.add(port.cluster_ip.address)
-            endpoint_addresses.update(endpoint.address for endpoint in port.endpoints)
-        before = self._part(frontends, addresses, endpoint_addresses)
+            frontends.update(self._frontends(port))
+            addresses.update(self._bound(port))
+            hairpin.update(port.hairpin)
+        before = self._part(frontends, addresses, hairpin)
         for name in changes:
             self._forget(name)
         for name, new in changes.items():
             if new is not None:
                 self._learn(name, new)
-        return before, self._part(frontends, addresses, endpoint_addresses)
+        return before, self._part(frontends, addresses, hairpin)
+
+    def _frontends(self, port: ServicePort) -> set[Frontend]:
+        return decisions.frontends(port, self.node.node_ports)
+
+    def _bound(self, port: ServicePort) -> set[bytes]:
+        """Its addresses that go to kube-ipvs0: as in kube-proxy, external ones that the node has elsewhere do not."""
+        return {port.cluster_ip.address} | ({*port.external_ips, *port.load_balancer_ips} - self.node.own)
 
     def _forget(self, name: ServicePortName) -> None:
         port = self._ports.pop(name, None)
         if port is None:
             return
         self._losers.discard(name)
-        for frontend in self.frontends(port):
+        for frontend in self._frontends(port):
             if self._owners.get(frontend) == name:
                 del self._owners[frontend]
         self._count(port, -1)
 
     def _learn(self, name: ServicePortName, port: ServicePort) -> None:
         self._ports[name] = port
-        for frontend in self.frontends(port):
+        for frontend in self._frontends(port):
             owner = self._owners.setdefault(frontend, name)
             if owner != name:
                 self._owners[frontend] = min(owner, name)
@@ -131,36 +133,45 @@ class Wanted:
         self._count(port, 1)
 
     def _count(self, port: ServicePort, step: int) -> None:
-        self._addresses[port.cluster_ip.address] += step
-        for endpoint in port.endpoints:
-            self._endpoint_addresses[endpoint.address] += step
-        self._endpoints += step * len(port.endpoints)
+        for address in self._bound(port):
+            self._addresses[address] += step
+        for address in port.hairpin:
+            self._hairpin[address] += step
+        self._endpoints += step * len({*port.cluster_endpoints, *port.local_endpoints})
 
-    def _part(
-        self, frontends: Iterable[Frontend], addresses: Iterable[bytes], endpoint_addresses: Iterable[bytes]
-    ) -> IpvsState:
+    def _part(self, frontends: Iterable[Frontend], addresses: Iterable[bytes], hairpin: Iterable[bytes]) -> IpvsState:
         servers: dict[Frontend, VirtualServer] = {}
-        elements: set[Element] = set()
+        elements: dict[Element, Verdict | None] = {}
         for frontend in frontends:
             owner = self._owners.get(frontend)
-            if owner is None:
-                continue
-            port = self._ports[owner]
-            servers[frontend] = VirtualServer(self._scheduler, dict.fromkeys(port.endpoints, _WANTED))
-            key, family = frontend_key(frontend), len(frontend.address)
-            if frontend != port.cluster_ip:
-                elements.add(Element(Set.NODE_PORTS, family, key))
-            elif port.endpoints:
-                elements.add(Element(Set.SERVICES, family, key))
+            if owner is not None:
+                port = self._ports[owner]
+                kind = decisions.kind_of(frontend, port)
+                scheduling = Scheduling(self._scheduler, port.affinity_seconds, with_port=self._scheduler == "mh")
+                real_servers = dict.fromkeys(decisions.real_servers(port, kind), _WANTED)
+                servers[frontend] = VirtualServer(scheduling, real_servers)
+                elements |= self._elements(port, frontend, kind)
         bound = {address for address in addresses if self._addresses[address] > 0}
-        elements.update(Element(Set.ADDRESSES, len(address), address) for address in bound)
-        elements.update(
-            Element(Set.HAIRPIN, len(address), address + address)
-            for address in endpoint_addresses
-            if self._endpoint_addresses[address] > 0
+        elements |= dict.fromkeys(Element(Set.ADDRESSES, len(address), address) for address in bound)
+        elements |= dict.fromkeys(
+            Element(Set.HAIRPIN, len(address), address + address) for address in hairpin if self._hairpin[address] > 0
         )
         return IpvsState(
             virtual_servers=servers,
             addresses={address: self.node.sources.get(len(address)) for address in bound},
-            elements=frozenset(elements),
+            elements=elements,
         )
+
+    def _elements(self, port: ServicePort, frontend: Frontend, kind: Kind) -> dict[Element, Verdict | None]:
+        key, family = frontend_key(frontend), port.name.family
+        found: dict[Element, Verdict | None] = {
+            Element(Set.FRONTENDS, family, key): decisions.verdict(port, kind),
+            Element(decisions.masquerading(port, kind), family, key): None,
+        }
+        if frontend.address in self.node.own:
+            found[Element(Set.NODE_FRONTENDS, family, key)] = None
+        if kind is Kind.LOAD_BALANCER and port.source_ranges:
+            found[Element(Set.RESTRICTED, family, key)] = None
+            for first, last in decisions.sources(port, self.node.sources.get(family)):
+                found[Element(Set.SOURCE_RANGES, family, key + first + key + last)] = None
+        return found
