@@ -6,8 +6,8 @@ import ipaddress
 
 import pytest
 
-from proxymode_agent.dataplane.ipvs.table import FAMILIES
-from proxymode_agent.dataplane.ipvs.table import Layout as IpvsLayout
+from proxymode_agent.dataplane.ipvs.layout import FAMILIES
+from proxymode_agent.dataplane.ipvs.layout import Layout as IpvsLayout
 from proxymode_agent.dataplane.nfnetlink import NfProto, Set, Table
 from proxymode_agent.dataplane.nfnetlink.fields import IP6_DADDR, IP_DADDR
 from proxymode_agent.dataplane.nftables.draws import Draw
