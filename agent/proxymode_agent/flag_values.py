@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.log import LogFormat
-from proxymode_api.modes import IpvsScheduler, Mode
+from proxymode_api.modes import DetectLocalMode, IpvsScheduler, Mode
 
 if TYPE_CHECKING:
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PRIMARY: Final = "primary"
 """The word for the node's own addresses in --nodeport-addresses."""
 _NODE_NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+_INTERFACE: Final = re.compile(r"^[^/:\s]{1,15}$")  # dev_valid_name and IFNAMSIZ of the kernel
 _DURATION: Final = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$")
 
 
@@ -62,6 +63,19 @@ def _network(value: str) -> Network:
 
 def networks(value: str) -> tuple[Network, ...]:
     return tuple(_network(text.strip()) for text in value.split(",") if text.strip())
+
+
+def detect_local_mode(value: str) -> DetectLocalMode:
+    try:
+        return DetectLocalMode(value)
+    except ValueError:
+        raise _bad(value, f"is not a way to tell pods; use one of {', '.join(DetectLocalMode)}") from None
+
+
+def interface(value: str) -> str:
+    if not _INTERFACE.match(value):
+        raise _bad(value, "is not an interface's name; use up to 15 characters without '/', ':' and spaces")
+    return value
 
 
 def node_port_addresses(value: str) -> list[str]:

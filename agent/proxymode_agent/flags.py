@@ -16,31 +16,41 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent import flag_values as values
 from proxymode_agent.metrics import agent_version
-from proxymode_agent.services.model import DataplaneConfig, PodNetworks
+from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
+from proxymode_api.modes import DetectLocalMode, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxymode_agent.flag_values import BindAddress
     from proxymode_agent.log import LogFormat
-    from proxymode_api.modes import Mode
+    from proxymode_agent.services.model import Network
 
 
 @dataclass(frozen=True, slots=True)
 class Standalone:
     """What the flags say about the dataplane, where no operator decides. `node_port_primary`: NodePorts answer on the
-    node's own addresses, besides those in `config`."""
+    node's own addresses, besides those in `config`. `node_cidrs`: the node's own pod networks tell who is a pod."""
 
     mode: Mode
     config: DataplaneConfig
     node_port_primary: bool
+    node_cidrs: bool
 
-    def resolve(self, node_ips: tuple[bytes, ...]) -> DataplaneConfig:
-        """The configuration for a node with these packed addresses."""
+    def resolve(self, node_ips: tuple[bytes, ...], pod_networks: tuple[Network, ...]) -> DataplaneConfig | None:
+        """The configuration for a node with these packed addresses and pod networks; None: it cannot do without the
+        latter."""
+        if self.node_cidrs and not pod_networks:
+            return None
         node_ports = self.config.node_port_addresses
         if self.node_port_primary:
             node_ports = (node_ports or ()) + tuple(ipaddress.ip_network(address) for address in node_ips)
-        return replace(self.config, node_port_addresses=node_ports, node_ips=node_ips)
+        return replace(
+            self.config,
+            pods=PodNetworks(pod_networks) if self.node_cidrs else self.config.pods,
+            node_port_addresses=node_ports,
+            node_ips=node_ips,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,7 @@ def parse(arguments: Sequence[str]) -> Options:
     return Options(
         kubeconfig=parsed.kubeconfig,
         node_name=parsed.node_name,
-        standalone=None if parsed.mode is None else _standalone(parsed),
+        standalone=None if parsed.mode is None or parsed.cleanup else _standalone(parser, parsed),
         metrics_address=parsed.metrics_bind_address,
         healthz_address=parsed.healthz_bind_address,
         state_dir=parsed.state_dir,
@@ -83,6 +93,9 @@ def parse(arguments: Sequence[str]) -> Options:
 
 _DATAPLANE_FLAGS: Final = (
     "cluster_cidr",
+    "detect_local_mode",
+    "pod_bridge_interface",
+    "pod_interface_name_prefix",
     "nodeport_addresses",
     "masquerade_all",
     "iptables_masquerade_bit",
@@ -92,14 +105,42 @@ _DATAPLANE_FLAGS: Final = (
 )
 
 
-def _standalone(parsed: argparse.Namespace) -> Standalone:
+_FLAG_OF_LOCAL_MODE: Final = {
+    DetectLocalMode.CLUSTER_CIDR: "cluster_cidr",
+    DetectLocalMode.BRIDGE: "pod_bridge_interface",
+    DetectLocalMode.INTERFACE_PREFIX: "pod_interface_name_prefix",
+}
+
+
+def _pods(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> PodNetworks | PodInterface | None:
+    """Who is a pod, by what the flags alone can say. Ends the process where they contradict each other."""
+    mode = parsed.detect_local_mode or DetectLocalMode.CLUSTER_CIDR
+    for other, name in _FLAG_OF_LOCAL_MODE.items():
+        flag = name.replace("_", "-")
+        if getattr(parsed, name) and other is not mode:
+            parser.error(f"argument --{flag}: would be ignored with --detect-local-mode {mode}; it goes with {other}")
+        if other is mode and not getattr(parsed, name) and mode is not DetectLocalMode.CLUSTER_CIDR:
+            parser.error(f"argument --detect-local-mode: {mode} needs --{flag}")
+    match mode:
+        case DetectLocalMode.CLUSTER_CIDR:
+            return PodNetworks(parsed.cluster_cidr) if parsed.cluster_cidr else None
+        case DetectLocalMode.NODE_CIDR:
+            return None
+    if parsed.mode is Mode.IPVS:
+        parser.error(f"argument --detect-local-mode: {mode} is for --mode nftables; use ClusterCIDR or NodeCIDR")
+    if mode is DetectLocalMode.BRIDGE:
+        return PodInterface(parsed.pod_bridge_interface)
+    return PodInterface(parsed.pod_interface_name_prefix, prefix=True)
+
+
+def _standalone(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Standalone:
     default = DataplaneConfig()
     addresses: list[str] = parsed.nodeport_addresses or []
     networks = tuple(ipaddress.ip_network(text, strict=False) for text in addresses if text != values.PRIMARY)
     return Standalone(
         mode=parsed.mode,
         config=DataplaneConfig(
-            pods=PodNetworks(parsed.cluster_cidr) if parsed.cluster_cidr else None,
+            pods=_pods(parser, parsed),
             masquerade_all=bool(parsed.masquerade_all),
             masquerade_bit=(
                 default.masquerade_bit if parsed.iptables_masquerade_bit is None else parsed.iptables_masquerade_bit
@@ -110,6 +151,7 @@ def _standalone(parsed: argparse.Namespace) -> Standalone:
             ipvs_exclude_cidrs=parsed.ipvs_exclude_cidrs or (),
         ),
         node_port_primary=values.PRIMARY in addresses,
+        node_cidrs=parsed.detect_local_mode is DetectLocalMode.NODE_CIDR,
     )
 
 
@@ -193,6 +235,24 @@ def _parser() -> argparse.ArgumentParser:
         type=values.networks,
         metavar="CIDR[,CIDR]",
         help="networks of the cluster's pods; what comes from elsewhere is masqueraded",
+    )
+    alone.add_argument(
+        "--detect-local-mode",
+        type=values.detect_local_mode,
+        metavar="MODE",
+        help="what tells pods: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix (default: ClusterCIDR)",
+    )
+    alone.add_argument(
+        "--pod-bridge-interface",
+        type=values.interface,
+        metavar="NAME",
+        help="bridge by which pods' traffic comes in, for BridgeInterface",
+    )
+    alone.add_argument(
+        "--pod-interface-name-prefix",
+        type=values.interface,
+        metavar="PREFIX",
+        help="beginning of the names of pods' interfaces, for InterfaceNamePrefix",
     )
     alone.add_argument(
         "--nodeport-addresses",

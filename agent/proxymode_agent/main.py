@@ -20,7 +20,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent import flags, log
+from proxymode_agent import flags, garbage, log
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.engine import Engine, Pace
 from proxymode_agent.feed import feed
@@ -29,7 +29,7 @@ from proxymode_agent.healthcheck import HealthCheckServers
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig, ConfigError, load
 from proxymode_agent.kube.objects import ObjectKey
-from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips
+from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips, pod_networks
 from proxymode_agent.kube.recorder import ObjectWarning, Recorder
 from proxymode_agent.metrics import Metrics, agent_version
 from proxymode_agent.services.model import DataplaneConfig
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         logger.error("cannot start", extra={"error": f"--state-dir {options.state_dir}: {error.strerror or error}"})
         return 1
+    garbage.pause()
     return asyncio.run(_until_stopped(options, config))
 
 
@@ -174,6 +175,7 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             tasks.create_task(recorder.run())
             tasks.create_task(feed(client, node.view, engine, metrics))
             tasks.create_task(engine.run())
+            tasks.create_task(garbage.resume_once_synced(engine))
             checks = HealthCheckServers(lambda: health().healthy, recorder.warn, metrics)
             tasks.create_task(checks.run(engine.health_checks))
             if options.standalone is not None:
@@ -201,4 +203,10 @@ async def _follow_flags(standalone: Standalone, engine: Engine, node: OwnNode) -
             continue  # deleted while we run: the addresses are still the machine's
         if view.node is None:
             logger.warning("this node has no Node object; NodePorts do not answer before it has")
-        engine.set_desired(standalone.mode, standalone.resolve(internal_ips(view.node) if view.node else ()))
+        config = standalone.resolve(
+            internal_ips(view.node) if view.node else (), pod_networks(view.node) if view.node else ()
+        )
+        if config is not None:
+            engine.set_desired(standalone.mode, config)
+        else:
+            logger.warning("the Node has no podCIDRs yet, by which --detect-local-mode NodeCIDR tells pods")

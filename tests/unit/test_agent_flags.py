@@ -13,7 +13,7 @@ import pytest
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.flags import parse
 from proxymode_agent.log import LogFormat
-from proxymode_agent.services.model import DataplaneConfig, PodNetworks
+from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
 from proxymode_api.modes import IpvsScheduler, Mode
 
 
@@ -76,7 +76,8 @@ def test_node_port_addresses_are_resolved_with_the_nodes_own() -> None:
     def resolved(*arguments: str) -> tuple[str, ...] | None:
         standalone = parse(["--mode=nftables", *arguments]).standalone
         assert standalone is not None
-        config = standalone.resolve(ips)
+        config = standalone.resolve(ips, ())
+        assert config is not None
         assert config.node_ips == ips
         return None if config.node_port_addresses is None else tuple(map(str, config.node_port_addresses))
 
@@ -88,11 +89,68 @@ def test_node_port_addresses_are_resolved_with_the_nodes_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "pods"),
+    [
+        ([], None),
+        (["--detect-local-mode=ClusterCIDR"], None),
+        (["--cluster-cidr=10.0.0.0/8"], PodNetworks((ipaddress.ip_network("10.0.0.0/8"),))),
+        (["--detect-local-mode=NodeCIDR"], PodNetworks((ipaddress.ip_network("10.244.3.0/24"),))),
+        (["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"], PodInterface("cni0")),
+        (
+            ["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"],
+            PodInterface("veth", prefix=True),
+        ),
+    ],
+)
+def test_who_is_a_pod(arguments: list[str], pods: PodNetworks | PodInterface | None) -> None:
+    standalone = parse(["--mode=nftables", *arguments]).standalone
+    assert standalone is not None
+    config = standalone.resolve((), (ipaddress.ip_network("10.244.3.0/24"),))
+    assert config is not None
+    assert config.pods == pods
+
+
+def test_the_nodes_own_pod_networks_are_waited_for() -> None:
+    standalone = parse(["--mode=ipvs", "--detect-local-mode=NodeCIDR"]).standalone
+    assert standalone is not None
+    assert standalone.resolve((), ()) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--detect-local-mode=BridgeInterface"], "--detect-local-mode: BridgeInterface needs --pod-bridge-interface"),
+        (
+            ["--pod-bridge-interface=cni0"],
+            "--pod-bridge-interface: would be ignored with --detect-local-mode ClusterCIDR; it goes with Bridge",
+        ),
+        (
+            ["--detect-local-mode=NodeCIDR", "--cluster-cidr=10.0.0.0/8"],
+            "--cluster-cidr: would be ignored with --detect-local-mode NodeCIDR; it goes with ClusterCIDR",
+        ),
+        (
+            ["--mode=ipvs", "--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"],
+            "--detect-local-mode: InterfaceNamePrefix is for --mode nftables",
+        ),
+    ],
+)
+def test_flags_about_pods_that_do_not_go_together(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--mode=nftables", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("argument", "right"),
     [
         ("--mode=iptables", "'iptables' is not a mode this agent programs; use nftables or ipvs"),
         ("--cluster-cidr=10.0.0.0/33", "'10.0.0.0/33' is not a network; write it as in 10.244.0.0/16"),
         ("--nodeport-addresses=secondary", "'secondary' is neither a network such as"),
+        ("--detect-local-mode=Guess", "'Guess' is not a way to tell pods; use one of NodeCIDR, ClusterCIDR"),
+        ("--pod-bridge-interface=a/b", "'a/b' is not an interface's name; use up to 15 characters"),
         ("--masquerade-all=maybe", "'maybe' is neither true nor false"),
         ("--masquerade-bit=32", "'32' is not a bit of the packet mark; use 0 to 31"),
         ("--ipvs-scheduler=fastest", f"'fastest' is not an IPVS scheduler; use one of {', '.join(IpvsScheduler)}"),

@@ -10,7 +10,7 @@ import pytest
 from proxymode_agent.kube.objects import Node, NodeAddress, NodeSpec, NodeStatus, ObjectMeta
 from proxymode_agent.node.config import OptionsError, dataplane_config
 from proxymode_agent.node.memory import Memory, recall, remember
-from proxymode_agent.services.model import PodNetworks
+from proxymode_agent.services.model import PodInterface, PodNetworks
 from proxymode_api.nodeproxymode import NodeProxyModeSpec
 
 if TYPE_CHECKING:
@@ -65,9 +65,29 @@ def test_local_traffic_by_the_nodes_own_pod_networks() -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "interface", "pods"),
+    [
+        ("BridgeInterface", "cni0", PodInterface("cni0")),
+        ("InterfaceNamePrefix", "veth", PodInterface("veth", prefix=True)),
+    ],
+)
+def test_local_traffic_by_interface(mode: str, interface: str, pods: PodInterface) -> None:
+    config = dataplane_config(spec(mode="nftables", detectLocal={"mode": mode, "interface": interface}), NODE)
+    assert config.pods == pods
+
+
+@pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"detectLocal": {"mode": "BridgeInterface", "interface": "cni0"}}, "detectLocal.mode: BridgeInterface"),
+        (
+            {"detectLocal": {"mode": "BridgeInterface", "interface": "cni0"}, "mode": "ipvs"},
+            "detectLocal.mode: BridgeInterface is for mode nftables and this node's is ipvs",
+        ),
+        (
+            {"detectLocal": {"mode": "InterfaceNamePrefix", "interface": "veth"}},
+            "detectLocal.mode: InterfaceNamePrefix is for mode nftables and this node's is not set",
+        ),
+        ({"detectLocal": {"mode": "BridgeInterface"}, "mode": "nftables"}, "detectLocal.interface: mode Bridge"),
         ({"detectLocal": {"clusterCIDRs": ["10.244.0.0/33"]}}, "detectLocal.clusterCIDRs: '10.244.0.0/33'"),
         ({"nodePortAddresses": ["eth0"]}, "nodePortAddresses: 'eth0'"),
         ({"ipvs": {"excludeCIDRs": ["x"]}}, "ipvs.excludeCIDRs: 'x'"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxymode_agent.kube.client import KubeClient
+    from proxymode_agent.services.model import Network
 
 BEING_DELETED_TAINT = "ToBeDeletedByClusterAutoscaler"
 """Taint of a node that the cluster autoscaler is about to remove."""
@@ -46,6 +47,17 @@ def internal_ips(node: Node) -> tuple[bytes, ...]:
             except ValueError:
                 continue
     return tuple(dict.fromkeys(packed))
+
+
+def pod_networks(node: Node) -> tuple[Network, ...]:
+    """The networks of the node's own pods; what is no network is left out."""
+    networks = []
+    for text in node.spec.pod_cidrs or ():
+        try:
+            networks.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            continue
+    return tuple(networks)
 
 
 def zone(node: Node) -> str:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from proxymode_agent.kube.own_node import internal_ips
-from proxymode_agent.services.model import DataplaneConfig, PodNetworks
-from proxymode_api.modes import DetectLocalMode
+from proxymode_agent.kube.own_node import internal_ips, pod_networks
+from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
+from proxymode_api.modes import DetectLocalMode, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxymode_agent.kube.objects import Node
-    from proxymode_api.common import DataplaneOptions
+    from proxymode_agent.services.model import Network
     from proxymode_api.nodeproxymode import NodeProxyModeSpec
-
-    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PRIMARY = "primary"
 """The word for the node's own addresses in nodePortAddresses (kube-proxy: --nodeport-addresses=primary)."""
@@ -46,24 +44,35 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
     )
 
 
-def _pods(options: DataplaneOptions, node: Node | None) -> PodNetworks | None:
+def _pods(options: NodeProxyModeSpec, node: Node | None) -> PodNetworks | PodInterface | None:
     detect = options.detect_local
     match detect.mode:
         case DetectLocalMode.CLUSTER_CIDR:
             networks = _networks("detectLocal.clusterCIDRs", detect.cluster_cidrs)
             return PodNetworks(networks) if networks else None
         case DetectLocalMode.NODE_CIDR:
-            cidrs = (node.spec.pod_cidrs or ()) if node is not None else ()
-            if not cidrs:
+            networks = pod_networks(node) if node is not None else ()
+            if not networks:
                 raise OptionsError(
                     "detectLocal.mode: NodeCIDR needs podCIDRs in the Node's spec and this Node has none; "
                     "use ClusterCIDR with clusterCIDRs"
                 )
-            return PodNetworks(_networks("podCIDRs of the Node", cidrs))
-        case other:
-            raise OptionsError(
-                f"detectLocal.mode: {other.value} is not supported by this agent; use ClusterCIDR or NodeCIDR"
-            )
+            return PodNetworks(networks)
+        case interface:
+            return _pod_interface(options, interface)
+
+
+def _pod_interface(options: NodeProxyModeSpec, mode: DetectLocalMode) -> PodInterface:
+    """The ipvs dataplane does not tell pods by interface, and a node without a mode may have to keep it up."""
+    if options.mode is not Mode.NFTABLES:
+        raise OptionsError(
+            f"detectLocal.mode: {mode.value} is for mode nftables and this node's is {options.mode or 'not set'}; "
+            "use ClusterCIDR or NodeCIDR"
+        )
+    name = options.detect_local.interface
+    if name is None:
+        raise OptionsError(f"detectLocal.interface: mode {mode.value} needs it, as in cni0 or veth")
+    return PodInterface(name, prefix=mode is DetectLocalMode.INTERFACE_PREFIX)
 
 
 def _node_port_networks(texts: Iterable[str], node_ips: tuple[bytes, ...]) -> tuple[Network, ...] | None:
