@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from proxymode_agent import flag_values as values
 from proxymode_agent.metrics import agent_version
 from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
-from proxymode_api.modes import DetectLocalMode, Mode
+from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proxymode_agent.flag_values import BindAddress
     from proxymode_agent.log import LogFormat
     from proxymode_agent.services.model import Network
+    from proxymode_api.modes import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,10 @@ def _pods(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> PodNet
             return PodNetworks(parsed.cluster_cidr) if parsed.cluster_cidr else None
         case DetectLocalMode.NODE_CIDR:
             return None
-    if parsed.mode is Mode.IPVS:
-        parser.error(f"argument --detect-local-mode: {mode} is for --mode nftables; use ClusterCIDR or NodeCIDR")
-    if mode is DetectLocalMode.BRIDGE:
-        return PodInterface(parsed.pod_bridge_interface)
-    return PodInterface(parsed.pod_interface_name_prefix, prefix=True)
+        case DetectLocalMode.BRIDGE:
+            return PodInterface(parsed.pod_bridge_interface)
+        case _:
+            return PodInterface(parsed.pod_interface_name_prefix, prefix=True)
 
 
 def _standalone(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Standalone:

@@ -128,10 +128,6 @@ def test_the_nodes_own_pod_networks_are_waited_for() -> None:
             ["--detect-local-mode=NodeCIDR", "--cluster-cidr=10.0.0.0/8"],
             "--cluster-cidr: would be ignored with --detect-local-mode NodeCIDR; it goes with ClusterCIDR",
         ),
-        (
-            ["--mode=ipvs", "--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=veth"],
-            "--detect-local-mode: InterfaceNamePrefix is for --mode nftables",
-        ),
     ],
 )
 def test_flags_about_pods_that_do_not_go_together(

@@ -72,22 +72,14 @@ def test_local_traffic_by_the_nodes_own_pod_networks() -> None:
     ],
 )
 def test_local_traffic_by_interface(mode: str, interface: str, pods: PodInterface) -> None:
-    config = dataplane_config(spec(mode="nftables", detectLocal={"mode": mode, "interface": interface}), NODE)
+    config = dataplane_config(spec(detectLocal={"mode": mode, "interface": interface}), NODE)
     assert config.pods == pods
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (
-            {"detectLocal": {"mode": "BridgeInterface", "interface": "cni0"}, "mode": "ipvs"},
-            "detectLocal.mode: BridgeInterface is for mode nftables and this node's is ipvs",
-        ),
-        (
-            {"detectLocal": {"mode": "InterfaceNamePrefix", "interface": "veth"}},
-            "detectLocal.mode: InterfaceNamePrefix is for mode nftables and this node's is not set",
-        ),
-        ({"detectLocal": {"mode": "BridgeInterface"}, "mode": "nftables"}, "detectLocal.interface: mode Bridge"),
+        ({"detectLocal": {"mode": "BridgeInterface"}}, "detectLocal.interface: mode Bridge"),
         ({"detectLocal": {"clusterCIDRs": ["10.244.0.0/33"]}}, "detectLocal.clusterCIDRs: '10.244.0.0/33'"),
         ({"nodePortAddresses": ["eth0"]}, "nodePortAddresses: 'eth0'"),
         ({"ipvs": {"excludeCIDRs": ["x"]}}, "ipvs.excludeCIDRs: 'x'"),

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.kube.own_node import internal_ips, pod_networks
 from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
-from proxymode_api.modes import DetectLocalMode, Mode
+from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from proxymode_agent.kube.objects import Node
     from proxymode_agent.services.model import Network
+    from proxymode_api.common import DataplaneOptions
     from proxymode_api.nodeproxymode import NodeProxyModeSpec
 
 PRIMARY = "primary"
@@ -44,7 +45,7 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
     )
 
 
-def _pods(options: NodeProxyModeSpec, node: Node | None) -> PodNetworks | PodInterface | None:
+def _pods(options: DataplaneOptions, node: Node | None) -> PodNetworks | PodInterface | None:
     detect = options.detect_local
     match detect.mode:
         case DetectLocalMode.CLUSTER_CIDR:
@@ -58,21 +59,9 @@ def _pods(options: NodeProxyModeSpec, node: Node | None) -> PodNetworks | PodInt
                     "use ClusterCIDR with clusterCIDRs"
                 )
             return PodNetworks(networks)
-        case interface:
-            return _pod_interface(options, interface)
-
-
-def _pod_interface(options: NodeProxyModeSpec, mode: DetectLocalMode) -> PodInterface:
-    """The ipvs dataplane does not tell pods by interface, and a node without a mode may have to keep it up."""
-    if options.mode is not Mode.NFTABLES:
-        raise OptionsError(
-            f"detectLocal.mode: {mode.value} is for mode nftables and this node's is {options.mode or 'not set'}; "
-            "use ClusterCIDR or NodeCIDR"
-        )
-    name = options.detect_local.interface
-    if name is None:
-        raise OptionsError(f"detectLocal.interface: mode {mode.value} needs it, as in cni0 or veth")
-    return PodInterface(name, prefix=mode is DetectLocalMode.INTERFACE_PREFIX)
+    if detect.interface is None:
+        raise OptionsError(f"detectLocal.interface: mode {detect.mode.value} needs it, as in cni0 or veth")
+    return PodInterface(detect.interface, prefix=detect.mode is DetectLocalMode.INTERFACE_PREFIX)
 
 
 def _node_port_networks(texts: Iterable[str], node_ips: tuple[bytes, ...]) -> tuple[Network, ...] | None:
