@@ -60,7 +60,7 @@ def objects(services: Mapping[str, Mapping[str, Any]], pods: Mapping[str, Place]
 
 
 def _json(version: str, kind: str, body: Mapping[str, Any]) -> bytes:
-    return json.dumps({"apiVersion": version, "kind": kind} | body).encode()
+    return json.dumps({"apiVersion": version, "kind": kind, **body}).encode()
 
 
 def _port(name: str, number: int | str) -> dict[str, Any]:

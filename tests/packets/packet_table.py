@@ -144,7 +144,7 @@ class Observed(NamedTuple):
 def enough(outcome: Outcome, seen: Sequence[Observed]) -> bool:
     """Whether a flow need not be tried again: everything awaited was seen often enough, or something else was."""
     if isinstance(outcome, Refusal):
-        return len(seen) >= (2 if outcome is Refusal.REJECTED else 1)
+        return bool(seen)  # refusals are no matter of chance, and take their time
     if seen and seen[-1].server not in outcome.servers:
         return True
     if outcome.sticky or len(outcome.servers) == 1:

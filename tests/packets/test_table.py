@@ -132,4 +132,4 @@ def test_a_flow_is_tried_until_it_is_clear() -> None:
     assert not enough(BOTH, [local] * 50)
     assert enough(BOTH, [local] * 50 + [remote])
     assert enough(BOTH, [Observed(None, "", Refusal.DROPPED)])
-    assert not enough(Refusal.REJECTED, [Observed(None, "", Refusal.REJECTED)])
+    assert enough(Refusal.REJECTED, [Observed(None, "", Refusal.REJECTED)])
