@@ -98,6 +98,7 @@ _DATAPLANE_FLAGS: Final = (
     "pod_bridge_interface",
     "pod_interface_name_prefix",
     "nodeport_addresses",
+    "localhost_nodeports",
     "masquerade_all",
     "iptables_masquerade_bit",
     "ipvs_scheduler",
@@ -146,6 +147,7 @@ def _standalone(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> 
                 default.masquerade_bit if parsed.iptables_masquerade_bit is None else parsed.iptables_masquerade_bit
             ),
             node_port_addresses=networks or None,
+            localhost_node_ports=bool(parsed.localhost_nodeports),
             ipvs_scheduler=parsed.ipvs_scheduler or default.ipvs_scheduler,
             ipvs_strict_arp=bool(parsed.ipvs_strict_arp),
             ipvs_exclude_cidrs=parsed.ipvs_exclude_cidrs or (),
@@ -260,6 +262,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CIDR|primary[,…]",
         help="addresses of the node on which NodePorts answer; default: the primary ones in nftables mode, all local "
         "ones in ipvs mode",
+    )
+    alone.add_argument(
+        "--localhost-nodeports",
+        nargs="?",
+        const=True,
+        type=values.boolean,
+        metavar="true|false",
+        help="answer TCP NodePorts also on 127.0.0.1 and [::1], by a proxy in the agent; in nftables mode only",
     )
     alone.add_argument(
         "--masquerade-all",

@@ -31,6 +31,7 @@ from proxymode_agent.kube.config import ClusterConfig, ConfigError, load
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips, pod_networks
 from proxymode_agent.kube.recorder import ObjectWarning, Recorder
+from proxymode_agent.localhost import LocalhostNodePorts
 from proxymode_agent.metrics import Metrics, agent_version
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.switch import Switcher
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxymode_agent.flags import Options, Standalone
+    from proxymode_agent.services.model import ServicePortName
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,16 @@ async def _run(options: Options, config: ClusterConfig) -> None:
     async with KubeClient(config, user_agent=f"proxymode-agent/{agent_version()}") as client:
         node = OwnNode(client, options.node_name, restarted=metrics.watch_restarted("nodes"))
         recorder = Recorder(client, options.node_name, metrics)
+
+        def warn_of_port(name: ServicePortName, reason: str, action: str, text: str) -> None:
+            port = f"port {name.port or 'without name'}/{name.protocol.name}"
+            key = ObjectKey(name.namespace, name.service)
+            recorder.warn(ObjectWarning("Service", key, reason, action, f"{port}: {text}"))
+
+        localhost = LocalhostNodePorts(
+            metrics,
+            on_failure=lambda name, text: warn_of_port(name, "LocalhostNodePortTaken", "ListenOnLoopback", text),
+        )
         engine = Engine(
             partial(Switcher, state_dir=options.state_dir),
             metrics,
@@ -145,15 +157,8 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             on_problem=lambda problem: recorder.warn(
                 ObjectWarning(problem.kind, problem.key, "UnusableField", "ReadObject", problem.text)
             ),
-            on_refused=lambda name, reason: recorder.warn(
-                ObjectWarning(
-                    "Service",
-                    ObjectKey(name.namespace, name.service),
-                    "RefusedByKernel",
-                    "ProgramDataplane",
-                    f"port {name.port or 'without name'}/{name.protocol.name}: {reason}",
-                )
-            ),
+            on_refused=lambda name, text: warn_of_port(name, "RefusedByKernel", "ProgramDataplane", text),
+            on_synced=localhost.synced,
             pace=Pace(sync_period=options.sync_period),
         )
 
@@ -173,6 +178,7 @@ async def _run(options: Options, config: ClusterConfig) -> None:
                 tasks.create_task(serve("metrics", options.metrics_address, metrics_routes(metrics)))
             tasks.create_task(node.run())
             tasks.create_task(recorder.run())
+            tasks.create_task(localhost.run())
             tasks.create_task(feed(client, node.view, engine, metrics))
             tasks.create_task(engine.run())
             tasks.create_task(garbage.resume_once_synced(engine))

@@ -95,6 +95,18 @@ class Metrics:
             ["state"],
             registry=self.registry,
         )
+        self.localhost_listeners: Final = Gauge(
+            f"{_PREFIX}_localhost_nodeport_listeners",
+            "Loopback addresses on which NodePorts are answered.",
+            registry=self.registry,
+        )
+        self.localhost_connections: Final = Counter(
+            f"{_PREFIX}_localhost_nodeport_connections_total",
+            "Connections to NodePorts on loopback, by result (accepted, failed: no endpoint answered, "
+            "refused: too many).",
+            ["result"],
+            registry=self.registry,
+        )
         self.watch_restarts: Final = Counter(
             f"{_PREFIX}_watch_restarts_total",
             "Watches begun anew, by resource and reason.",

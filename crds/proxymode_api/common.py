@@ -184,6 +184,12 @@ class DataplaneOptions(Model):
         examples=[["primary"], ["192.168.0.0/16"]],
         json_schema_extra=rules.extra(rules.NODE_PORT_ADDRESSES),
     )
+    localhost_node_ports: bool = Field(
+        default=False,
+        description="Answer TCP NodePorts also on 127.0.0.1 and [::1] of the node itself, by a small proxy in the "
+        "agent (KEP-6032; kube-proxy: --nodeport-addresses with localhost). Those connections end when the agent "
+        "does. In nftables mode only: in ipvs mode NodePorts never answer there, as with kube-proxy.",
+    )
     detect_local: DetectLocal = Field(
         default_factory=DetectLocal,
         description="How pod traffic is told from traffic from outside; the latter is masqueraded.",

@@ -37,6 +37,7 @@ def test_everything_said() -> None:
             "--mode=ipvs",
             "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
             "--nodeport-addresses=192.168.0.0/16",
+            "--localhost-nodeports",
             "--masquerade-all",
             "--iptables-masquerade-bit=3",
             "--ipvs-scheduler=wlc",
@@ -55,6 +56,7 @@ def test_everything_said() -> None:
     assert standalone.mode is Mode.IPVS
     assert standalone.config == DataplaneConfig(
         pods=PodNetworks((ipaddress.ip_network("10.244.0.0/16"), ipaddress.ip_network("fd00:10:244::/56"))),
+        localhost_node_ports=True,
         masquerade_all=True,
         masquerade_bit=3,
         node_port_addresses=(ipaddress.ip_network("192.168.0.0/16"),),

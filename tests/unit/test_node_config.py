@@ -33,6 +33,7 @@ def test_options_become_the_dataplanes_configuration() -> None:
             ipvs={"scheduler": "lc", "strictARP": True, "excludeCIDRs": ["203.0.113.0/24"]},
             nftables={"masqueradeBit": 9},
             masqueradeAll=True,
+            localhostNodePorts=True,
             detectLocal={"mode": "ClusterCIDR", "clusterCIDRs": ["10.244.0.0/16"]},
         ),
         NODE,
@@ -42,6 +43,7 @@ def test_options_become_the_dataplanes_configuration() -> None:
     assert config.ipvs_exclude_cidrs == (ip_network("203.0.113.0/24"),)
     assert config.masquerade_bit == 9
     assert config.masquerade_all
+    assert config.localhost_node_ports
     assert config.pods == PodNetworks((ip_network("10.244.0.0/16"),))
     assert config.node_ips == (IPv4Address("192.168.50.1").packed,)
 

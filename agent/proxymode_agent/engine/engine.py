@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
@@ -46,6 +46,14 @@ if TYPE_CHECKING:
     from proxymode_api.modes import Mode
 
 
+class OnSynced(Protocol):
+    """Hears what the kernel does since a sync; `changed`: which ports differ from the last time, None: any may."""
+
+    def __call__(
+        self, mode: Mode, config: DataplaneConfig, state: ServiceState, changed: frozenset[ServicePortName] | None
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How often, in seconds. `sync_period`: between two read-backs of the kernel where others write, at least;
@@ -72,6 +80,7 @@ class Engine:
 
     `node_name`: whose endpoints are local. `on_problem` is called with what an object has that cannot be used,
     `on_refused` with a Service port that the kernel does not take, and why; both once as long as it stays the same.
+    `on_synced` is called after every sync.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Engine:
         node_name: str = "",
         on_problem: Callable[[Problem], None] = lambda problem: None,
         on_refused: Callable[[ServicePortName, str], None] = lambda name, reason: None,
+        on_synced: OnSynced = lambda mode, config, state, changed: None,
         pace: Pace = Pace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -92,6 +102,7 @@ class Engine:
         self._tracker = ServiceTracker(node_name)
         self._on_problem = on_problem
         self._on_refused = on_refused
+        self._on_synced = on_synced
         self._wake = asyncio.Event()
         self._cell: Cell[EngineSnapshot] = Cell(EngineSnapshot())
         self.health_checks: Cell[HealthChecks | None] = Cell(None)
@@ -277,7 +288,8 @@ class Engine:
             expected = first or bool(self._changed)
             if first:
                 self._publish(phase=EnginePhase.PROGRAMMING)
-            result = await self._worker.sync(mode, state, None if full else frozenset(self._changed))
+            changed = None if full else frozenset(self._changed)
+            result = await self._worker.sync(mode, state, changed)
             if ours(self._kernel.observed) is not mode:
                 self._kernel = await self._worker.observe()
         except Exception as error:
@@ -307,6 +319,8 @@ class Engine:
                 told.drifted(drift, result.written)
                 self._publish(drift=drift)
         self._tell_refused(result.refused, full=full)
+        if self._opened is not None:
+            self._on_synced(mode, self._opened, state, changed)
         now = datetime.now(UTC)
         self._metrics.synced(result, kind, seconds, now.timestamp())
         self._publish_checks(mode)

@@ -37,6 +37,7 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
         masquerade_all=options.masquerade_all,
         masquerade_bit=options.nftables.masquerade_bit,
         node_port_addresses=_node_port_networks(options.node_port_addresses, addresses),
+        localhost_node_ports=options.localhost_node_ports,
         node_ips=addresses,
         ipvs_scheduler=options.ipvs.scheduler.value,
         ipvs_strict_arp=options.ipvs.strict_arp,

@@ -161,14 +161,15 @@ class DataplaneConfig:
 
     `pods`: who is a pod, and so is not masqueraded; None: nobody can be told, and nothing is masqueraded but hairpin
     and external traffic, as kube-proxy without --cluster-cidr. `node_port_addresses`: None means the mode's default.
-    `service_cidrs`: what is sent to an address in them that no Service has is dropped. `connections`: what a switch
-    does with connections that IPVS holds.
+    `localhost_node_ports`: in nftables mode TCP NodePorts answer on loopback too. `service_cidrs`: what is sent to an
+    address in them that no Service has is dropped. `connections`: what a switch does with connections that IPVS holds.
     """
 
     pods: PodNetworks | PodInterface | None = None
     masquerade_all: bool = False
     masquerade_bit: int = 14
     node_port_addresses: tuple[Network, ...] | None = None
+    localhost_node_ports: bool = False
     node_ips: tuple[bytes, ...] = ()
     service_cidrs: tuple[Network, ...] = ()
     ipvs_scheduler: str = "rr"
