@@ -92,7 +92,8 @@ class ServicePort:
     (the short-circuit of k8s.io/kubernetes pkg/proxy). `source_ranges`: who may use the load-balancer addresses; empty:
     everybody. `affinity_seconds`: a client stays with its endpoint until that long after its last connection; None: no
     affinity.
-    `hairpin`: addresses of its endpoints that may be on this node, and so may reach themselves.
+    `hairpin`: addresses of its endpoints that may reach themselves through this node: those that are on it or may be,
+    and all where clients in the cluster are short-circuited.
     """
 
     name: ServicePortName

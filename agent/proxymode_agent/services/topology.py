@@ -37,12 +37,13 @@ def usable(groups: Mapping[Placement, Collection[Endpoint]], *, cluster: bool, l
     for_cluster = (_preferred(ready, zone) or draining) if cluster else []
     for_local = (_here(ready) or _here(draining)) if local else []
     chosen = dict.fromkeys((*for_cluster, *for_local))
-    at_home = [placement for placement in chosen if placement.place is not Place.ELSEWHERE]
+    # Where both policies are used, pods of other nodes can come here from outside and be short-circuited to themselves.
+    reach_themselves = [one for one in chosen if (cluster and local) or one.place is not Place.ELSEWHERE]
     return Usable(
         cluster=_sorted(groups, for_cluster),
         local=_sorted(groups, for_local),
         elsewhere=bool(groups) and not chosen,
-        hairpin=tuple(sorted({endpoint.address for placement in at_home for endpoint in groups[placement]})),
+        hairpin=tuple(sorted({endpoint.address for placement in reach_themselves for endpoint in groups[placement]})),
     )
 
 
