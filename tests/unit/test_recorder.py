@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from fake_api import fake_api, status
+from fake_api import fake_api, listed, status
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
@@ -31,7 +31,7 @@ DEADLINE = 20.0
 
 
 async def found(_: web.Request) -> web.Response:
-    return web.json_response({"metadata": {"name": "web", "namespace": "shop", "uid": "uid-1"}})
+    return web.json_response({"items": [{"metadata": {"name": "web", "namespace": "shop", "uid": "uid-1"}}]})
 
 
 class Posted:
@@ -89,7 +89,7 @@ async def test_a_warning_becomes_an_event_about_the_object_that_is_there() -> No
 
 
 async def test_an_object_that_is_gone_needs_no_event() -> None:
-    async with recording(status(404, "NotFound")) as (recorder, metrics):
+    async with recording(listed(7)) as (recorder, metrics):
         recorder.warn(BAD)
         await until(metrics, "dropped", 1)
 

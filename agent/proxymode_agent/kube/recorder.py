@@ -32,8 +32,8 @@ _NOTE_MAXIMUM: Final = 1024
 """Characters (k8s.io/kubernetes/pkg/apis/core/validation/events.go)."""
 
 _APIS: Final = {
-    "Service": ("v1", "/api/v1/namespaces/{}/services/{}"),
-    "EndpointSlice": ("discovery.k8s.io/v1", "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices/{}"),
+    "Service": ("v1", "/api/v1/namespaces/{}/services"),
+    "EndpointSlice": ("discovery.k8s.io/v1", "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices"),
 }
 
 
@@ -102,15 +102,15 @@ class Recorder:
     async def _post(self, warning: ObjectWarning) -> bool:
         """Whether there still is an object to warn about. Raises ApiError."""
         api_version, path = _APIS[warning.kind]
-        try:
-            found = await self._client.get(path.format(*warning.key))
-        except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
+        # A list of one: the agent may list and watch these, and so needs no right to get them.
+        found = await self._client.get(
+            path.format(warning.key.namespace), params={"fieldSelector": f"metadata.name={warning.key.name}"}
+        )
+        if not found["items"]:
+            return False
         await self._client.create(
             f"/apis/events.k8s.io/v1/namespaces/{warning.key.namespace}/events",
-            event(warning, api_version, found["metadata"]["uid"], self._node_name, datetime.now(UTC)),
+            event(warning, api_version, found["items"][0]["metadata"]["uid"], self._node_name, datetime.now(UTC)),
         )
         return True
 
