@@ -28,9 +28,10 @@ $(STAMP): pyproject.toml requirements/dev.lock tools/system-packages.txt
 	@touch $@
 
 .PHONY: beds
-beds: install ## download and build the test beds into the cache (kernel, API server)
+beds: install ## download and build the test beds into the cache (kernel, API server, newest nft)
 	@$(BIN)/python -m proxymode_testbeds.apiserver build
 	@$(BIN)/python -m proxymode_testbeds.vm build
+	@$(BIN)/python -m proxymode_testbeds.nft
 
 .PHONY: demo
 demo: install ## the main job: a staged rollout on real kernels with traffic flowing, and the way back
@@ -54,7 +55,7 @@ test-unit: install ## pure functions; seconds, no root
 
 .PHONY: test-host
 test-host: install ## API surface and this host's kernel (root)
-	@$(BIN)/pytest tests/api tests/kernel $(PYTEST_ARGS)
+	@$(BIN)/pytest tests/api tests/kernel tests/packets $(PYTEST_ARGS)
 
 .PHONY: test-vm
 test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
@@ -62,7 +63,7 @@ test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
 
 .PHONY: test-vm-nftables
 test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside the VM; slow, not part of `make test`
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/kernel $(PYTEST_ARGS)
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/kernel tests/packets $(PYTEST_ARGS)
 
 .PHONY: test-e2e
 test-e2e: install ## all parts together, as the demo puts them together
@@ -73,8 +74,9 @@ bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a 
 	@$(BIN)/python -m proxymode_benchmarks.sync $(CASES)
 
 .PHONY: generate
-generate: install ## CRDs and policies from the models, formatted code
+generate: install ## CRDs and policies from the models, docs/behaviour.md from the packet tables, formatted code
 	@$(BIN)/python -m proxymode_api.crdgen
+	@$(BIN)/python tests/packets/packet_behaviour.py
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

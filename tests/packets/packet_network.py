@@ -24,6 +24,8 @@ from proxymode_testbeds.topology import ClientSpec, Topology, build, make_fleet
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from proxymode_testbeds.topology import NodeSpec, PodSpec
+
 PODS: Final = {
     **{f"local{n}": f"node1-pod{n}" for n in range(1, 5)},
     "pod": "node1-pod5",
@@ -67,11 +69,13 @@ def network() -> Iterator[Topology]:
     clients = tuple(ClientSpec(client.name, client.addresses, "node1") for client in fleet.clients)
     cidrs = tuple(map(ipaddress.ip_network, SERVICE_CIDRS + _OUTSIDE))
     with build(dataclasses.replace(fleet, clients=clients, service_cidrs=cidrs)) as topology:
-        balancer = dict(zip(_PRIMARY, map(str, fleet.clients[2].addresses), strict=True))
+        balancer = _addresses(fleet.clients[2])
         _ip(topology, "node1", [f"address add {SECOND['IPv4']}/24 dev eth0"])
         # Deprecated (RFC 4862), so that the kernel does not choose it for masquerading.
         _ip(topology, "node1", [f"address add {SECOND['IPv6']}/64 dev eth0 nodad preferred_lft 0"])
-        _ip(topology, "node1", [f"address add {address} dev lo" for address in _ON_THE_NODE.values()])
+        for family, address in _ON_THE_NODE.items():
+            suffix = " nodad preferred_lft 0" if family == "IPv6" else ""
+            _ip(topology, "node1", [f"address add {address} dev eth0{suffix}"])
         _ip(topology, "node1", [f"route add {cidr} via {balancer[_family(str(cidr))]}" for cidr in cidrs])
         _ip(topology, "client3", [f"route replace local {cidr} dev lo" for cidr in cidrs])
         topology.run("client3", ["nft", "-f", "-"], input=_NEVER_REFUSES)
@@ -87,14 +91,17 @@ def network() -> Iterator[Topology]:
 
 
 def places(topology: Topology) -> dict[str, Place]:
-    """The pods by their names in the table."""
-    found = {}
+    """What can be an endpoint, by its name in the table: pods, the node itself (a pod on the host's network), and the
+    balancer (an endpoint outside of the cluster)."""
+    found = {
+        "node": Place("node1", _PRIMARY),
+        "balancer": Place(None, _addresses(topology.fleet.clients[2])),
+    }
     for node in topology.fleet.nodes:
         by_name = {pod.name: pod for pod in node.pods}
         for name, of_fleet in PODS.items():
             if of_fleet in by_name:
-                addresses = {f"IPv{address.version}": str(address) for address in by_name[of_fleet].addresses}
-                found[name] = Place(node.name, addresses)
+                found[name] = Place(node.name, _addresses(by_name[of_fleet]))
     return found
 
 
@@ -104,9 +111,9 @@ class Names:
 
     def __init__(self, topology: Topology, family: str) -> None:
         self.family = family
-        self._pods = {name: place.addresses[family] for name, place in places(topology).items()}
+        self._pods = {name: places(topology)[name].addresses[family] for name in PODS}
         self._machines = {
-            name: next(str(address) for address in part.addresses if f"IPv{address.version}" == family)
+            name: _addresses(part)[family]
             for name, of_fleet in MACHINES.items()
             for part in topology.fleet.parts()
             if part.name == of_fleet
@@ -165,6 +172,10 @@ class Names:
         if len(of_family) < number:
             raise TableError(f"{name!r}: has no such {self.family} address")
         return of_family[number - 1]
+
+
+def _addresses(part: NodeSpec | PodSpec | ClientSpec) -> dict[str, str]:
+    return {f"IPv{address.version}": str(address) for address in part.addresses}
 
 
 def _primary(text: str) -> str:

@@ -18,9 +18,9 @@ NAMESPACE: Final = "default"
 
 
 class Place(NamedTuple):
-    """Where a pod is: its node, and its address by family."""
+    """Where an endpoint is: its node if it has one, and its address by family."""
 
-    node: str
+    node: str | None
     addresses: Mapping[str, str]
 
 

@@ -180,6 +180,18 @@ def read(files: Sequence[Path]) -> tuple[Case, ...]:
     return tuple(cases.values())
 
 
+def flow_lines(flows: Mapping[Flow, Outcome]) -> list[str]:
+    """The flows as lines that can be read again, protocols of one line together, aligned."""
+    grouped: dict[tuple[str, str, int, str], list[str]] = {}
+    for flow, outcome in flows.items():
+        grouped.setdefault((flow.source, flow.address, flow.port, str(outcome)), []).append(flow.protocol)
+    left = []
+    for (source, address, port, _), protocols in grouped.items():
+        left.append(f"{source} -> {address}:{port}" + ("" if protocols == ["tcp"] else f"/{','.join(protocols)}"))
+    width = max(map(len, left))
+    return [f"{text:{width}} = {outcome}" for text, (*_, outcome) in zip(left, grouped, strict=True)]
+
+
 def with_differences(cases: Sequence[Case], differences: Sequence[Mapping[str, str]]) -> tuple[Case, ...]:
     """The cases for another dataplane: each difference names a case, a flow line with the outcome that this dataplane
     has, and the reason. Raises TableError for one that names nothing or is none."""
@@ -205,8 +217,8 @@ def _case(entry: Mapping[str, Any], others: Mapping[str, Case]) -> Case:
     unknown = entry.keys() - {"case", "published", "families", "options", "services", "flows", "then", "like"}
     if unknown:
         raise TableError(f"{title!r}: unknown {', '.join(sorted(unknown))}")
-    if not entry.get("published"):
-        raise TableError(f"{title!r}: where is this published?")
+    if not entry.get("published") or not all(isinstance(source, str) for source in entry["published"]):
+        raise TableError(f"{title!r}: `published` must be a list of texts that say where this is written down")
     try:
         options = Options(**{_snake(name): _tuple(value) for name, value in entry.get("options", {}).items()})
     except TypeError as error:

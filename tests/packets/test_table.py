@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from packet_behaviour import DOCUMENT, render
 from packet_cases import DIFFERENCES, cases
 from packet_table import (
     Answered,
@@ -48,6 +49,10 @@ def write(folder: Path, flow: str, title: str = "one", more: str = "") -> list[P
 def test_the_table_has_its_size(mode: str) -> None:
     table = cases(mode)
     assert sum(len(step.flows) for case in table for step in case.steps) >= 300
+
+
+def test_the_document_says_what_the_table_says() -> None:
+    assert DOCUMENT.read_text() == render(), f"{DOCUMENT} is stale: run `make generate`"
 
 
 def test_every_difference_of_a_mode_is_one() -> None:
