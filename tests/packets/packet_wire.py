@@ -94,8 +94,9 @@ class Wire:
             for flow in active:
                 if flow.socket is None:
                     self._try(flow)
-            timeout = max(0.0, min((flow.deadline for flow in active), default=0.0) - time.monotonic())
-            for key, events in self._selector.select(timeout):
+            # A try that failed at once has no socket to wait for, and is to be judged at once.
+            until = min(flow.deadline if flow.socket is not None else 0.0 for flow in active)
+            for key, events in self._selector.select(max(0.0, until - time.monotonic())):
                 key.data(events)
             now = time.monotonic()
             for flow in active:
