@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxymode_agent.node.events import EventType, NodeEvent, deprecation_event, event_object, transitions
+from proxymode_agent.kube.events import EventType
+from proxymode_agent.node.events import NodeEvent, deprecation_event, transitions
 from proxymode_api.common import Condition, ConditionStatus
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import (
@@ -128,11 +129,3 @@ def test_deprecation_is_told_once_a_day_as_upstream_does() -> None:
     assert deprecation_event(deprecated, today - timedelta(days=1), today) == event
     assert deprecation_event(deprecated, today, today) is None
     assert deprecation_event(status(), None, today) is None
-
-
-def test_an_event_is_about_the_node_and_fits_the_api() -> None:
-    event = NodeEvent(EventType.NORMAL, "SwitchStarted", "SwitchMode", "n" * 2000)
-    body = event_object(event, "node-a", "uid-1", NOW)
-    assert body["regarding"] == {"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": "uid-1"}
-    assert body["eventTime"] == "2026-11-21T12:00:00.000000Z"
-    assert len(body["note"]) == 1024

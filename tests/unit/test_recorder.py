@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -15,7 +14,7 @@ from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.objects import ObjectKey
-from proxymode_agent.kube.recorder import BURST, ObjectWarning, Recorder, event
+from proxymode_agent.kube.recorder import BURST, ObjectWarning, Recorder
 from proxymode_agent.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -121,9 +120,3 @@ async def test_the_budget_grows_again() -> None:
         for _ in range(BURST + 5):
             recorder.warn(BAD)
         await until(metrics, "success", BURST + 5)
-
-
-def test_a_long_note_is_cut_to_what_the_api_takes() -> None:
-    body = event(BAD._replace(note="x" * 5000), "v1", "uid", "node-a", datetime(2026, 1, 1, tzinfo=UTC))
-    assert len(body["note"]) == 1024
-    assert body["eventTime"] == "2026-01-01T00:00:00.000000Z"

@@ -56,7 +56,7 @@ def local_addresses() -> set[bytes]:
 
 class HealthCheckServers:
     """`run` in a task. `healthy`: whether this node's Service dataplane is fit for traffic; `warn`: hears of ports that
-    cannot be had."""
+    cannot be had. An address that the node gets later is listened on after the next change of configuration."""
 
     def __init__(
         self,
@@ -118,7 +118,8 @@ class HealthCheckServers:
             local = await asyncio.to_thread(self._local)
         except OSError as error:
             log.warning("the node's addresses cannot be read", extra={"error": str(error)})
-            local = ()
+            self._hosts = EVERYWHERE
+            return
         self._hosts = hosts(wanted.mode, wanted.config, local)
         self._resolved = (wanted.mode, wanted.config)
 

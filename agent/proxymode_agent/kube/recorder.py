@@ -11,9 +11,10 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.events import EventType, Regarding, event_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,6 @@ BURST: Final = 25
 REFILL_SECONDS: Final = 10.0
 """A burst of so many Events, then one in so many seconds."""
 _QUEUE: Final = 100
-_NOTE_MAXIMUM: Final = 1024
-"""Characters (k8s.io/kubernetes/pkg/apis/core/validation/events.go)."""
 
 _APIS: Final = {
     "Service": ("v1", "/api/v1/namespaces/{}/services"),
@@ -108,33 +107,15 @@ class Recorder:
         )
         if not found["items"]:
             return False
-        await self._client.create(
-            f"/apis/events.k8s.io/v1/namespaces/{warning.key.namespace}/events",
-            event(warning, api_version, found["items"][0]["metadata"]["uid"], self._node_name, datetime.now(UTC)),
+        about = Regarding(api_version, warning.kind, *warning.key, uid=found["items"][0]["metadata"]["uid"])
+        body = event_object(
+            about,
+            EventType.WARNING,
+            warning.reason,
+            warning.action,
+            f"node {self._node_name}: {warning.note}",
+            node=self._node_name,
+            now=datetime.now(UTC),
         )
+        await self._client.create(about.events_path, body)
         return True
-
-
-def event(warning: ObjectWarning, api_version: str, uid: str, node: str, now: datetime) -> dict[str, Any]:
-    """The Event as events.k8s.io/v1 wants it. It needs the object's uid: `kubectl describe` looks for that."""
-    namespace, name = warning.key
-    note = f"node {node}: {warning.note}"
-    return {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{name}.", "namespace": namespace},
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "type": "Warning",
-        "reason": warning.reason,
-        "action": warning.action,
-        "note": note if len(note) <= _NOTE_MAXIMUM else f"{note[: _NOTE_MAXIMUM - 1]}…",
-        "regarding": {
-            "apiVersion": api_version,
-            "kind": warning.kind,
-            "namespace": namespace,
-            "name": name,
-            "uid": uid,
-        },
-        "reportingController": "proxymode.io/agent",
-        "reportingInstance": f"proxymode-agent-{node}"[:128],
-    }

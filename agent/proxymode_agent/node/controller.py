@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import ValidationError
 
 from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.events import Regarding, event_object
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced
 from proxymode_agent.metrics import agent_version
 from proxymode_agent.node import events, memory
@@ -255,8 +256,10 @@ class NodeController:
         node = self._node.value.node
         if node is None:
             return False
+        about = Regarding("v1", "Node", "", self._name, node.metadata.uid)
+        body = event_object(about, event.type, event.reason, event.action, event.note, node=self._name, now=now)
         try:
-            await self._kube.create(events.PATH, events.event_object(event, self._name, node.metadata.uid, now))
+            await self._kube.create(about.events_path, body)
         except ApiError as error:
             log.warning("event cannot be posted", extra={"reason": event.reason, "error": str(error)})
             return False

@@ -1,4 +1,4 @@
-"""Events about a node: which are due is pure, posting them is one request each.
+"""Events about a node: which are due. Pure; posting them is one request each, elsewhere.
 
 They follow from two statuses one after the other, so a restarted agent, which reads the status that it wrote before,
 repeats nothing. The deprecation Event has upstream's reason and action, so that alerts on kube-proxy's see ours; it is
@@ -8,29 +8,17 @@ posted once a day. Posting is best effort: an Event that cannot be posted is log
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from proxymode_agent.kube.events import EventType
 from proxymode_agent.node.conditions import DEPRECATED_MODE, DRIFTED, blockers
 from proxymode_api.common import ConditionStatus
 from proxymode_api.nodeproxymode import NodeProxyModeStatus, Phase, SwitchOutcome
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from datetime import date
 
     from proxymode_api.nodeproxymode import LastSwitch
-
-REPORTING_CONTROLLER = "proxymode.io/agent"
-NAMESPACE = "default"
-"""Where Events about cluster-scoped objects go (client-go's recorder does the same)."""
-PATH = f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events"
-NOTE_MAXIMUM = 1024
-"""Characters (k8s.io/kubernetes/pkg/apis/core/validation/events.go)."""
-
-
-class EventType(StrEnum):
-    NORMAL = "Normal"
-    WARNING = "Warning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +62,6 @@ def deprecation_event(status: NodeProxyModeStatus, posted: date | None, today: d
         if condition.type == DEPRECATED_MODE and condition.status is ConditionStatus.TRUE:
             return NodeEvent(EventType.WARNING, "IPVSDeprecation", "ProxyModeCheck", condition.message)
     return None
-
-
-def event_object(event: NodeEvent, node: str, node_uid: str, now: datetime) -> dict[str, Any]:
-    """The Event as events.k8s.io/v1 wants it."""
-    return {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{node}.", "namespace": NAMESPACE},
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "type": event.type.value,
-        "reason": event.reason,
-        "action": event.action,
-        "note": event.note if len(event.note) <= NOTE_MAXIMUM else f"{event.note[: NOTE_MAXIMUM - 1]}…",
-        "regarding": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node_uid},
-        "reportingController": REPORTING_CONTROLLER,
-        "reportingInstance": f"proxymode-agent-{node}"[:128],
-    }
 
 
 def _ended(switch: LastSwitch) -> NodeEvent:
