@@ -59,7 +59,7 @@ def tree(view: FleetView, rollout: RolloutView) -> RenderableType:
     told: dict[str, list[NodeView]] = {}
     untold: list[NodeView] = []
     for node in rollout.nodes:
-        if rollout.told(node):
+        if rollout.told(node) and node.stage:
             told.setdefault(node.stage, []).append(node)
         elif node.state is not NodeState.UPDATED:
             untold.append(node)

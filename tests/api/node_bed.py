@@ -11,6 +11,7 @@ import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxymode_agent.cell import Cell
@@ -27,12 +28,11 @@ from proxymode_api.nodeproxymode import NodeProxyMode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from proxymode_agent.services.model import DataplaneConfig
     from proxymode_testbeds.apiserver import ApiServer
 
-AGENT = "system:serviceaccount:proxymode-system:proxymode-agent"
+RBAC = Path(__file__).parents[2] / "manifests/base/agent/rbac.yaml"
 DEADLINE_SECONDS = 30.0
 HEALTHY = Facts(kernel="6.1.0-41-amd64", architecture="x86_64", conntrack_count=0, sysctls={"net.ipv4.ip_forward": 1})
 TOO_OLD = replace(HEALTHY, kernel="5.10.0-34-amd64")
@@ -156,9 +156,9 @@ class NodeBed:
     @asynccontextmanager
     async def agent(self) -> AsyncIterator[None]:
         """The controller at work, with the rights of this node's agent; restarted by entering again."""
-        node_name = {"authentication.kubernetes.io/node-name": [self.name]}
-        self.api.add_token(AGENT, ["system:serviceaccounts"], node_name, holder=self.name)
-        async with KubeClient(config.load(self.api.kubeconfig(self.name))) as client:
+        await self.api.kubectl("apply", f"--filename={RBAC}")
+        holder = self.api.add_service_account("proxymode-system", "proxymode-agent", node=self.name)
+        async with KubeClient(config.load(self.api.kubeconfig(holder))) as client:
             node = OwnNode(client, self.name)
             controller = NodeController(
                 self.name,

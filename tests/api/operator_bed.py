@@ -254,12 +254,12 @@ def _node_status(*, ready: bool) -> Json:
 
 @asynccontextmanager
 async def operator(api: ApiServer, log: Path, health_port: int | None = None) -> AsyncIterator[ServerProcess]:
-    """One operator process, with a Lease that runs out sooner than in production."""
+    """One operator process, with its ServiceAccount's rights and a Lease that runs out sooner than in production."""
     command = [
         sys.executable,
         "-m",
         "proxymode_operator",
-        f"--kubeconfig={api.kubeconfig()}",
+        f"--kubeconfig={api.kubeconfig(api.add_service_account('proxymode-system', 'proxymode-operator'))}",
         "--namespace=proxymode-system",
         "--metrics-bind-address=",
         f"--healthz-bind-address={f'127.0.0.1:{health_port}' if health_port else ''}",
@@ -272,15 +272,14 @@ async def operator(api: ApiServer, log: Path, health_port: int | None = None) ->
 
 
 async def install(api: ApiServer) -> None:
-    """Our CRDs and our namespace."""
-    await api.kubectl("apply", f"--filename={Path(__file__).parents[2] / 'crds'}")
+    """What users install: CRDs, namespace, RBAC, policies, and a Deployment that nothing here runs."""
+    await api.kubectl("apply", f"--kustomize={Path(__file__).parents[2] / 'manifests'}")
     await api.served("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
-    await api.kubectl("create", "namespace", "proxymode-system")
 
 
 @asynccontextmanager
 async def server(folder: Path) -> AsyncIterator[ApiServer]:
-    """An API server with our CRDs and nothing else: another test's ProxyModes would select our nodes."""
+    """An API server with what users install and nothing else: another test's ProxyModes would select our nodes."""
     async with ApiServer.start(folder) as api:
         await install(api)
         yield api

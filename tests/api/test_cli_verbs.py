@@ -164,15 +164,16 @@ async def store(manifests: ApiServer) -> AsyncIterator[Store]:
 @pytest.fixture
 async def fleet(manifests: ApiServer, store: Store) -> AsyncIterator[ApiServer]:
     """Three nodes in the middle of a rollout: one over, one blocked, one waiting; a second stage waits for approval."""
-    spec = {"proxyMode": "fleet", "revision": 3, "targetMode": "nftables"}
-    statuses = (
-        node_status("nftables"),
-        node_status("ipvs", phase="Blocked", preflight=BLOCKED),
-        node_status("ipvs"),
+    told = {"proxyMode": "fleet", "revision": 3, "targetMode": "nftables", "stage": "canary"}
+    waiting = told | {"revision": 2, "stage": "all"}
+    nodes = (
+        (told, node_status("nftables")),
+        (waiting, node_status("ipvs", phase="Blocked", preflight=BLOCKED)),
+        (waiting, node_status("ipvs")),
     )
     try:
         await store.create(PROXY_MODES, PROXY_MODE, STATUS)
-        for name, status in zip(NODES, statuses, strict=True):
+        for name, (spec, status) in zip(NODES, nodes, strict=True):
             await store.create("/api/v1/nodes", {"metadata": {"name": name}})
             await store.create(
                 NODE_PROXY_MODES,
@@ -205,7 +206,7 @@ async def test_status(fleet: ApiServer) -> None:
 
 async def test_the_plugin_is_kubectls(fleet: ApiServer) -> None:
     ran = await fleet.kubectl("proxymode", "plan", "fleet")
-    assert re.search(r"cli-2 +– +ipvs +→ +nftables +Blocked +– +kernel-version", ran.stdout)
+    assert re.search(r"cli-2 +– +ipvs +→ +nftables +Blocked +all +kernel-version", ran.stdout)
 
 
 async def test_plan_names_blockers_with_remedies(fleet: ApiServer) -> None:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.api
 CRDS = Path(__file__).parents[2] / "crds"
 V1ALPHA1 = "proxymode.io/v1alpha1"
 COLUMNS = ["NAME", "MODE", "STAGE", "UPDATED", "READY", "SWITCHING", "BLOCKED", "STATUS", "AGE"]
-NODE_COLUMNS = ["NAME", "MODE", "DESIRED", "PHASE", "READY", "CONNECTIONS-KEPT", "LOST", "DEPRECATED", "AGE"]
+NODE_COLUMNS = ["NAME", "MODE", "DESIRED", "STAGE", "PHASE", "READY", "CONNECTIONS-KEPT", "LOST", "DEPRECATED", "AGE"]
 
 
 def text_of(kind: str, name: str, **body: Any) -> str:
@@ -84,6 +84,7 @@ async def test_defaults_are_filled_in_and_are_the_models(crds: ApiServer, fleet:
         "ipvs": {"scheduler": "rr", "strictARP": False},
         "nftables": {"masqueradeBit": 14},
         "masqueradeAll": False,
+        "localhostNodePorts": False,
         "detectLocal": {"mode": "ClusterCIDR"},
         "priority": 0,
         "rollout": {
@@ -143,9 +144,10 @@ async def test_columns(crds: ApiServer, fleet: str, node: str) -> None:
     await crds.kubectl(
         "patch", "nodeproxymode", node, "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}"
     )
+    await crds.kubectl("patch", "nodeproxymode", node, "--type=merge", '--patch={"spec":{"stage":"zone-b"}}')
     header, row = (await crds.kubectl("get", "nodeproxymode", node)).stdout.splitlines()
     assert header.split() == NODE_COLUMNS
-    assert row.split()[:-1] == f"{node} nftables ipvs Active True 1842 0 1.43".split()
+    assert row.split()[:-1] == f"{node} nftables ipvs zone-b Active True 1842 0 1.43".split()
 
 
 def condition(of: str) -> dict[str, str]:

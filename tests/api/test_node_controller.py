@@ -224,7 +224,7 @@ async def test_options_that_cannot_be_followed_leave_the_node_as_it_was_also_ove
     await bed.ask(mode="ipvs", masqueradeAll=True)
     async with bed.agent():
         await bed.until(lambda found: found.status.phase is Phase.ACTIVE)
-        await bed.ask_again(masqueradeAll=False, detectLocal={"mode": "BridgeInterface", "interface": "cni0"})
+        await bed.ask_again(masqueradeAll=False, detectLocal={"mode": "NodeCIDR"})
         found = await bed.until(lambda found: found.status.phase is Phase.FAILED)
         assert condition(found, "Degraded") == "True OptionsRefused"
         assert condition(found, "Ready") == "False OptionsRefused"

@@ -31,6 +31,7 @@ OPENAPI_PACKAGES = [
     "k8s.io/api/core/v1",
     "k8s.io/api/discovery/v1",
     "k8s.io/api/events/v1",
+    "k8s.io/api/networking/v1",
     "k8s.io/api/policy/v1",
     "k8s.io/api/rbac/v1",
     "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1",

@@ -23,7 +23,7 @@ import yaml
 from proxymode_testbeds import cache
 from proxymode_testbeds.polling import eventually
 
-from . import build
+from . import audit, build
 from .processes import ServerProcess, free_port, running
 from .tokens import TokenReviewWebhook, Tokens
 
@@ -34,6 +34,7 @@ ADMIN = "admin"
 START_DEADLINE_SECONDS = 90.0
 # A qemu guest with user networking finds the host's loopback interface there.
 GUEST_VIEW_OF_HOST = "10.0.2.2"
+NODE_NAME = "authentication.kubernetes.io/node-name"
 
 
 class StartError(Exception):
@@ -89,6 +90,7 @@ class ApiServer:
         url = f"https://{'127.0.0.1' if bind_address == '0.0.0.0' else bind_address}:{port}"
         async with AsyncExitStack() as stack:
             etcd = await stack.enter_async_context(running(_etcd_command(assets), folder / "etcd.log"))
+            (folder / "audit-policy.yaml").write_text(audit.POLICY)
             command = [str(assets / "kube-apiserver"), *_common_flags(folder, bind_address, port)]
             if configured:
                 webhook = stack.enter_context(TokenReviewWebhook(tokens))
@@ -118,6 +120,21 @@ class ApiServer:
         `authentication.kubernetes.io/node-name`.
         """
         return self._tokens.add(name, groups, extra, holder=holder)
+
+    def add_service_account(self, namespace: str, name: str, *, node: str | None = None) -> str:
+        """Add a token as a Pod with this ServiceAccount has it, on this node if one is named; return its holder.
+
+        What the ServiceAccount may do is for Roles and bindings to say; the object itself need not exist.
+        """
+        user = f"system:serviceaccount:{namespace}:{name}"
+        holder = user if node is None else f"{user} on {node}"
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
+        self._tokens.add(user, groups, {NODE_NAME: [node]} if node is not None else None, holder=holder)
+        return holder
+
+    def requests(self) -> list[audit.Request]:
+        """What ServiceAccounts have asked for so far, refused requests included."""
+        return audit.read(self.folder / "audit.log")
 
     def kubeconfig(self, user: str = ADMIN, server: str | None = None) -> Path:
         """Write a kubeconfig file for a user and return its path.
@@ -238,6 +255,8 @@ def _common_flags(folder: Path, bind_address: str, port: int) -> list[str]:
         f"--bind-address={bind_address}",
         f"--secure-port={port}",
         f"--cert-dir={folder}",
+        f"--audit-policy-file={folder / 'audit-policy.yaml'}",
+        f"--audit-log-path={folder / 'audit.log'}",
     ]
 
 

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	extensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -49,6 +50,7 @@ var kinds = []*kind{
 	{version: appsv1.SchemeGroupVersion, resource: "deployments", shortNames: []string{"deploy"}, object: &appsv1.Deployment{}, list: &appsv1.DeploymentList{}, namespaced: true, generation: true},
 	{version: coordinationv1.SchemeGroupVersion, resource: "leases", object: &coordinationv1.Lease{}, list: &coordinationv1.LeaseList{}, namespaced: true},
 	{version: discoveryv1.SchemeGroupVersion, resource: "endpointslices", object: &discoveryv1.EndpointSlice{}, list: &discoveryv1.EndpointSliceList{}, namespaced: true, generation: true},
+	{version: networkingv1.SchemeGroupVersion, resource: "servicecidrs", object: &networkingv1.ServiceCIDR{}, list: &networkingv1.ServiceCIDRList{}},
 	{version: policyv1.SchemeGroupVersion, resource: "poddisruptionbudgets", shortNames: []string{"pdb"}, object: &policyv1.PodDisruptionBudget{}, list: &policyv1.PodDisruptionBudgetList{}, namespaced: true, generation: true},
 	{version: rbacv1.SchemeGroupVersion, resource: "clusterroles", object: &rbacv1.ClusterRole{}, list: &rbacv1.ClusterRoleList{}},
 	{version: rbacv1.SchemeGroupVersion, resource: "clusterrolebindings", object: &rbacv1.ClusterRoleBinding{}, list: &rbacv1.ClusterRoleBindingList{}},

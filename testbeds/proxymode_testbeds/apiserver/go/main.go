@@ -3,8 +3,8 @@
 // It is put together from the same libraries as kube-apiserver (k8s.io/apiserver, k8s.io/apiextensions-apiserver), so
 // schemas, CEL, server-side apply, watches, status subresources, tables, discovery and OpenAPI are the real thing.
 // What lives in k8s.io/kubernetes itself, which is not a library, is missing: validation and most defaults of core
-// kinds, the RBAC authorizer (everybody who has a token may do everything), TokenRequest, allocation of cluster IPs,
-// and every controller: nothing collects garbage, deleting a Namespace leaves what was in it.
+// kinds, TokenRequest, allocation of cluster IPs, and every controller: nothing collects garbage, deleting a Namespace
+// leaves what was in it. The RBAC authorizer is written anew in rbac.go.
 package main
 
 import (
@@ -27,6 +27,8 @@ func main() {
 	flag.IntVar(&options.port, "secure-port", 6443, "port to listen on, HTTPS only")
 	flag.StringVar(&options.certDir, "cert-dir", "", "folder for apiserver.crt and apiserver.key, made if missing")
 	flag.StringVar(&options.tokenFile, "token-file", "", "JSON file {token: {name, uid, groups, extra}}, read again whenever it changes")
+	flag.StringVar(&options.auditPolicy, "audit-policy-file", "", "what to write to the audit log (audit.k8s.io/v1 Policy)")
+	flag.StringVar(&options.auditLog, "audit-log-path", "", "file of the audit log, one JSON object a line")
 	flag.StringVar(&options.kubeVersion, "kube-version", kubeVersion, "what /version answers, such as v1.39.0; changes nothing else")
 	klog.InitFlags(nil)
 	flag.Parse()

@@ -20,7 +20,9 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
+	authorizerunion "k8s.io/apiserver/pkg/authorization/union"
 	openapinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -46,6 +48,8 @@ type serverOptions struct {
 	port        int
 	certDir     string
 	tokenFile   string
+	auditPolicy string
+	auditLog    string
 	kubeVersion string
 }
 
@@ -57,7 +61,7 @@ func run(ctx context.Context, options serverOptions) error {
 	if err != nil {
 		return err
 	}
-	client, err := addAdmission(config, recommended)
+	client, err := addAuthorization(config, recommended)
 	if err != nil {
 		return err
 	}
@@ -82,6 +86,9 @@ func run(ctx context.Context, options serverOptions) error {
 	server.AddPostStartHookOrDie("namespaces", func(hook genericapiserver.PostStartHookContext) error {
 		return createNamespaces(hook, client, "default", "kube-system")
 	})
+	server.AddPostStartHookOrDie("discovery-role", func(hook genericapiserver.PostStartHookContext) error {
+		return createDiscoveryRole(hook, client)
+	})
 	return server.PrepareRun().RunWithContext(ctx)
 }
 
@@ -92,6 +99,8 @@ func newConfig(options serverOptions, extension *extoptions.CustomResourceDefini
 	recommended.SecureServing.BindPort = options.port
 	recommended.SecureServing.ServerCert.CertDirectory = options.certDir
 	recommended.SecureServing.ServerCert.PairName = "apiserver"
+	recommended.Audit.PolicyFile = options.auditPolicy
+	recommended.Audit.LogOptions.Path = options.auditLog
 	// These delegate to another API server, or need one to run on; this one is alone.
 	recommended.Authentication = nil
 	recommended.Authorization = nil
@@ -123,7 +132,6 @@ func newConfig(options serverOptions, extension *extoptions.CustomResourceDefini
 	}
 	config.EffectiveVersion = pretendedVersion{utilcompatibility.DefaultBuildEffectiveVersion(), pretended}
 	config.Authentication.Authenticator = group.NewAuthenticatedGroupAdder(bearertoken.New(&tokenFile{path: options.tokenFile}))
-	config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
 
 	definitions := openapi.GetOpenAPIDefinitionsWithoutDisabledFeatures(generated.GetOpenAPIDefinitions)
 	namer := openapinamer.NewDefinitionNamer(scheme, apiserver.Scheme)
@@ -134,8 +142,8 @@ func newConfig(options serverOptions, extension *extoptions.CustomResourceDefini
 	return config, nil
 }
 
-// addAdmission sets up namespace lifecycle and ValidatingAdmissionPolicy, on a client of this very server.
-func addAdmission(config *genericapiserver.RecommendedConfig, recommended *genericoptions.RecommendedOptions) (kubernetes.Interface, error) {
+// addAuthorization sets up RBAC, namespace lifecycle and ValidatingAdmissionPolicy, on a client of this very server.
+func addAuthorization(config *genericapiserver.RecommendedConfig, recommended *genericoptions.RecommendedOptions) (kubernetes.Interface, error) {
 	client, err := kubernetes.NewForConfig(config.LoopbackClientConfig)
 	if err != nil {
 		return nil, err
@@ -145,6 +153,10 @@ func addAdmission(config *genericapiserver.RecommendedConfig, recommended *gener
 		return nil, err
 	}
 	config.SharedInformerFactory = informers.NewSharedInformerFactory(client, 10*time.Minute)
+	config.Authorization.Authorizer = authorizerunion.New(
+		authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup), // tests' administrators, and this server itself
+		newRBACAuthorizer(config.SharedInformerFactory),
+	)
 	admission := genericoptions.NewAdmissionOptions()
 	// Their configuration kinds are not served here, and their informers would wait for them for ever.
 	admission.DisablePlugins = []string{"MutatingAdmissionPolicy", "MutatingAdmissionWebhook", "ValidatingAdmissionWebhook"}
