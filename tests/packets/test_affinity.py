@@ -6,6 +6,7 @@ what they drew before happens by chance once in 4 thousand million times.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 SERVICES: Final = 16
 PODS: Final = ("local1", "local2", "remote1", "remote2")
-TIMEOUT_SECONDS: Final = 2
 LONG_SECONDS: Final = 600
+ATTEMPTS: Final = 5
 
 Chosen = dict[tuple[str, str], Server]
 
@@ -71,6 +72,16 @@ class Client(NamedTuple):
         return chosen
 
 
+def a_timeout(node: NodeUnderTest, client: Client) -> int:
+    """As short as this machine can keep affinity up by asking everything in turn; in seconds."""
+    wanted = services(LONG_SECONDS)
+    node.program(wanted)
+    began = time.monotonic()
+    client.choices(wanted)
+    node.program({})
+    return max(2, math.ceil(8 * (time.monotonic() - began)))
+
+
 @pytest.fixture
 def client(topology: Topology, wire: Wire) -> Client:
     return Client(wire, tuple(Names(topology, family) for family in FAMILIES))
@@ -84,24 +95,30 @@ def node(topology: Topology, factory: DataplaneFactory) -> Iterator[NodeUnderTes
 
 
 def test_who_goes_on_asking_stays(node: NodeUnderTest, client: Client) -> None:
-    wanted = services(TIMEOUT_SECONDS)
+    seconds = a_timeout(node, client)
+    wanted = services(seconds)
     node.program(wanted)
-    first = asked = client.choices(wanted)
-    began = time.monotonic()
-    while time.monotonic() < began + 2 * TIMEOUT_SECONDS:
-        before = time.monotonic()
-        asked = client.choices(wanted)
-        if time.monotonic() - before > TIMEOUT_SECONDS / 2:  # a machine this slow lets affinity end
-            began, first = time.monotonic(), asked
-        assert asked == first
-    assert len(set(first.values())) > 1
+    for _ in range(ATTEMPTS):
+        first = client.choices(wanted)
+        began = before = time.monotonic()
+        while before < began + 2 * seconds:
+            again = client.choices(wanted)
+            asked, before = time.monotonic() - before, time.monotonic()
+            if asked > seconds / 2:
+                break  # somebody may have been silent for too long: of no worth, whatever the answers
+            assert again == first
+        else:
+            assert len(set(first.values())) > 1
+            return
+    pytest.fail(f"{ATTEMPTS} times this machine did not get all questions asked within {seconds / 2} s")
 
 
 def test_who_is_silent_for_longer_chooses_anew(node: NodeUnderTest, client: Client) -> None:
-    wanted = services(TIMEOUT_SECONDS)
+    seconds = a_timeout(node, client)
+    wanted = services(seconds)
     node.program(wanted)
     before = client.choices(wanted)
-    time.sleep(TIMEOUT_SECONDS + 1.0)  # the time under test itself
+    time.sleep(seconds + 1.0)  # the time under test itself
     after = client.choices(wanted)
     for family in FAMILIES:
         assert {key: server for key, server in after.items() if key[0] == family} != {
