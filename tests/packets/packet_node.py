@@ -61,17 +61,17 @@ class NodeUnderTest:
         self._objects = wanted
         update = self._tracker.take()
         self._state = update.state
-        return self._dataplane.sync(update.state, None if first else update.changed)
+        return self._topology.call(NODE, self._dataplane.sync, update.state, None if first else update.changed)
 
     def restart(self) -> SyncResult:
         """The agent ends and a new one starts: it reads the kernel back and writes what is not as it should be."""
         self._dataplane.close()
         self._dataplane = self._topology.call(NODE, self._make, self._config)
-        return self._dataplane.sync(self._state)
+        return self._topology.call(NODE, self._dataplane.sync, self._state)
 
     def close(self) -> None:
         """Takes everything away."""
-        self._dataplane.remove()
+        self._topology.call(NODE, self._dataplane.remove)
         self._dataplane.close()
 
 
