@@ -86,7 +86,7 @@ async def test_lists_then_watches_from_there() -> None:
     assert seen == ["ns/a=1", "ns/b=2", "synced 7", "ns/a=3", "ns/c=4", "-ns/b"]
     assert restarts == []
     (_, first), (_, second) = api.requests
-    assert first == {"limit": "500", "labelSelector": "!x", "fieldSelector": "metadata.name=a"}
+    assert first == {"resourceVersion": "0", "labelSelector": "!x", "fieldSelector": "metadata.name=a"}
     assert second.pop("timeoutSeconds").isdigit()
     assert second == {
         "watch": "1",
@@ -117,12 +117,12 @@ async def test_a_watch_that_ends_is_resumed_at_the_last_bookmark_without_a_list(
     )
     assert seen == ["synced 7", "ns/a=1", "ns/b=2"]
     assert restarts == [RestartReason.ENDED]
-    assert [query.get("resourceVersion") for _, query in api.requests] == [None, "7", "20"]
+    assert [query.get("resourceVersion") for _, query in api.requests] == ["0", "7", "20"]
 
 
 @pytest.mark.parametrize("too_old", [status(410, "Expired"), watched(expired(7))], ids=["answer", "event"])
 async def test_after_410_everything_is_listed_again_and_the_gaps_deletions_are_told(too_old: Answer) -> None:
-    seen, restarts, _ = await events(
+    seen, restarts, api = await events(
         listed(7, obj("kept", 1, value="1"), obj("gone", 2, value="2"), obj("changed", 3, value="3")),
         too_old,
         listed(90, obj("kept", 1, value="1"), obj("changed", 50, value="4"), obj("new", 60, value="5")),
@@ -131,18 +131,21 @@ async def test_after_410_everything_is_listed_again_and_the_gaps_deletions_are_t
     assert seen[:4] == ["ns/kept=1", "ns/gone=2", "ns/changed=3", "synced 7"]
     assert seen[4:] == ["ns/changed=4", "ns/new=5", "-ns/gone", "synced 90"]
     assert restarts == [RestartReason.EXPIRED]
+    assert api.requests[2][1] == {"limit": "500"}  # as etcd has it: the API server's memory may be older than the watch
 
 
 async def test_a_list_whose_continue_token_expires_is_taken_in_one_piece() -> None:
     seen, restarts, api = await events(
+        listed(5),
+        status(410, "Expired"),
         listed(7, obj("a", 1), obj("gone", 2), more="p2"),
         status(410, "Expired"),
         listed(9, obj("a", 1), obj("b", 8)),
         until=ends_with("synced 9"),
     )
-    assert seen == ["ns/a=", "ns/gone=", "ns/b=", "-ns/gone", "synced 9"]
-    assert restarts == [RestartReason.EXPIRED]
-    assert "limit" not in api.requests[2][1]
+    assert seen == ["synced 5", "ns/a=", "ns/gone=", "ns/b=", "-ns/gone", "synced 9"]
+    assert restarts == [RestartReason.EXPIRED, RestartReason.EXPIRED]
+    assert "limit" not in api.requests[4][1]
 
 
 async def test_429_is_obeyed() -> None:
@@ -176,7 +179,7 @@ async def test_a_passing_fault_of_a_watch_is_bridged_without_a_list(fault: Answe
     )
     assert seen == ["synced 7", "ns/a=1"]
     assert restarts == [reason]
-    assert [query.get("resourceVersion") for _, query in api.requests] == [None, "7", "7"]
+    assert [query.get("resourceVersion") for _, query in api.requests] == ["0", "7", "7"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """List a collection, watch it, and keep doing so: one endless stream of changes that misses nothing.
 
-Bookmarks keep the resourceVersion fresh, so that a watch that ends is resumed where it stopped. 410 means the server
-has forgotten that place: the collection is listed again and compared with what was known, so that deletions during
-the gap are emitted too. Failures are retried with capped exponential back-off and jitter, or after the Retry-After of
-a 429. It keeps (key, resourceVersion) of each object and nothing else: holding objects is the consumer's business.
+The first list is what the API server has in memory (resourceVersion 0), as client-go's reflectors ask for it: a
+thousand agents that start at once do not reach etcd; later lists are what etcd has. Bookmarks keep the resourceVersion
+fresh, so that a watch that ends is resumed where it stopped. 410 means the server has forgotten that place: the
+collection is listed again and compared with what was known, so that deletions during the gap are emitted too. Failures
+are retried with capped exponential back-off and jitter, or after the Retry-After of a 429. It keeps (key,
+resourceVersion) of each object and nothing else: holding objects is the consumer's business.
 """
 
 from __future__ import annotations
@@ -156,8 +158,13 @@ class ListWatch(Generic[T]):
     async def _list(self) -> AsyncIterator[Changed[T] | Deleted | Synced]:
         found: set[ObjectKey] = set()
         version = ""
-        async for page in self._client.pages(self._path, params=self._selectors, page_size=self._page_size):
-            for raw in page.items:
+        params, page_size = self._selectors, self._page_size
+        if not self._listed_at:
+            params, page_size = params | {"resourceVersion": "0"}, 0  # such a list comes whole, whatever the limit
+        async for page in self._client.pages(self._path, params=params, page_size=page_size):
+            for number, raw in enumerate(page.items, 1):
+                if not number % PAGE_SIZE:
+                    await asyncio.sleep(0)  # others may have their turn
                 key, item_version = _identity(raw)
                 found.add(key)
                 if self._known.get(key) != item_version:
