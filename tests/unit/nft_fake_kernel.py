@@ -40,11 +40,11 @@ class State:
 
 
 class FakeKernel:
-    """`sets` exist from the beginning, empty; `state` is the current generation, never changed once it is there."""
+    """`sets` and `chains` exist from the beginning; `state` is the current generation, never changed once it is there."""
 
-    def __init__(self, sets: tuple[Set, ...]) -> None:
+    def __init__(self, sets: tuple[Set, ...], chains: tuple[str, ...]) -> None:
         self._sets = {of.name: of for of in sets}
-        self.state = State({of.name: {} for of in sets})
+        self.state = State({of.name: {} for of in sets}, dict.fromkeys(chains, 0))
 
     def commit(self, transaction: Transaction) -> None:
         """Apply all of it or raise NfnetlinkError."""
@@ -83,13 +83,14 @@ class FakeKernel:
                     return errno.ENOENT
             return 0
         for key, data in parse_elements(of, memoryview(command.body)):
-            if of.data is Verdict and target(data) not in state.chains:
+            if of.data is Verdict and target(data) not in (None, *state.chains):
                 return errno.ENOENT
             if held.setdefault(key, data) != data:
                 return errno.EEXIST
         return 0
 
 
-def target(verdict: bytes) -> str:
-    """The chain in a verdict element's data."""
-    return to_text(fields(fields(verdict)[DataAttr.VERDICT])[VerdictAttr.CHAIN])
+def target(verdict: bytes) -> str | None:
+    """The chain in a verdict element's data; None if it leads to none."""
+    chain = fields(fields(verdict)[DataAttr.VERDICT]).get(VerdictAttr.CHAIN)
+    return None if chain is None else to_text(chain)
