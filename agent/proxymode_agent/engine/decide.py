@@ -1,7 +1,8 @@
 """What the engine does next, as a pure function of where things stand.
 
 All times are seconds of one monotonic clock. Pacing lives here too: a change is written at once when the dataplane
-has been idle, a burst in batches, so that syncs never take more than a tenth of the dataplane's time. A look for drift
+has been idle, a burst in batches, so that syncs never take more than a tenth of the dataplane's time, and there are at
+most fifty a second: what a sync costs beside its changes would be most of the agent's CPU time. A look for drift
 is cheap and takes no more than a twentieth; a read-back of the whole kernel state no more than a fiftieth, unless it is
 known to be needed: then half.
 """
@@ -17,6 +18,7 @@ from proxymode_api.modes import Mode, ObservedMode
 
 _OURS: Final = {ObservedMode.IPVS: Mode.IPVS, ObservedMode.NFTABLES: Mode.NFTABLES}
 _REST_PER_SYNC: Final = 9.0
+_REST_LEAST_SECONDS: Final = 0.02
 _REST_CAP_SECONDS: Final = 1.0
 _REST_PER_FULL_SYNC: Final = 49.0
 _REST_PER_REPAIR: Final = 1.0
@@ -115,7 +117,7 @@ def decide(situation: Situation) -> Action:
 
 def rest_after(duration: float) -> float:
     """How long changes are collected after a sync that took `duration` seconds."""
-    return min(_REST_CAP_SECONDS, _REST_PER_SYNC * duration)
+    return min(_REST_CAP_SECONDS, max(_REST_LEAST_SECONDS, _REST_PER_SYNC * duration))
 
 
 def rest_after_look(period: float, duration: float) -> float:
