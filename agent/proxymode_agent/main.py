@@ -162,15 +162,19 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             pace=Pace(sync_period=options.sync_period),
         )
 
+        def behind_seconds() -> float:
+            since = engine.behind_since
+            return 0.0 if since is None else time.monotonic() - since
+
         def health() -> Health:
-            behind = engine.behind_since
             return judge(
                 engine.snapshot(),
-                0.0 if behind is None else time.monotonic() - behind,
+                behind_seconds(),
                 node_eligible=node.view.value.eligible,
                 timeout=STUCK_SYNC_PERIODS * options.sync_period,
             )
 
+        metrics.behind.set_function(behind_seconds)
         async with asyncio.TaskGroup() as tasks:
             if options.healthz_address is not None:
                 tasks.create_task(serve("healthz", options.healthz_address, health_routes(health)))

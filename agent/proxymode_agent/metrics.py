@@ -1,4 +1,9 @@
-"""Every metric of the agent, in one place, named with its unit. Prefix: proxymode_agent_."""
+"""Every metric of the agent, in one place, named with its unit. Prefix: proxymode_agent_; kube-proxy's own names are in
+`metrics_kubeproxy`.
+
+Label values that are known beforehand are there from the start, with 0: a rate over what was never there has no first
+step, and an alert on the first failure would miss it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,16 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from proxymode_agent.dataplane.base import Finding
-from proxymode_api.modes import ObservedMode
+from proxymode_agent.metrics_kubeproxy import KubeProxyMetrics
+from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxymode_agent.dataplane.base import SyncResult
     from proxymode_agent.kube.listwatch import RestartReason
+    from proxymode_agent.switch.record import SwitchRecord
+    from proxymode_api.deprecation import Deprecation
 
 _PREFIX: Final = "proxymode_agent"
 _SYNC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -35,6 +43,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry: Final = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.kube_proxy: Final = KubeProxyMetrics(self.registry)
         self.sync_duration: Final = Histogram(
             f"{_PREFIX}_sync_duration_seconds",
             "Time to bring the kernel into agreement with Services; kind is full (kernel read back) or incremental.",
@@ -58,6 +67,11 @@ class Metrics:
             "When the last successful sync ended, Unix time.",
             registry=self.registry,
         )
+        self.behind: Final = Gauge(
+            f"{_PREFIX}_behind_seconds",
+            "How long the kernel has been waiting for something to be written; 0: it is up to date.",
+            registry=self.registry,
+        )
         self.services: Final = Gauge(f"{_PREFIX}_services", "Service ports programmed.", registry=self.registry)
         self.endpoints: Final = Gauge(f"{_PREFIX}_endpoints", "Endpoints programmed.", registry=self.registry)
         self.refused: Final = Gauge(
@@ -69,8 +83,6 @@ class Metrics:
             ["finding"],
             registry=self.registry,
         )
-        for finding in Finding:
-            self.looks.labels(finding.value)
         self.drift_repairs: Final = Counter(
             f"{_PREFIX}_drift_repairs_total",
             "Times that what others had changed was put back.",
@@ -126,6 +138,19 @@ class Metrics:
             buckets=_SWITCH_BUCKETS,
             registry=self.registry,
         )
+        self.switch_connections: Final = Counter(
+            f"{_PREFIX}_switch_connections_total",
+            "Established connections that switches found on the old mode, by what became of them (kept, lost).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.deprecation_minors: Final = Gauge(
+            f"{_PREFIX}_deprecation_minors",
+            "Kubernetes minors until the cluster's kube-proxy gives up the mode that the node runs, by mode and step "
+            "(off-by-default, removed); 0 and less: it has. Only where the mode is deprecated, and not with --mode.",
+            ["mode", "step"],
+            registry=self.registry,
+        )
         self.status_writes: Final = Counter(
             f"{_PREFIX}_status_writes_total",
             "Writes of the NodeProxyMode's status, by result (success, failure).",
@@ -141,6 +166,27 @@ class Metrics:
         Gauge(
             f"{_PREFIX}_build_info", "1, labelled with the agent's version.", ["version"], registry=self.registry
         ).labels(agent_version()).set(1)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        for result in ("success", "failure"):
+            for kind in ("full", "incremental"):
+                self.syncs.labels(kind, result)
+            for mode in Mode:
+                self.switch_duration.labels(mode.value, result)
+            self.status_writes.labels(result)
+        for kind in ("full", "incremental"):
+            self.sync_duration.labels(kind)
+        for finding in Finding:
+            self.looks.labels(finding.value)
+        for outcome in ("kept", "lost"):
+            self.switch_connections.labels(outcome)
+        for result in ("success", "failure", "dropped"):
+            self.events.labels(result)
+        for result in ("accepted", "failed", "refused"):
+            self.localhost_connections.labels(result)
+        for kind in ("Service", "EndpointSlice"):
+            self.object_problems.labels(kind)
 
     def watch_restarted(self, resource: str) -> Callable[[RestartReason], None]:
         """A callback for ListWatch that counts restarts of one resource's watch."""
@@ -156,9 +202,26 @@ class Metrics:
         self.sync_duration.labels(kind).observe(seconds)
         self.sync_written.inc(result.written)
         self.last_sync.set(now)
+        self.kube_proxy.synced(kind, seconds, now)
         self.services.set(result.services)
         self.endpoints.set(result.endpoints)
         self.refused.set(len(result.refused))
+
+    def switched(self, record: SwitchRecord) -> None:
+        """Note what became of connections in a switch, whether or not it succeeded."""
+        if record.connections is not None:
+            self.switch_connections.labels("kept").inc(record.connections.kept)
+            self.switch_connections.labels("lost").inc(record.connections.lost)
+
+    def deprecated(self, found: Deprecation | None) -> None:
+        """Set what upstream plans for the mode in the kernel; None: nothing."""
+        self.deprecation_minors.clear()
+        if found is None or found.cluster is None:
+            return
+        plan = found.retirement
+        for step, minor in (("off-by-default", plan.off_by_default), ("removed", plan.removed)):
+            if minor is not None:
+                self.deprecation_minors.labels(found.mode.value, step).set(minor.minor - found.cluster.minor)
 
     def observed(self, mode: ObservedMode) -> None:
         """Set the mode gauge."""

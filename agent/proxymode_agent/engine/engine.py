@@ -18,6 +18,7 @@ from proxymode_agent.cell import Cell
 from proxymode_agent.engine import told
 from proxymode_agent.engine.decide import Look, Situation, Switch, Sync, Wait, decide, ours, rest_after
 from proxymode_agent.engine.drift import Drift
+from proxymode_agent.engine.programming import Programming
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
@@ -114,6 +115,7 @@ class Engine:
         self._changed: set[ServicePortName] = set()  # ports that differ from what was written last
         self._checks: Mapping[ServiceName, HealthCheck] = {}
         self._unwritten_since: float | None = None
+        self._programming = Programming(datetime.now(UTC))
         # The kernel, as last seen, under this configuration.
         self._opened: DataplaneConfig | None = None
         self._kernel = Kernel(ObservedMode.NONE, None)
@@ -162,6 +164,8 @@ class Engine:
                 self._tracker.drop_service(key)
             case Synced():
                 self._services_listed = True
+        if not isinstance(event, Synced):
+            self._metrics.kube_proxy.service_changes.inc()
         self._fed()
 
     def on_slice(self, event: Changed[EndpointSlice] | Deleted | Synced) -> None:
@@ -169,10 +173,14 @@ class Engine:
         match event:
             case Changed(key, endpoint_slice):
                 self._tracker.set_slice(key, endpoint_slice)
+                if self._tracker.dirty and (notes := endpoint_slice.metadata.annotations) is not None:
+                    self._programming.changed(notes.last_change_trigger_time)
             case Deleted(key):
                 self._tracker.drop_slice(key)
             case Synced():
                 self._slices_listed = True
+        if not isinstance(event, Synced):
+            self._metrics.kube_proxy.endpoint_changes.inc()
         self._fed()
 
     def snapshot(self) -> EngineSnapshot:
@@ -223,6 +231,7 @@ class Engine:
                 self._publish(phase=self._resting_phase(synced=self._cell.value.synced))
                 if self._cell.value.phase in (EnginePhase.PENDING, EnginePhase.OBSERVING):
                     self._unwritten_since = None
+                    self._programming.forget()
                 return min(until, self._drift.shown_until)
             case Look(mode):
                 await self._look(mode)
@@ -323,6 +332,8 @@ class Engine:
             self._on_synced(mode, self._opened, state, changed)
         now = datetime.now(UTC)
         self._metrics.synced(result, kind, seconds, now.timestamp())
+        for latency in self._programming.written(now):
+            self._metrics.kube_proxy.programming.observe(latency)
         self._publish_checks(mode)
         self._publish(
             synced=goal is self._goal,
@@ -350,6 +361,7 @@ class Engine:
             result = "failure"
             if isinstance(error, SwitchError):
                 self._publish(last_switch=error.record)
+                self._metrics.switched(error.record)
         else:
             self._unwritten_since = began if self._tracker.dirty else None
             self._switch_retry.reset()
@@ -357,6 +369,7 @@ class Engine:
             result = "success"
             told.switch_ended(to, self._clock() - began)
             self._publish(last_switch=record)
+            self._metrics.switched(record)
         self._metrics.switch_duration.labels(to.value, result).observe(self._clock() - began)
         # A full sync follows in either case: it verifies the new mode, or mends the old one.
         self._full_at = -math.inf
@@ -368,12 +381,15 @@ class Engine:
         self._publish(steps=())
 
     def _fed(self) -> None:
-        if self._tracker.dirty and self._unwritten_since is None:
-            self._unwritten_since = self._clock()
+        if self._tracker.dirty:
+            self._metrics.kube_proxy.queued()
+            if self._unwritten_since is None:
+                self._unwritten_since = self._clock()
         self._wake.set()
 
     def _take(self) -> ServiceState:
         update = self._tracker.take()
+        self._programming.take()
         self._changed |= update.changed
         self._checks = update.health_checks
         for problem in update.problems:

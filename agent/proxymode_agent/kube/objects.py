@@ -21,12 +21,21 @@ class ObjectKey(NamedTuple):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
+class Annotations(msgspec.Struct, frozen=True, gc=False):
+    """Of EndpointSlices (core/v1, EndpointsLastChangeTriggerTime)."""
+
+    last_change_trigger_time: str | None = msgspec.field(
+        name="endpoints.kubernetes.io/last-change-trigger-time", default=None
+    )
+
+
 class ObjectMeta(msgspec.Struct, rename="camel", frozen=True, gc=False):
     name: str
     namespace: str = ""
     uid: str = ""
     deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
+    annotations: Annotations | None = None
 
 
 class ServicePortSpec(msgspec.Struct, rename="camel", frozen=True, gc=False):

@@ -22,7 +22,7 @@ from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartR
 from proxymode_agent.metrics import agent_version
 from proxymode_agent.node import events, memory
 from proxymode_agent.node.assess import Assessment, assess
-from proxymode_agent.node.conditions import Observation
+from proxymode_agent.node.conditions import Observation, running_deprecation
 from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
 from proxymode_agent.preflight import facts
@@ -171,7 +171,9 @@ class NodeController:
         self._tell_engine(assessed, refused)
         now = self._clock()
         before = self._status.written
-        status = build(self._observation(assessed, refused), before, now)
+        seen = self._observation(assessed, refused)
+        status = build(seen, before, now)
+        self._metrics.deprecated(running_deprecation(seen.engine.observed, seen.cluster))
         await self._warn_of_deprecation(status, now)
         if self._object is None:
             return self._check_again

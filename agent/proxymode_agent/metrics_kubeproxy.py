@@ -1,0 +1,88 @@
+"""kube-proxy's own metrics, by its names, where the agent means the same by them: dashboards and alerts that a fleet
+has go on while its nodes move from kube-proxy to the agent.
+
+Names, meanings and buckets are those of k8s.io/kubernetes/pkg/proxy/metrics. One sync of ours writes both families,
+so there is no label ip_family. Left out is what has no counterpart here: pending changes (they are not counted one by
+one), no_local_endpoints, iptables, localhost conntrack marks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_PREFIX: Final = "kubeproxy"
+_SYNC_BUCKETS: Final = tuple(0.001 * 2**power for power in range(15))
+_PROGRAMMING_BUCKETS: Final = (
+    *(0.0, 0.25, 0.5),
+    *map(float, range(1, 60)),
+    *map(float, range(60, 120, 5)),
+    *map(float, range(120, 301, 30)),
+)
+
+
+class KubeProxyMetrics:
+    """On the registry of the agent's own metrics."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sync_duration: Final = Histogram(
+            f"{_PREFIX}_sync_proxy_rules_duration_seconds",
+            "As kube-proxy: time of one sync.",
+            buckets=_SYNC_BUCKETS,
+            registry=registry,
+        )
+        self._by_kind: Final = {
+            "full": Histogram(
+                f"{_PREFIX}_sync_full_proxy_rules_duration_seconds",
+                "As kube-proxy: time of one sync of everything; here it begins by reading the kernel back.",
+                buckets=_SYNC_BUCKETS,
+                registry=registry,
+            ),
+            "incremental": Histogram(
+                f"{_PREFIX}_sync_partial_proxy_rules_duration_seconds",
+                "As kube-proxy: time of one sync of what has changed.",
+                buckets=_SYNC_BUCKETS,
+                registry=registry,
+            ),
+        }
+        self._last_sync: Final = Gauge(
+            f"{_PREFIX}_sync_proxy_rules_last_timestamp_seconds",
+            "As kube-proxy: when the last successful sync ended, Unix time.",
+            registry=registry,
+        )
+        self._last_queued: Final = Gauge(
+            f"{_PREFIX}_sync_proxy_rules_last_queued_timestamp_seconds",
+            "As kube-proxy: when a change last asked for a sync, Unix time.",
+            registry=registry,
+        )
+        self.programming: Final = Histogram(
+            f"{_PREFIX}_network_programming_duration_seconds",
+            "As kube-proxy: from the change of a pod or Service that the control plane has noted on the EndpointSlice "
+            "to the end of the sync that brought it to this kernel. By two clocks: they should agree.",
+            buckets=_PROGRAMMING_BUCKETS,
+            registry=registry,
+        )
+        self.service_changes: Final = Counter(
+            f"{_PREFIX}_sync_proxy_rules_service_changes_total",
+            "As kube-proxy: Services received, changed or gone.",
+            registry=registry,
+        )
+        self.endpoint_changes: Final = Counter(
+            f"{_PREFIX}_sync_proxy_rules_endpoint_changes_total",
+            "As kube-proxy: EndpointSlices received, changed or gone.",
+            registry=registry,
+        )
+
+    def queued(self) -> None:
+        """A sync is asked for now."""
+        self._last_queued.set_to_current_time()
+
+    def synced(self, kind: str, seconds: float, now: float) -> None:
+        """Note a successful sync; `kind` is full or incremental, `now` Unix time."""
+        self.sync_duration.observe(seconds)
+        self._by_kind[kind].observe(seconds)
+        self._last_sync.set(now)
