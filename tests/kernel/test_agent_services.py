@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+from proxymode_testbeds import service_cidrs
 from proxymode_testbeds.agentbed import (
     WEB,
     agent,
@@ -149,34 +150,12 @@ async def test_traffic_follows_the_zone_of_the_node(
 async def test_networks_of_services_are_known_from_service_cidrs(
     api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
 ) -> None:
-    await apply(api, service_cidr_kind())
-    await api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-    kind = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR"}
-    await apply(api, kind | {"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "fd96::/112"]}})
+    await service_cidrs.serve(api)
+    await apply(api, service_cidrs.service_cidr("kubernetes", "10.96.0.0/16", "fd96::/112"))
     await set_up_cluster(api, node, traffic, "node1-pod1")
     agent.start()
     eventually(lambda: "10.96.0.0/16" in ruleset(node) and "fd96::/112" in ruleset(node), agent)
     assert traffic.ask(node, "client1", WEB, 80).server == "node1-pod1"
-    await apply(api, kind | {"metadata": {"name": "more"}, "spec": {"cidrs": ["10.112.0.0/16"]}})
+    await apply(api, service_cidrs.service_cidr("more", "10.112.0.0/16"))
     eventually(lambda: "10.112.0.0/16" in ruleset(node), agent)
     assert "10.96.0.0/16" in ruleset(node)
-
-
-def service_cidr_kind() -> dict[str, Any]:
-    """ServiceCIDR as an API server of 1.33 has it built in, as far as it is read."""
-    spec = {"type": "object", "properties": {"cidrs": {"type": "array", "items": {"type": "string"}}}}
-    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": "servicecidrs.networking.k8s.io",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in for the built-in kind"},
-        },
-        "spec": {
-            "group": "networking.k8s.io",
-            "scope": "Cluster",
-            "names": {"kind": "ServiceCIDR", "plural": "servicecidrs", "singular": "servicecidr"},
-            "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
-        },
-    }

@@ -105,9 +105,10 @@ class Recorder:
         found = await self._client.get(
             path.format(warning.key.namespace), params={"fieldSelector": f"metadata.name={warning.key.name}"}
         )
-        if not found["items"]:
+        items = found.get("items") or []
+        if not items:
             return False
-        about = Regarding(api_version, warning.kind, *warning.key, uid=found["items"][0]["metadata"]["uid"])
+        about = Regarding(api_version, warning.kind, *warning.key, uid=items[0]["metadata"]["uid"])
         body = event_object(
             about,
             EventType.WARNING,
