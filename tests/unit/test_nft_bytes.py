@@ -161,7 +161,9 @@ def test_every_set_is_what_nft_sends_for_its_text(family: Family) -> None:
     traits_field = TRAITS[family].daddr
     for text, attributes in sets.items():
         of = declared.pop(text.split()[1])
-        found = {SetAttr[name]: memoryview(bytes.fromhex(value)) for name, value in attributes.items()}
+        found: dict[int, memoryview] = {
+            SetAttr[name]: memoryview(bytes.fromhex(value)) for name, value in attributes.items()
+        }
         assert DumpedSet(of.name, found).is_(of), text
         other = dataclasses.replace(of, key=(*of.key, traits_field))
         assert not DumpedSet(of.name, found).is_(other), text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nft_model import LAYOUT, World, space_of, wants
@@ -56,6 +56,10 @@ def internal(*endpoints: bytes, sticky: int | None = None) -> Wanted:
     return Wanted(Kind.INTERNAL, packed(set(endpoints)), (), sticky, None, ())
 
 
+SERVED = {NODEPORT_KEYS[0]: Wanted(Kind.EXTERNAL, packed(set(ENDPOINTS[:2])), (), None, None, ())}
+REFUSED = {NODEPORT_KEYS[0]: Wanted(Kind.EXTERNAL, (), (), None, Refusal.REJECT, ())}
+
+
 @pytest.fixture(params=[units.TRANSACTION_BYTES, 100], ids=["whole transactions", "every command alone"])
 def transaction_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 100 bytes a transaction nothing is together but what must be."""
@@ -64,6 +68,7 @@ def transaction_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("transaction_bytes")
 @given(st.lists(TARGETS, min_size=1, max_size=5))
+@example([REFUSED, SERVED, REFUSED])
 @settings(max_examples=80, deadline=None)
 def test_no_packet_misses_at_any_moment_of_any_change(targets: list[Target]) -> None:
     world = World()
