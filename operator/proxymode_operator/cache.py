@@ -151,6 +151,13 @@ class Cache:
             cluster=cluster,
         )
 
+    def silent(self) -> int:
+        """Nodes with a NodeProxyMode of theirs whose agent was not heard of lately, or never."""
+        now = self._clock()
+        nodes = (self._joined(name) for name in self._entries[Kind.NODE])
+        told = (node for node in nodes if node.asked is not None and not node.foreign)
+        return sum(node.report is None or now >= node.report.heard_at + SILENT_AFTER for node in told)
+
     def released(self) -> tuple[dict[str, Asked], dict[str, str]]:
         """NodeProxyModes that name a ProxyMode though none decides about their node, and those nodes' uids."""
         selection = self.selection()

@@ -23,7 +23,7 @@ from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.http import health_app, metrics_app, served
 from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
 from proxymode_operator.leader import Leader
-from proxymode_operator.metrics import LEADER, NODES, QUEUED
+from proxymode_operator.metrics import LEADER, NODES, QUEUED, SILENT_AGENTS, STATUS
 from proxymode_operator.queue import Queue
 from proxymode_operator.reconcile import Reconciler
 from proxymode_operator.settings import LEASE_NAME, parse
@@ -99,6 +99,7 @@ class Operator:
     async def _work(self) -> None:
         await resync.until_complete(self._api, self.cache)
         self._complete = True
+        SILENT_AGENTS.set_function(self.cache.silent)
         if not self._settings.leader_elect:
             LEADER.set(1)
             await self._lead()
@@ -131,6 +132,7 @@ class Operator:
             # Who leads no more reports no more: two replicas must not count one node twice.
             QUEUED.set(0)
             NODES.clear()
+            STATUS.clear()
 
     def _ask_for_all(self, queue: Queue) -> None:
         for key in (*self.cache.proxy_modes(), RELEASE):

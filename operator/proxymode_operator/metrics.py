@@ -63,5 +63,19 @@ GHOSTS: Final = Counter(
 )
 LEADER: Final = Gauge("proxymode_operator_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
 NODES: Final = Gauge(
-    "proxymode_operator_nodes", "Nodes by ProxyMode and state.", ["proxymode", "state"], registry=REGISTRY
+    "proxymode_operator_nodes",
+    "Nodes by ProxyMode and state (updated, pending, switching, failed, blocked); of the leader only.",
+    ["proxymode", "state"],
+    registry=REGISTRY,
+)
+STATUS: Final = Gauge(
+    "proxymode_operator_rollout_status",
+    "1 for what a ProxyMode's column STATUS says, 0 for the other words; of the leader only.",
+    ["proxymode", "status"],
+    registry=REGISTRY,
+)
+SILENT_AGENTS: Final = Gauge(
+    "proxymode_operator_silent_agents",
+    "Nodes with a NodeProxyMode whose agent has not been heard of for three minutes, or never.",
+    registry=REGISTRY,
 )
