@@ -1,8 +1,9 @@
 """One reconcile: read the cache, ask the planner, write the difference.
 
-Order of the writes: the status first, since it is the record that later decisions rest on; then nodes that are told,
-then nodes that are prepared; then the promote annotation and the Events, which are worth less. Everything is safe to
-repeat: what was written shows in the cache at once, from the API server's answer, and is not asked for again.
+Order of the writes: the status first, since it is the record that later decisions rest on; with it the Events about its
+change, which nobody would think of again if a node's write failed; then nodes that are told, nodes that are prepared,
+and the promote annotation. Everything is safe to repeat: what was written shows in the cache at once, from the API
+server's answer, and is not asked for again.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.annotations import PROMOTE_ANNOTATION
+from proxymode_api.proxymode import FleetStatus
 from proxymode_operator import objects
 from proxymode_operator.cache import RELEASE
 from proxymode_operator.kubeapi import ApiError, Kind
-from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS
+from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS, STATUS
 from proxymode_operator.queue import ConflictError
 from proxymode_operator.rollout.model import Notice
 from proxymode_operator.rollout.planner import plan
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxymode_api.deprecation import Minor
-    from proxymode_api.proxymode import NodeCounts, ProxyMode, ProxyModeStatus
+    from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
     from proxymode_operator.cache import Cache
     from proxymode_operator.kubeapi import KubeApi
     from proxymode_operator.rollout.model import Asked, Write
@@ -75,16 +77,16 @@ class Reconciler:
         began = time.perf_counter()
         decisions = plan(fleet, _now())
         PLAN_SECONDS.observe(time.perf_counter() - began)
-        self._count(key, decisions.status.nodes)
+        self._count(key, decisions.status)
 
         proxy_mode = fleet.proxy_mode
         if decisions.status != proxy_mode.status:
             await self._store_status(proxy_mode, decisions.status)
+        await self._post_all(proxy_mode, decisions.notices)
         await self._write(decisions.writes[:WRITES_PER_RECONCILE])
         if decisions.drop_promote:
             await self._drop_promote(proxy_mode)
-        for notice in decisions.notices:
-            await self._post(key, proxy_mode.metadata.uid, notice)
+            await self._post_all(proxy_mode, decisions.useless_promote)
         if len(decisions.writes) > WRITES_PER_RECONCILE:
             return 0.0
         if decisions.wake_at is None:
@@ -154,6 +156,10 @@ class Reconciler:
             raise _conflict_or(error) from error
         self._cache.put(Kind.PROXY_MODE, answer)
 
+    async def _post_all(self, proxy_mode: ProxyMode, notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            await self._post(proxy_mode.metadata.name, proxy_mode.metadata.uid, notice)
+
     async def _post(self, proxy_mode: str, uid: str, notice: Notice) -> None:
         """Events are a courtesy: one that cannot be posted is logged and let go."""
         try:
@@ -176,16 +182,20 @@ class Reconciler:
             await self._post(name, self._cache.known(Kind.PROXY_MODE).get(name, ""), _released_notice(nodes))
         return 0.0 if len(asked) > len(writes) else None
 
-    def _count(self, key: str, nodes: NodeCounts) -> None:
+    def _count(self, key: str, status: ProxyModeStatus) -> None:
         self._counted.add(key)
         for state in _STATES:
-            NODES.labels(key, state).set(getattr(nodes, state))
+            NODES.labels(key, state).set(getattr(status.nodes, state))
+        for word in FleetStatus:
+            STATUS.labels(key, word.value).set(word is status.status)
 
     def _uncount(self, key: str) -> None:
         if key in self._counted:
             self._counted.remove(key)
             for state in _STATES:
                 NODES.remove(key, state)
+            for word in FleetStatus:
+                STATUS.remove(key, word.value)
 
 
 def _released_notice(nodes: Sequence[Asked]) -> Notice:

@@ -59,6 +59,8 @@ class Bed:
     history: list[tuple[str, str | None]] = field(default_factory=list)
     """(node, mode) whenever a node was asked for another mode."""
     in_flight_most: int = 0
+    lease_seconds: int = 15
+    """Of the operators. A busy machine takes a shorter Lease away from them in the middle of a rollout."""
     _seen: dict[str, Json] = field(default_factory=dict)
 
     # Requests
@@ -159,7 +161,8 @@ class Bed:
     async def operator(self, name: str = "operator") -> AsyncIterator[ServerProcess]:
         """A running operator process; ended when the block ends, if it has not ended by then."""
         self.health_port = free_port("127.0.0.1")
-        async with operator(self.api, self.folder / f"{name}.log", self.health_port) as process:
+        log = self.folder / f"{name}.log"
+        async with operator(self.api, log, self.health_port, lease_seconds=self.lease_seconds) as process:
             yield process
 
     # Agents
@@ -253,8 +256,10 @@ def _node_status(*, ready: bool) -> Json:
 
 
 @asynccontextmanager
-async def operator(api: ApiServer, log: Path, health_port: int | None = None) -> AsyncIterator[ServerProcess]:
-    """One operator process, with its ServiceAccount's rights and a Lease that runs out sooner than in production."""
+async def operator(
+    api: ApiServer, log: Path, health_port: int | None = None, *, lease_seconds: int = 15
+) -> AsyncIterator[ServerProcess]:
+    """One operator process, with its ServiceAccount's rights."""
     command = [
         sys.executable,
         "-m",
@@ -263,8 +268,8 @@ async def operator(api: ApiServer, log: Path, health_port: int | None = None) ->
         "--namespace=proxymode-system",
         "--metrics-bind-address=",
         f"--healthz-bind-address={f'127.0.0.1:{health_port}' if health_port else ''}",
-        "--leader-elect-lease-duration=4s",
-        "--leader-elect-renew-deadline=3s",
+        f"--leader-elect-lease-duration={lease_seconds}s",
+        f"--leader-elect-renew-deadline={lease_seconds * 3 // 4}s",
         "--leader-elect-retry-period=1s",
     ]
     async with running(command, log) as process:

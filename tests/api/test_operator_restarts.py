@@ -36,6 +36,7 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServ
 @pytest.fixture
 async def fleet(api: ApiServer, tmp_path: Path) -> AsyncIterator[Bed]:
     async with bed(api, tmp_path) as found:
+        found.lease_seconds = 4  # until it runs out, nobody takes over
         await found.add_nodes(*EIGHT)
         yield found
 

@@ -173,6 +173,7 @@ async def test_deleting_a_proxy_mode_leaves_every_node_where_it_is(fleet: Bed) -
 
 
 async def test_a_deletion_while_no_operator_runs_is_noticed_later(fleet: Bed) -> None:
+    fleet.lease_seconds = 4  # the first operator is killed and does not give it back
     async with fleet.operator():
         await fleet.create(maxUnavailable=6)
         await fleet.until_status("Complete")

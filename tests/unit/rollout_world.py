@@ -248,7 +248,7 @@ class World:
         effects = len(decisions.writes) + 1 if crash_after is None else crash_after
         if effects >= 1:
             self.proxy_mode = self.proxy_mode.model_copy(update={"status": decisions.status})
-            self.notices += decisions.notices if crash_after is None else ()
+            self.notices += (*decisions.notices, *decisions.useless_promote) if crash_after is None else ()
         for write in decisions.writes[: max(0, effects - 1)]:
             self.apply(write)
         if crash_after is None and decisions.drop_promote:

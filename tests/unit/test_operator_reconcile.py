@@ -86,14 +86,14 @@ class Bench:
         return asyncio.run(self.reconciler.reconcile(key))
 
 
-def test_the_status_is_stored_before_any_node_is_written_and_events_come_last() -> None:
+def test_the_status_is_stored_and_its_change_told_before_any_node_is_written() -> None:
     bench = Bench()
     bench.reconcile()
     assert bench.server.calls == [
         "ProxyMode fleet status",
+        "Event RolloutStarted",
         "NodeProxyMode n1",
         "NodeProxyMode n2",
-        "Event RolloutStarted",
     ]
 
 
@@ -131,6 +131,7 @@ def test_one_node_that_conflicts_does_not_keep_others_from_being_written() -> No
     with pytest.raises(ConflictError):
         bench.reconcile()
     assert "NodeProxyMode n2" in bench.server.calls
+    assert "Event RolloutStarted" in bench.server.calls, "the next decision would not think of it"
 
 
 def test_without_the_lease_nothing_is_written() -> None:

@@ -292,7 +292,7 @@ class Life(RuleBasedStateMachine):
         names = {stage.name for stage in world.proxy_mode.spec.rollout.stages}
         assert {node.asked.intent.stage for node in world.nodes.values() if node.asked} <= names
         assert settled.status == world.status
-        assert settled.notices == ()
+        assert settled.notices == settled.useless_promote == ()
 
     def run_until_updated(self, nodes: int) -> None:
         world = self.world

@@ -219,13 +219,15 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """What to do now, in this order: store the status, write the NodeProxyModes, drop the promote annotation, post.
+    """What to do now, in this order: store the status, post the Events about its change, write the NodeProxyModes, drop
+    the promote annotation, post why it was useless.
 
     `wake_at` is when something can change without an event: a soak that ends, a deadline that passes.
     """
 
     status: ProxyModeStatus
     writes: tuple[Write, ...] = ()
-    drop_promote: bool = False
     notices: tuple[Notice, ...] = ()
+    drop_promote: bool = False
+    useless_promote: tuple[Notice, ...] = ()
     wake_at: datetime | None = None

@@ -133,7 +133,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         decisions,
         writes=writes,
         drop_promote=promotion.done,
-        notices=(*decisions.notices, *promotion.notices),
+        useless_promote=promotion.notices,
     )
 
 
