@@ -11,6 +11,8 @@ from typing import Final
 
 _UNSPECIFIED6: Final = bytes(16)
 _LOOPBACK6: Final = bytes(15) + b"\x01"
+_SUSPECT: Final = bytes(first in (0, 127, 169) or first >= 224 for first in range(256))
+"""By first octet, of either family: whether an address may be special."""
 
 
 def packed(text: str, field: str, problems: list[str]) -> bytes | None:
@@ -24,7 +26,7 @@ def packed(text: str, field: str, problems: list[str]) -> bytes | None:
     except (OSError, ValueError):
         problems.append(f"{field} has {text!r}, which is not an IP address")
         return None
-    if _special(address):
+    if _SUSPECT[address[0]] and _special(address):
         problems.append(
             f"{field} has {text}; loopback, link-local, multicast and unspecified addresses are not allowed"
         )

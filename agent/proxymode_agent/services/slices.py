@@ -73,7 +73,10 @@ class SliceEntry(NamedTuple):
         return any(placement.zones for placement, _ in self.groups)
 
 
-_PLAIN: Final = {(draining, place): Placement(draining, place) for draining in (False, True) for place in Place}
+# An enumeration's members are found through a descriptor, and a large cluster asks 250,000 times.
+_HERE, _UNKNOWN, _ELSEWHERE = Place
+_READY: Final = tuple(Placement(False, place) for place in Place)
+_DRAINING: Final = tuple(Placement(True, place) for place in Place)
 
 
 def slice_service(key: ObjectKey, endpoint_slice: EndpointSlice) -> ObjectKey | None:
@@ -91,6 +94,7 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
     problems: list[str] = []
     ports = tuple(port for port in (_port(port, problems) for port in endpoint_slice.ports or ()) if port is not None)
     groups: dict[Placement, list[bytes]] = {}
+    last, group = None, []  # neighbours mostly have the same placement
     for endpoint in endpoint_slice.endpoints or ():
         placement = _placement(endpoint, node_name)
         if placement is None:
@@ -107,10 +111,9 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
                 f"endpoints.addresses has {endpoint.addresses[0]}, which is not {endpoint_slice.address_type}"
             )
             continue
-        if (group := groups.get(placement)) is None:
-            groups[placement] = [address]
-        else:
-            group.append(address)
+        if placement is not last:
+            last, group = placement, groups.setdefault(placement, [])
+        group.append(address)
     kept = tuple((placement, tuple(groups[placement])) for placement in sorted(groups))
     return SliceEntry(family, ports, kept), tuple(problems)
 
@@ -130,17 +133,13 @@ def _port(port: SlicePort, problems: list[str]) -> SlicePortEntry | None:
 def _placement(endpoint: SliceEndpoint, node_name: str | None) -> Placement | None:
     """None: it takes no traffic. Absent conditions as kube-proxy takes them: ready and serving for true, terminating
     for false."""
-    conditions = endpoint.conditions
-    draining = conditions.ready is False
-    if draining and (conditions.serving is False or not conditions.terminating):
-        return None
-    if endpoint.node_name is None:
-        place = Place.UNKNOWN
-    else:
-        place = Place.HERE if endpoint.node_name == node_name else Place.ELSEWHERE
-    hints = endpoint.hints
-    if hints is None or draining:
-        return _PLAIN[draining, place]
+    name = endpoint.node_name
+    place = _UNKNOWN if name is None else _HERE if name == node_name else _ELSEWHERE
+    conditions, hints = endpoint.conditions, endpoint.hints
+    if conditions.ready is False:
+        return None if conditions.serving is False or not conditions.terminating else _DRAINING[place]
+    if hints is None:
+        return _READY[place]
     hint = NodeHint.NONE
     if hints.for_nodes:
         hint = NodeHint.HERE if any(node.name == node_name for node in hints.for_nodes) else NodeHint.ELSEWHERE
