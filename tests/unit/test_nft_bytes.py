@@ -63,7 +63,7 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
         f"{node_port} vmap @nodeports": nodeports.find(nodeports.verdicts)[1],
         f"dnat {ip} to {frontend} . numgen random mod 7 map @endpoints": body(services, Draw(Kind.INTERNAL, 7), 1),
         f"dnat {ip} to {frontend} . numgen random mod 7 offset 65536 map @endpoints": body(
-            services, Draw(Kind.LOCAL, 7), 2
+            services, Draw(Kind.LOCAL, 7), 1
         ),
         f"dnat {ip} to {node_port} . numgen random mod 7 map @nodeport-endpoints": body(
             nodeports, Draw(Kind.INSIDE, 7), 0

@@ -3,9 +3,9 @@
 A frontend has up to two pools of endpoints, one for traffic policy Cluster and one for policy Local, as ranges of the
 index in one map. Its verdict leads to a chain that says how packets come (`Kind`), how many endpoints there are to draw
 from, and for how long a client stays with the one drawn: a :class:`Draw`. There is one chain for each Draw that occurs,
-never one for a Service. Every lookup that an update can race with is written twice: on kernels up to 6.11 a lookup can
-miss a key that is replaced in the same moment (delete and add in one transaction), and a second one right after finds
-it.
+never one for a Service. Every lookup that an update can race with is followed by another: on kernels up to 6.11 a
+lookup can miss a key that is replaced in the same moment (delete and add in one transaction), and a second one right
+after finds it. A draw that missed is followed by the first endpoint, twice.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     random_index,
     set_meta,
     update_element,
+    verdict,
     verdict_element,
 )
 
@@ -113,12 +114,16 @@ class Space:
         return Draw(Kind(match[1]), int(match[2]), int(match[3]) if match[3] else None)
 
     def rules(self, draw: Draw) -> tuple[Rule, ...]:
-        """The rules of the chain of a draw: the draw, again if it missed, and the first endpoint as a last resort."""
+        """The rules of the chain of a draw: the draw, and if it missed the first endpoint as a last resort."""
         bodies = self.preludes[draw.kind]
         if draw.endpoints:
-            base = LOCAL_BASE if draw.kind is Kind.LOCAL else CLUSTER_BASE
+            local = draw.kind is Kind.LOCAL
+            base = LOCAL_BASE if local else CLUSTER_BASE
             index, first = random_index(draw.endpoints, base), random_index(1, base)
-            bodies += self._plain(index, first) if draw.sticky is None else self._sticky(index, first, draw.sticky)
+            if draw.sticky is None:
+                bodies += (self._plain(index), (verdict(VerdictCode.GOTO, self._last_resort(local=local)),))
+            else:
+                bodies += self._sticky(index, first, draw.sticky)
         chain = self.chain(draw)
         return tuple(Rule(chain, body) for body in bodies)
 
@@ -132,12 +137,22 @@ class Space:
         suffix = "" if draw.sticky is None else f"-for-{draw.sticky}s"
         return f"{self.prefix}{draw.kind.value}one-of-{draw.endpoints}{suffix}"
 
-    def _plain(self, index: Field, first: Field) -> tuple[Body, ...]:
-        draw, last_resort = (
-            (*load((*self.verdicts.key, one)), lookup_map(self.endpoints.name, 0, 0), self._dnat())
-            for one in (index, first)
-        )
-        return draw, draw, last_resort
+    def last_resorts(self) -> dict[str, tuple[Body, Body]]:
+        """Chains for packets whose draw missed, by name: to the first endpoint of the pool, looked up twice.
+
+        They are shared, because the kernel compares every element that is added to a map with every rule that looks
+        the map up (nft_add_set_elem walks set->bindings): three such rules in each of 64 chains cost 2 us an element.
+        """
+        return {
+            self._last_resort(local=local): (self._plain(first), self._plain(first))
+            for local, first in ((False, random_index(1, CLUSTER_BASE)), (True, random_index(1, LOCAL_BASE)))
+        }
+
+    def _last_resort(self, *, local: bool) -> str:
+        return f"{self.prefix}first-of-{'local' if local else 'cluster'}"
+
+    def _plain(self, index: Field) -> Body:
+        return (*load((*self.verdicts.key, index)), lookup_map(self.endpoints.name, 0, 0), self._dnat())
 
     def _sticky(self, index: Field, first: Field, seconds: int) -> tuple[Body, ...]:
         """A known client goes to its endpoint, whose id is in the packet's priority: a value that one lookup can leave

@@ -119,6 +119,8 @@ class Paths:
         mark = 1 << self.config.masquerade_bit
         reached_itself = (*ct_status(CtStatus.DNAT), *load(self.hairpin.key), lookup(self.hairpin.name, 0))
         return {
+            **self.services.last_resorts(),
+            **self.nodeports.last_resorts(),
             "masquerade-from-outside": self._from_outside(),
             "inside": self.services.find(self.services.inside),
             "nodeport-inside": self.nodeports.find(self.nodeports.inside),
