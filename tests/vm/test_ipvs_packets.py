@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
 
-from proxymode_agent.services.model import Protocol
-from service_node import VIP, VIP6, service, state
+from proxymode_agent.services.model import PodInterface, Protocol
+from service_node import VIP, VIP6, packed, service, state
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -197,3 +199,109 @@ def test_the_nodes_own_connections_come_from_its_own_address(service_node: NodeM
 
     assert node.call(source, VIP) == node.address(4)
     assert node.call(source, VIP6) == node.address(6)
+
+
+BALANCER = "10.96.200.1"
+EVERYWHERE = ("client1", "node1", "node1-pod2")
+
+
+def servers(traffic: Traffic, topology: Topology, client: str, address: str, tries: int = 4) -> set[str]:
+    return {traffic.ask(topology, client, address, 80).server for _ in range(tries)}
+
+
+def dropped(topology: Topology, client: str, address: str, port: int = 80) -> bool:
+    """Whether nothing comes back, not even a refusal."""
+    try:
+        topology.call(client, lambda: socket.create_connection((address, port), 3.0).close())
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def test_external_addresses_of_policy_cluster_and_local(
+    service_node: NodeMaker, node_fleet: FleetMaker, traffic: Traffic
+) -> None:
+    """Outsiders keep their address with policy Local; where there is no endpoint, they are dropped and pods are not."""
+    topology = node_fleet(nodes=2, pods=2)
+    traffic.serve_all(topology)
+    node = service_node(topology)
+    dataplane = node.ipvs()
+    here, _, there, _ = node.pods()
+    client = topology.fleet.clients[0].address
+    cluster = service(VIP, 80, [here, there], load_balancer_ips=(packed(BALANCER),), external_local=False)
+    node.call(dataplane.sync, state(cluster))
+    answers = [traffic.ask(topology, "client1", BALANCER, 80) for _ in range(4)]
+    assert {answer.server for answer in answers} == {"node1-pod1", "node2-pod1"}
+    assert client not in {answer.source for answer in answers}
+    assert traffic.ask(topology, "node1-pod2", BALANCER, 80).source != node.pods()[1]
+
+    local = replace(cluster, external_local=True, local_endpoints=cluster.endpoints[:1])
+    node.call(dataplane.sync, state(local), frozenset({local.name}))
+    for name in EVERYWHERE:
+        assert servers(traffic, topology, name, BALANCER) == {"node1-pod1"}
+    assert traffic.ask(topology, "client1", BALANCER, 80).source == client
+    assert servers(traffic, topology, "client1", VIP) == {"node1-pod1", "node2-pod1"}
+
+    away = replace(local, local_endpoints=(), cluster_endpoints=local.cluster_endpoints[1:])
+    node.call(dataplane.sync, state(away), frozenset({away.name}))
+    assert dropped(topology, "client1", BALANCER)
+    for name in EVERYWHERE[1:]:
+        assert servers(traffic, topology, name, BALANCER) == {"node2-pod1"}
+    assert node.call(node.ipvs().sync, state(away)).written == 1, "only the drained real server goes"
+
+
+def test_source_ranges_of_a_load_balancer(service_node: NodeMaker, one_node: Topology, traffic: Traffic) -> None:
+    traffic.serve(one_node, "node1-pod1")
+    node = service_node(one_node)
+    dataplane = node.ipvs()
+    web = service(VIP, 80, node.pods()[:1], load_balancer_ips=(packed(BALANCER),))
+    pods, client = ipaddress.ip_network("10.244.0.0/16"), ipaddress.ip_network(one_node.fleet.clients[0].address)
+    for allowed, expected in (((pods,), {"node1-pod2"}), ((client, pods), {"client1", "node1-pod2"})):
+        port = replace(web, source_ranges=allowed)
+        node.call(dataplane.sync, state(port))
+        assert {name for name in EVERYWHERE if not dropped(one_node, name, BALANCER)} == expected
+    assert node.call(node.ipvs().sync, state(port)).written == 0
+    assert traffic.ask(one_node, "node1", VIP, 80).server == "node1-pod1"
+
+
+def test_a_client_stays_with_its_endpoint(service_node: NodeMaker, one_node: Topology, traffic: Traffic) -> None:
+    traffic.serve_all(one_node)
+    node = service_node(one_node)
+    dataplane = node.ipvs()
+    web = service(VIP, 80, node.pods()[1:], affinity_seconds=600)
+    node.call(dataplane.sync, state(web))
+    (first,) = servers(traffic, one_node, "client1", VIP, 6)
+    removed = web.endpoints[0 if first == "node1-pod2" else 1]
+    one = replace(web, cluster_endpoints=tuple(e for e in web.endpoints if e != removed))
+    node.call(dataplane.sync, state(one), frozenset({one.name}))
+    (second,) = servers(traffic, one_node, "client1", VIP, 3)
+    assert second != first
+    node.call(dataplane.sync, state(replace(web, affinity_seconds=None)), frozenset({web.name}))
+    assert servers(traffic, one_node, "client1", VIP, 6) == {"node1-pod2", "node1-pod3"}
+
+
+def test_pods_told_by_their_interface_are_not_masqueraded(
+    service_node: NodeMaker, one_node: Topology, traffic: Traffic
+) -> None:
+    traffic.serve(one_node, "node1-pod1")
+    node = service_node(one_node, pods=PodInterface("veth", prefix=True))
+    node.call(node.ipvs().sync, state(service(VIP, 80, node.pods()[:1])))
+    seen = {name: traffic.ask(one_node, name, VIP, 80).source for name in EVERYWHERE}
+    assert seen["node1-pod2"] == node.pods()[1]
+    assert seen["client1"] == seen["node1"] == "10.244.1.1"
+
+
+def test_an_address_of_the_service_networks_that_no_service_has_is_dropped(
+    service_node: NodeMaker, one_node: Topology, traffic: Traffic
+) -> None:
+    traffic.serve(one_node, "node1-pod1")
+    node = service_node(one_node, service_cidrs=(ipaddress.ip_network("10.96.0.0/16"),))
+    # Without the rule these packets leave the node, and whoever has the address refuses.
+    one_node.run("client1", ["ip", "address", "add", "10.96.0.99/32", "dev", "lo"])
+    node.sh(f"ip route replace 10.96.0.0/16 via {one_node.fleet.clients[0].address}")
+    node.call(node.ipvs().sync, state(service(VIP, 80, node.pods()[:1])))
+    for name in EVERYWHERE[1:]:
+        assert traffic.ask(one_node, name, VIP, 80).server == "node1-pod1"
+        assert dropped(one_node, name, "10.96.0.99"), name

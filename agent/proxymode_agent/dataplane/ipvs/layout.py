@@ -1,12 +1,12 @@
 """Pure: the table `proxymode-ipvs` of one address family as declarations: sets, chains, rules.
 
     filter-input (0), filter-output (-101)   new connections, just before IPVS sees them
+        ├─ to-masquerade  external, external-local from this node, internal from what is no pod: packet mark
         └─ refuse      restricted frontend, and source not in source-ranges: drop
                        frontends: accept | drop | no-endpoints (reject) | insiders (accept pods and the node, drop)
                        any other port of an address on kube-ipvs0: reject
     filter-forward (0), unallocated (output 0)   to an address of the Service CIDRs that no Service has: drop
-    mark-outside (prerouting -150)           where pods are told by interface: what is none, to `internal`, is marked
-    nat-postrouting (100)                    a connection's first packet, after IPVS chose a real server: masquerade
+    nat-postrouting (100)                    marked, hairpin, or from an address on kube-ipvs0: masquerade
 
 The map `frontends` is looked up twice: on kernels up to 6.11 a lookup can miss an element that is replaced in the same
 moment (delete and add in one transaction), and a second lookup right after finds it.
@@ -30,7 +30,6 @@ from proxymode_agent.dataplane.nfnetlink import (
     AddressField,
     Chain,
     CmpOp,
-    CtKey,
     CtState,
     Expression,
     FibFlag,
@@ -47,7 +46,6 @@ from proxymode_agent.dataplane.nfnetlink import (
     bitwise,
     came_in_by,
     cmp,
-    ct,
     ct_state,
     fib_address_type,
     flip_mark_bit,
@@ -84,12 +82,10 @@ VERDICTS: Final = {
 """The data of the elements of `frontends`."""
 
 _ICMP: Final = {4: socket.IPPROTO_ICMP, 16: socket.IPPROTO_ICMPV6}
-_ORIGINAL: Final = 0  # IP_CT_DIR_ORIGINAL
 _RTN_LOCAL: Final = 2  # include/uapi/linux/rtnetlink.h
 _NAT_SOURCE: Final = 100  # NF_IP_PRI_NAT_SRC
 _FILTER: Final = 0  # NF_IP_PRI_FILTER
 _BEFORE_IPVS: Final = -101  # at output IPVS comes at NF_IP_PRI_NAT_DST + 2, on older kernels at + 1
-_MANGLE: Final = -150  # NF_IP_PRI_MANGLE
 
 
 @dataclass(frozen=True)
@@ -125,10 +121,11 @@ class Layout:
     @cached_property
     def bodies(self) -> dict[Chain, tuple[tuple[Expression, ...], ...]]:
         """The chains with their rules, in the order in which they are made."""
-        refuse = Chain(self.table, "refuse")
-        check = ((*self._new(), verdict(VerdictCode.JUMP, refuse.name)),)
+        mark, refuse = Chain(self.table, "to-masquerade"), Chain(self.table, "refuse")
+        check = tuple((*self._new(), verdict(VerdictCode.JUMP, chain.name)) for chain in (mark, refuse))
         bodies = {
             self._base("nat-postrouting", "nat", HookNumber.POSTROUTING, _NAT_SOURCE): self._masquerading(),
+            mark: self._marking(),
             Chain(self.table, Verdict.NO_ENDPOINTS.value): ((reject(self.table.family),),),
             Chain(self.table, Verdict.INSIDERS.value): self._insiders(),
             Chain(self.table, "source-ranges"): (
@@ -148,8 +145,6 @@ class Layout:
         if unallocated:
             bodies[self._base("filter-forward", "filter", HookNumber.FORWARD, _FILTER)] = unallocated
             bodies[self._base("unallocated", "filter", HookNumber.OUTPUT, _FILTER)] = unallocated
-        if self._mark is not None:
-            bodies[self._base("mark-outside", "filter", HookNumber.PREROUTING, _MANGLE)] = self._marking()
         return bodies
 
     @cached_property
@@ -181,10 +176,8 @@ class Layout:
         return IP_DADDR if self.length == 4 else IP6_DADDR
 
     @property
-    def _mark(self) -> int | None:
-        """The packet mark of what came in by no pod's interface; None where sources are told otherwise."""
-        by_interface = isinstance(self.config.pods, PodInterface) and not self.config.masquerade_all
-        return 1 << self.config.masquerade_bit if by_interface else None
+    def _mark(self) -> int:
+        return 1 << self.config.masquerade_bit
 
     def _base(self, name: str, kind: str, hook: HookNumber, priority: int) -> Chain:
         return Chain(self.table, name, Hook(kind, hook, priority))
@@ -199,32 +192,23 @@ class Layout:
     def _to_frontend(self) -> tuple[Expression, ...]:
         return (*load(self.sets[Set.FRONTENDS].key), lookup_verdict(Set.FRONTENDS.value, 0))
 
-    def _made_to(self, kind: Set) -> tuple[Expression, ...]:
-        """The connection was made to a frontend in this set, whatever IPVS made of the packet since."""
-        words = self.length // 4
-        return (
-            ct(CtKey.DST_IP if self.length == 4 else CtKey.DST_IP6, 0, _ORIGINAL),
-            meta(MetaKey.L4PROTO, words),
-            ct(CtKey.PROTO_DST, words + 1, _ORIGINAL),
-            lookup(kind.value, 0),
-        )
-
     def _masquerading(self) -> tuple[tuple[Expression, ...], ...]:
-        from_here = address_is_local(FibFlag.SADDR)
-        bodies = [
+        return (
             (*self._in(Set.HAIRPIN), masquerade()),
             (self._source.load(0), lookup(Set.ADDRESSES.value, 0), masquerade()),
-            (*self._made_to(Set.EXTERNAL), masquerade()),
-            (*self._made_to(Set.EXTERNAL_LOCAL), *from_here, masquerade()),
-        ]
+            (*mark_has(self._mark), *flip_mark_bit(self._mark), masquerade()),
+        )
+
+    def _marking(self) -> tuple[tuple[Expression, ...], ...]:
+        mark = set_mark_bit(self._mark)
+        from_here = address_is_local(FibFlag.SADDR)
+        external = ((*self._in(Set.EXTERNAL), *mark), (*from_here, *self._in(Set.EXTERNAL_LOCAL), *mark))
+        internal = (*self._in(Set.INTERNAL), *mark)
         if self.config.masquerade_all:
-            bodies.append((*self._made_to(Set.INTERNAL), masquerade()))
-        elif self._mark is not None:
-            bodies.append((*mark_has(self._mark), *flip_mark_bit(self._mark), masquerade()))
-            bodies.append((*self._made_to(Set.INTERNAL), *from_here, masquerade()))
-        elif self._no_pod():
-            bodies.append((*self._no_pod(), *self._made_to(Set.INTERNAL), masquerade()))
-        return tuple(bodies)
+            return (*external, internal)
+        if isinstance(self.config.pods, PodInterface):
+            return (*external, *self._from_pod_interface(VerdictCode.RETURN), internal)
+        return (*external, (*self._no_pod(), *internal)) if self._no_pod() else external
 
     def _no_pod(self) -> tuple[Expression, ...]:
         """A source in none of the pods' networks; () if there are none."""
@@ -238,24 +222,20 @@ class Layout:
             )
         )
 
-    def _from_pod_interface(self) -> tuple[tuple[Expression, ...], ...]:
+    def _from_pod_interface(self, code: VerdictCode) -> tuple[tuple[Expression, ...], ...]:
         pods = self.config.pods
         if not isinstance(pods, PodInterface):
             return ()
-        return ((*came_in_by(pods.name, prefix=pods.prefix), verdict(VerdictCode.ACCEPT)),)
+        return ((*came_in_by(pods.name, prefix=pods.prefix), verdict(code)),)
 
     def _insiders(self) -> tuple[tuple[Expression, ...], ...]:
         networks = self.config.pod_networks(Family(self.length))
         return (
             *((*self._source.in_network(network), verdict(VerdictCode.ACCEPT)) for network in networks),
-            *self._from_pod_interface(),
+            *self._from_pod_interface(VerdictCode.ACCEPT),
             (*address_is_local(FibFlag.SADDR), verdict(VerdictCode.ACCEPT)),
             (verdict(VerdictCode.DROP),),
         )
-
-    def _marking(self) -> tuple[tuple[Expression, ...], ...]:
-        marked = () if self._mark is None else (*self._new(), *self._in(Set.INTERNAL), *set_mark_bit(self._mark))
-        return (*self._from_pod_interface(), marked)
 
     def _unallocated(self) -> tuple[tuple[Expression, ...], ...]:
         not_here = (fib_address_type(FibFlag.DADDR, 0), cmp(0, host_u32(_RTN_LOCAL), CmpOp.NEQ))

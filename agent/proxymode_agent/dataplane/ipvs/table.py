@@ -1,10 +1,9 @@
 """The nf_tables table beside IPVS: masquerading, refusal, source ranges, and the memory of which frontends are ours.
 
 IPVS rewrites destinations only, and knows a frontend by its address alone. What kube-proxy keeps ipsets and iptables
-rules for is here in few chains, whatever the number of Services; `Layout` declares them. What a packet was addressed to
-before IPVS is in its conntrack entry (sysctl net.ipv4.vs.conntrack = 1), so a packet mark is only needed where pods are
-told by interface. The nat chain has one more use: conntrack's address translation works only while some nat base chain
-exists in a family, and this one keeps it working while the table of the nftables mode goes away.
+rules for is here in few chains, whatever the number of Services; `Layout` declares them. The nat chain has one more
+use: conntrack's address translation works only while some nat base chain exists in a family, and this one keeps it
+working while the table of the nftables mode goes away.
 """
 
 from __future__ import annotations
