@@ -7,8 +7,8 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxymode_agent.log import LogFormat
 from proxymode_api.modes import DetectLocalMode, IpvsScheduler, Mode
+from proxymode_log import LogFormat
 
 if TYPE_CHECKING:
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxymode_agent.flag_values import BindAddress
-    from proxymode_agent.log import LogFormat
     from proxymode_agent.services.model import Network
     from proxymode_api.modes import Mode
+    from proxymode_log import LogFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent import flags, garbage, log
+from proxymode_agent import flags, garbage
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.engine import Engine, Pace
 from proxymode_agent.feed import feed
@@ -37,6 +37,7 @@ from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.switch import Switcher
 from proxymode_agent.switch.journal import Journal
 from proxymode_api.modes import Mode
+from proxymode_log import set_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS: Final = 4.5
 """After SIGTERM a kernel call that is under way may take this long; then the process ends regardless. A switch that is
 cut short is finished at the next start."""
+DEBUG_VERBOSITY: Final = 4
+"""From this --v on, debug lines are written (klog's convention: 4 is debug level)."""
 STUCK_SYNC_PERIODS: Final = 2.0
 """Health turns bad when something has waited for the kernel for this many sync periods (as kube-proxy)."""
 
@@ -56,7 +59,7 @@ STUCK_SYNC_PERIODS: Final = 2.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent; its exit status: 0 stopped or cleaned up, 1 could not start or work, 2 wrong flags."""
     options = flags.parse(sys.argv[1:] if arguments is None else arguments)
-    log.set_up(options.log_format, options.verbosity)
+    set_up(options.log_format, debug="proxymode_agent" if options.verbosity >= DEBUG_VERBOSITY else "")
     try:
         if options.cleanup:
             return clean_up(options)

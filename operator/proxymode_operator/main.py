@@ -18,7 +18,8 @@ import kopf
 from kubernetes.aio.config import ConfigException
 
 from proxymode_api.deprecation import Minor, parse_minor
-from proxymode_operator import handlers, log, resync
+from proxymode_log import set_up
+from proxymode_operator import handlers, resync
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.http import health_app, metrics_app, served
 from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
@@ -188,7 +189,8 @@ async def serve(settings: Settings) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit code 0 after a signal, 1 when it could not start or ended by an error."""
     settings = parse(sys.argv[1:] if argv is None else argv)
-    log.set_up(settings.logging_format)
+    set_up(settings.logging_format)
+    logging.getLogger("kopf").setLevel(logging.WARNING)  # it would tell of every object that it handles
     try:
         asyncio.run(serve(settings))
     except (ConfigException, OSError) as error:

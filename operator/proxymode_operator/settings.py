@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_api.common import parse_duration
-from proxymode_operator.log import LogFormat
+from proxymode_log import LogFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

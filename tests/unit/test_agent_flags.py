@@ -12,9 +12,9 @@ import pytest
 
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.flags import parse
-from proxymode_agent.log import LogFormat
 from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
 from proxymode_api.modes import IpvsScheduler, Mode
+from proxymode_log import LogFormat
 
 
 def test_defaults_are_those_of_an_agent_that_follows_its_nodeproxymode() -> None:

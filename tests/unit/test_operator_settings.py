@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from kubernetes.aio.config import ConfigException
 
+from proxymode_log import JsonFormatter, LogfmtFormatter
 from proxymode_operator.kubeapi import configuration
-from proxymode_operator.log import JsonFormatter, LogfmtFormatter
 from proxymode_operator.settings import Address, parse
 
 

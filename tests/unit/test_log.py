@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from proxymode_agent.log import JsonFormatter, LogfmtFormatter, LogFormat, set_up
+from proxymode_log import JsonFormatter, LogfmtFormatter, LogFormat, set_up
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -52,14 +52,15 @@ def test_a_traceback_stays_within_its_line(formatter: logging.Formatter) -> None
     assert "RuntimeError: boom" in line
 
 
-@pytest.mark.parametrize(("verbosity", "debug"), [(0, False), (3, False), (4, True)])
-def test_verbosity(verbosity: int, debug: bool) -> None:
-    root = logging.getLogger()
+def test_debug_lines_of_one_package_only() -> None:
+    root, ours = logging.getLogger(), logging.getLogger("proxymode_agent")
     before = (list(root.handlers), root.level)
     try:
-        set_up(LogFormat.JSON, verbosity)
-        assert logging.getLogger("proxymode_agent.engine").isEnabledFor(logging.DEBUG) is debug
+        set_up(LogFormat.JSON)
+        assert not ours.isEnabledFor(logging.DEBUG)
+        set_up(LogFormat.JSON, debug="proxymode_agent")
+        assert logging.getLogger("proxymode_agent.engine").isEnabledFor(logging.DEBUG)
         assert not logging.getLogger("aiohttp").isEnabledFor(logging.DEBUG)
     finally:
         root.handlers[:], root.level = before[0], before[1]
-        logging.getLogger("proxymode_agent").setLevel(logging.NOTSET)
+        ours.setLevel(logging.NOTSET)

@@ -1,7 +1,7 @@
 """Structured logging: one line an event, as logfmt (`key=value`) or JSON, on standard error.
 
-Code logs through the standard library with a constant message and `extra=`; the message says what happened, the fields
-say to what. Nothing here keeps, ships or samples logs.
+Shared by operator and agent, and below both. Code logs through the standard library with a constant message and
+`extra=`; the message says what happened, the fields say to what. Nothing here keeps, ships or samples logs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-DEBUG_VERBOSITY: Final = 4
-"""From this --v on, debug lines are written (klog's convention: 4 is debug level)."""
-
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_KOPF: Final = frozenset({"settings", "k8s_ref", "k8s_skip"})
+"""What kopf adds to its own records, for its own handlers."""
+
 _PLAIN: Final = re.compile(r"^[^\s\"=\\]+$")
+_OUR_PACKAGE: Final = re.compile(r"^proxymode_\w+\.")
 
 
 def fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
@@ -37,9 +38,9 @@ def fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
     yield "ts", datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     yield "level", record.levelname.lower()
     yield "msg", record.getMessage()
-    yield "logger", record.name.removeprefix("proxymode_agent.")
+    yield "logger", _OUR_PACKAGE.sub("", record.name)
     for key, value in vars(record).items():
-        if key not in _STANDARD:
+        if key not in _STANDARD and key not in _KOPF:
             yield key, value
     if record.exc_info:
         yield "traceback", logging.Formatter().formatException(record.exc_info)
@@ -59,12 +60,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(dict(fields(record)), default=str, ensure_ascii=False)
 
 
-def set_up(form: LogFormat, verbosity: int) -> None:
-    """Log everything of this process in `form`; `verbosity` as klog's --v."""
+def set_up(form: LogFormat, *, debug: str = "") -> None:
+    """Log everything of this process in `form` from level info on, and the package `debug` from level debug on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else LogfmtFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("proxymode_agent").setLevel(logging.DEBUG if verbosity >= DEBUG_VERBOSITY else logging.INFO)
+    if debug:
+        logging.getLogger(debug).setLevel(logging.DEBUG)
 
 
 def _logfmt_value(value: object) -> str:
