@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from proxymode_agent.dataplane.base import Dataplane, DataplaneError
 from proxymode_agent.dataplane.conntrack.entries import Entry, Status, Tcp
 from proxymode_agent.dataplane.conntrack.entries import Path as Direction
-from proxymode_agent.services.model import DataplaneConfig, ServiceState
+from proxymode_agent.services.model import (
+    DataplaneConfig,
+    Family,
+    Frontend,
+    Protocol,
+    ServicePort,
+    ServicePortName,
+    ServiceState,
+)
 from proxymode_agent.switch import Connections, Outcome, StepRecord, Switcher, SwitchError
 from proxymode_agent.switch import connections as counting
 from proxymode_agent.switch.journal import Entry as JournalEntry
@@ -306,3 +314,20 @@ def test_connections_are_counted_by_who_translates_them_and_compared_by_endpoint
     assert {key.original.source_port for key in counting.opening(entries, services)} == {4}
     after = [conntrack(1, nat=True), conntrack(6, nat=True, pod=12)]
     assert counting.compare(held, after) == Connections(found=2, kept=1)
+
+
+def test_connections_to_every_address_of_a_service_count() -> None:
+    vip, external, balancer = (bytes((10, 0, 0, last)) for last in (10, 20, 30))
+    port = ServicePort(
+        ServicePortName("ns", "web", "", Protocol.TCP, Family.IPV4),
+        Frontend(vip, Protocol.TCP, 80),
+        (),
+        30080,
+        external_ips=(external,),
+        load_balancer_ips=(balancer,),
+    )
+    services = counting.frontends(ServiceState({port.name: port}))
+    for address in (vip, external, balancer):
+        assert services.addressed(6, address, 80)
+        assert not services.addressed(6, address, 81)
+    assert services.addressed(6, bytes((192, 168, 0, 1)), 30080)

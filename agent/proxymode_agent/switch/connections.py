@@ -22,9 +22,9 @@ Held = dict[Key, "Path"]
 
 
 class Frontends(NamedTuple):
-    """What clients address: cluster IPs, and NodePorts (protocol, port) on any address."""
+    """What clients address: Services' own addresses, and NodePorts (protocol, port) on any address."""
 
-    cluster_ips: frozenset[Frontend]
+    addressed_ports: frozenset[Frontend]
     node_ports: frozenset[tuple[int, int]]
 
     def include(self, entry: Entry) -> bool:
@@ -33,13 +33,17 @@ class Frontends(NamedTuple):
 
     def addressed(self, protocol: int, address: bytes, port: int) -> bool:
         """Whether one of them has this address and port."""
-        return (address, protocol, port) in self.cluster_ips or (protocol, port) in self.node_ports
+        return (address, protocol, port) in self.addressed_ports or (protocol, port) in self.node_ports
 
 
 def frontends(state: ServiceState) -> Frontends:
     """The frontends of all Service ports."""
     return Frontends(
-        cluster_ips=frozenset(port.cluster_ip for port in state.ports.values()),
+        addressed_ports=frozenset(
+            port.cluster_ip._replace(address=address)
+            for port in state.ports.values()
+            for address in (port.cluster_ip.address, *port.external_ips, *port.load_balancer_ips)
+        ),
         node_ports=frozenset(
             (port.name.protocol, port.node_port) for port in state.ports.values() if port.node_port is not None
         ),
