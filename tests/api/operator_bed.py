@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import pytest_asyncio
 
 from proxymode_testbeds.apiserver import ApiServer
 from proxymode_testbeds.apiserver.processes import free_port, running
@@ -24,6 +25,8 @@ from proxymode_testbeds.polling import DEADLINE_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    import pytest
 
     from proxymode_testbeds.apiserver.processes import ServerProcess
 
@@ -146,6 +149,15 @@ class Bed:
 
         await eventually(posted, f"an Event {reason}")
         return await self.event_reasons()
+
+    async def until_observed(self, name: str = "fleet") -> None:
+        """The operator has taken notice of the object as it is now."""
+
+        async def observed() -> bool:
+            found = await self.get(f"{PROXY_MODES}/{name}")
+            return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
+
+        await eventually(observed, "observedGeneration")
 
     async def lease_holder(self) -> str:
         async with self.http.get(LEASE) as response:
@@ -280,6 +292,13 @@ async def install(api: ApiServer) -> None:
     """What users install: CRDs, namespace, RBAC, policies, and a Deployment that nothing here runs."""
     await api.kubectl("apply", f"--kustomize={Path(__file__).parents[2] / 'manifests'}")
     await api.served("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServer]:
+    """`server` for all tests of a module that imports this."""
+    async with server(tmp_path_factory.mktemp("operator")) as found:
+        yield found
 
 
 @asynccontextmanager

@@ -7,9 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
-from operator_bed import LEASE, PROXY_MODES, Bed, bed, install, operator, server
+from operator_bed import LEASE, Bed, api, bed, install, operator
 from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
@@ -19,18 +18,14 @@ if TYPE_CHECKING:
     from proxymode_testbeds.apiserver import ApiServer
     from proxymode_testbeds.apiserver.processes import ServerProcess
 
+__all__ = ["api"]
+
 THREE_STAGES = [
     {"name": "one", "count": 1},
     {"name": "half", "percent": 50, "approval": "Manual"},
     {"name": "all", "percent": 100},
 ]
 EIGHT = [f"n{index}" for index in range(8)]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServer]:
-    async with server(tmp_path_factory.mktemp("operator")) as found:
-        yield found
 
 
 @pytest.fixture
@@ -55,7 +50,7 @@ async def test_sigterm_gives_the_lease_back_and_the_next_operator_goes_on(fleet:
 
     async with fleet.operator(name="second"):
         await _leads(fleet)
-        await _observed(fleet)
+        await fleet.until_observed()
         after = await fleet.status()
         assert after["stages"][0] == before["stages"][0]
         assert list(fleet.modes().values()).count("nftables") == 1
@@ -75,7 +70,7 @@ async def test_a_restart_with_a_node_in_mid_switch_tells_no_other(fleet: Bed) ->
     async with fleet.operator(name="second"):
         await _leads(fleet)
         await fleet.edit({"spec": {"rollout": {"minReadySeconds": 0, "failureThreshold": 2}}})
-        await _observed(fleet)
+        await fleet.until_observed()
         assert [name for name, mode in fleet.history if mode] == ["n0"]
         fleet.agents["n0"].hold = False
         await fleet.answer("n0")
@@ -154,13 +149,3 @@ async def _leads(fleet: Bed) -> None:
         return bool(await fleet.lease_holder())
 
     await eventually(held, "a holder of the Lease")
-
-
-async def _observed(fleet: Bed) -> None:
-    """The operator has taken notice of the object as it is now."""
-
-    async def observed() -> bool:
-        found = await fleet.get(f"{PROXY_MODES}/fleet")
-        return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
-
-    await eventually(observed, "observedGeneration")

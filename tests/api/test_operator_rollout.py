@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 
-from operator_bed import EVENTS, NODE_PROXY_MODES, PROXY_MODES, Bed, bed, server
+from operator_bed import EVENTS, NODE_PROXY_MODES, PROXY_MODES, Bed, api, bed
 from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
@@ -17,14 +16,10 @@ if TYPE_CHECKING:
 
     from proxymode_testbeds.apiserver import ApiServer
 
+__all__ = ["api"]
+
 THREE_STAGES = [{"name": "one", "count": 1}, {"name": "half", "percent": 50}, {"name": "all", "percent": 100}]
 SIX = [f"n{index}" for index in range(6)]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServer]:
-    async with server(tmp_path_factory.mktemp("operator")) as found:
-        yield found
 
 
 @pytest.fixture
@@ -150,7 +145,7 @@ async def test_paused_and_aborted_start_nothing_new(fleet: Bed) -> None:
         await fleet.edit({"metadata": {"annotations": {"proxymode.io/abort": "1"}}})
         await fleet.until_status("Stopped")
         await fleet.edit({"spec": {"rollout": {"paused": False}}})
-        await _settled(fleet)
+        await fleet.until_observed()
         assert (await fleet.status())["status"] == "Stopped"
     assert list(fleet.modes().values()).count("nftables") == 1
     assert (await fleet.status())["history"][0]["outcome"] == "Aborted"
@@ -208,16 +203,6 @@ async def _released(fleet: Bed) -> None:
         return all(not item["spec"].get("proxyMode") for item in items)
 
     await eventually(nobody_decides, "proxyMode cleared everywhere")
-
-
-async def _settled(fleet: Bed) -> None:
-    """The operator has taken notice of the object as it is now."""
-
-    async def observed() -> bool:
-        found = await fleet.get(f"{PROXY_MODES}/fleet")
-        return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
-
-    await eventually(observed, "observedGeneration")
 
 
 async def test_probes_answer(fleet: Bed) -> None:
