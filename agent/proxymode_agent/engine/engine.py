@@ -18,30 +18,22 @@ from proxymode_agent.cell import Cell
 from proxymode_agent.engine import told
 from proxymode_agent.engine.decide import Look, Situation, Switch, Sync, Wait, decide, ours, rest_after
 from proxymode_agent.engine.drift import Drift
-from proxymode_agent.engine.programming import Programming
+from proxymode_agent.engine.inbox import Inbox
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
-from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
 from proxymode_agent.services.model import HealthChecks
-from proxymode_agent.services.tracker import ServiceTracker
 from proxymode_agent.switch.record import SwitchError
 from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from proxymode_agent.dataplane.base import Refused
     from proxymode_agent.engine.worker import Switcher
+    from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
     from proxymode_agent.kube.objects import EndpointSlice, Service
     from proxymode_agent.metrics import Metrics
-    from proxymode_agent.services.model import (
-        DataplaneConfig,
-        HealthCheck,
-        Network,
-        ServiceName,
-        ServicePortName,
-        ServiceState,
-    )
+    from proxymode_agent.services.model import DataplaneConfig, Network, ServicePortName, ServiceState
     from proxymode_agent.services.tracker import Problem
     from proxymode_agent.switch.record import StepRecord
     from proxymode_api.modes import Mode
@@ -100,22 +92,16 @@ class Engine:
         self._pace = pace
         self._clock = clock
         self._worker = DataplaneWorker(switcher_factory, clock)
-        self._tracker = ServiceTracker(node_name)
-        self._on_problem = on_problem
         self._on_refused = on_refused
         self._on_synced = on_synced
         self._wake = asyncio.Event()
+        self._inbox = Inbox(node_name, metrics, clock, woken=self._wake.set, on_problem=on_problem)
         self._cell: Cell[EngineSnapshot] = Cell(EngineSnapshot())
         self.health_checks: Cell[HealthChecks | None] = Cell(None)
         """What load balancers are to be told, as of the last successful sync; None: nothing is programmed yet."""
-        # Inputs.
+        # What is desired.
         self._goal: _Goal | None = None
         self._service_cidrs: tuple[Network, ...] = ()
-        self._services_listed = self._slices_listed = False
-        self._changed: set[ServicePortName] = set()  # ports that differ from what was written last
-        self._checks: Mapping[ServiceName, HealthCheck] = {}
-        self._unwritten_since: float | None = None
-        self._programming = Programming(datetime.now(UTC))
         # The kernel, as last seen, under this configuration.
         self._opened: DataplaneConfig | None = None
         self._kernel = Kernel(ObservedMode.NONE, None)
@@ -152,36 +138,15 @@ class Engine:
 
     def set_zone(self, zone: str) -> None:
         """The node is in this zone; empty: in none."""
-        self._tracker.set_zone(zone)
-        self._fed()
+        self._inbox.set_zone(zone)
 
     def on_service(self, event: Changed[Service] | Deleted | Synced) -> None:
         """A Service changed, or all of them are known now."""
-        match event:
-            case Changed(key, service):
-                self._tracker.set_service(key, service)
-            case Deleted(key):
-                self._tracker.drop_service(key)
-            case Synced():
-                self._services_listed = True
-        if not isinstance(event, Synced):
-            self._metrics.kube_proxy.service_changes.inc()
-        self._fed()
+        self._inbox.on_service(event)
 
     def on_slice(self, event: Changed[EndpointSlice] | Deleted | Synced) -> None:
         """An EndpointSlice changed, or all of them are known now."""
-        match event:
-            case Changed(key, endpoint_slice):
-                self._tracker.set_slice(key, endpoint_slice)
-                if self._tracker.dirty and (notes := endpoint_slice.metadata.annotations) is not None:
-                    self._programming.changed(notes.last_change_trigger_time)
-            case Deleted(key):
-                self._tracker.drop_slice(key)
-            case Synced():
-                self._slices_listed = True
-        if not isinstance(event, Synced):
-            self._metrics.kube_proxy.endpoint_changes.inc()
-        self._fed()
+        self._inbox.on_slice(event)
 
     def snapshot(self) -> EngineSnapshot:
         """Where things stand now."""
@@ -195,7 +160,7 @@ class Engine:
     def behind_since(self) -> float | None:
         """Since when, on the engine's clock, the kernel waits for something to be written; None: it is up to date, or
         nothing of ours is to be in it."""
-        waits = [since for since in (self._unwritten_since, self._worker.busy_since) if since is not None]
+        waits = [since for since in (self._inbox.waiting_since, self._worker.busy_since) if since is not None]
         return min(waits, default=None)
 
     async def run(self) -> None:
@@ -230,8 +195,7 @@ class Engine:
             case Wait(until):
                 self._publish(phase=self._resting_phase(synced=self._cell.value.synced))
                 if self._cell.value.phase in (EnginePhase.PENDING, EnginePhase.OBSERVING):
-                    self._unwritten_since = None
-                    self._programming.forget()
+                    self._inbox.unwanted()
                 return min(until, self._drift.shown_until)
             case Look(mode):
                 await self._look(mode)
@@ -245,12 +209,12 @@ class Engine:
         synced = self._cell.value.synced
         return Situation(
             now=self._clock(),
-            complete=self._services_listed and self._slices_listed,
+            complete=self._inbox.complete,
             told=self._goal is not None,
             desired=self._goal.mode if self._goal else None,
             observed=self._kernel.observed,
             unfinished=self._kernel.unfinished,
-            pending=bool(self._changed) or self._tracker.dirty,
+            pending=self._inbox.pending,
             full_at=min(self._full_at, self._drift.full_at) if synced else self._full_at,
             pending_at=self._pending_at,
             look_at=self._drift.look_at if synced else math.inf,
@@ -289,27 +253,27 @@ class Engine:
                 before, self._kernel = self._kernel, await self._worker.observe()
                 if self._kernel != before:
                     return  # somebody else changed the mode: decide anew with what is there
-            state = self._take()
-            if not full and not self._changed:
-                self._unwritten_since = None
+            state = self._inbox.take()
+            if not full and not self._inbox.changed:
+                self._inbox.passed_over(began)
                 self._publish_checks(mode)
                 return
-            expected = first or bool(self._changed)
+            expected = first or bool(self._inbox.changed)
             if first:
                 self._publish(phase=EnginePhase.PROGRAMMING)
-            changed = None if full else frozenset(self._changed)
+            changed = None if full else frozenset(self._inbox.changed)
             result = await self._worker.sync(mode, state, changed)
             if ours(self._kernel.observed) is not mode:
                 self._kernel = await self._worker.observe()
         except Exception as error:
             self._metrics.syncs.labels(kind, "failure").inc()
-            self._unwritten_since = self._unwritten_since or began
+            self._inbox.kept_waiting(began)
             self._failed(f"{kind} sync failed", error, goal)
             return
         ended = self._clock()
         seconds = ended - began
-        self._changed.clear()
-        self._unwritten_since = began if self._tracker.dirty else None
+        now = datetime.now(UTC)
+        self._inbox.written(began, now)
         self._retry.reset()
         self._sync_error = ""
         # A full sync has its own pace; a change that comes after one need not wait for it.
@@ -330,10 +294,7 @@ class Engine:
         self._tell_refused(result.refused, full=full)
         if self._opened is not None:
             self._on_synced(mode, self._opened, state, changed)
-        now = datetime.now(UTC)
         self._metrics.synced(result, kind, seconds, now.timestamp())
-        for latency in self._programming.written(now):
-            self._metrics.kube_proxy.programming.observe(latency)
         self._publish_checks(mode)
         self._publish(
             synced=goal is self._goal,
@@ -345,7 +306,7 @@ class Engine:
 
     async def _switch(self, to: Mode) -> None:
         goal = self._goal
-        state = self._take()
+        state = self._inbox.take()
         began = self._clock()
         told.switch_begins(self._kernel, to)
         self._publish(phase=EnginePhase.SWITCHING, synced=False, steps=())
@@ -356,14 +317,14 @@ class Engine:
             if goal is self._goal:  # else the new wish is tried at once
                 self._switch_at = self._clock() + delay
                 self._switch_error = f"switch to {to}: {error}"
-            self._unwritten_since = self._unwritten_since or began
+            self._inbox.kept_waiting(began)
             told.failed("switch failed", error, delay)
             result = "failure"
             if isinstance(error, SwitchError):
                 self._publish(last_switch=error.record)
                 self._metrics.switched(error.record)
         else:
-            self._unwritten_since = began if self._tracker.dirty else None
+            self._inbox.passed_over(began)
             self._switch_retry.reset()
             self._switch_error = ""
             result = "success"
@@ -380,24 +341,6 @@ class Engine:
             self._failed("dataplane cannot be observed", error, goal)
         self._publish(steps=())
 
-    def _fed(self) -> None:
-        if self._tracker.dirty:
-            self._metrics.kube_proxy.queued()
-            if self._unwritten_since is None:
-                self._unwritten_since = self._clock()
-        self._wake.set()
-
-    def _take(self) -> ServiceState:
-        update = self._tracker.take()
-        self._programming.take()
-        self._changed |= update.changed
-        self._checks = update.health_checks
-        for problem in update.problems:
-            self._metrics.object_problems.labels(problem.kind).inc()
-            told.unusable(problem)
-            self._on_problem(problem)
-        return update.state
-
     def _tell_refused(self, refused: Refused, *, full: bool) -> None:
         """Tell what is newly refused, and have all that is refused tried again."""
         before = self._cell.value.refused
@@ -412,7 +355,7 @@ class Engine:
 
     def _publish_checks(self, mode: Mode) -> None:
         if self._opened is not None:
-            self.health_checks.set(HealthChecks(mode, self._opened, self._checks))
+            self.health_checks.set(HealthChecks(mode, self._opened, self._inbox.health_checks))
 
     def _stepped(self, step: StepRecord) -> None:
         if self._cell.value.phase is EnginePhase.SWITCHING:
@@ -430,7 +373,7 @@ class Engine:
     def _resting_phase(self, *, synced: bool) -> EnginePhase:
         if self._sync_error or self._switch_error:
             return EnginePhase.FAILED
-        if self._goal is None or not (self._services_listed and self._slices_listed):
+        if self._goal is None or not self._inbox.complete:
             return EnginePhase.PENDING
         current = ours(self._kernel.observed)
         if self._goal.mode is None:
