@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
-SOURCES = 251  # addresses; a prime, so that address and port go through all pairs
+SOURCES = 251  # addresses at most; a prime, so that address and port go through all pairs
 PORTS = range(1024, 65536)
 
 
@@ -53,8 +53,11 @@ def main() -> None:
         running.clear()
 
     signal.signal(signal.SIGTERM, stop)
-    sources = [network[1 + number].packed for number in range(SOURCES)]
-    packets = [packet(sources[number % SOURCES], target.packed, PORTS[number], port) for number in range(20_000)]
+    if network.num_addresses == 1:
+        sources = [network[0].packed]
+    else:
+        sources = [network[1 + number].packed for number in range(SOURCES)]
+    packets = [packet(sources[number % len(sources)], target.packed, PORTS[number], port) for number in range(20_000)]
     v6 = target.version == 6
     sent = 0
     with socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
