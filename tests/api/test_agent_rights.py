@@ -17,7 +17,6 @@ from proxymode_agent.kube.own_node import OwnNode
 from proxymode_agent.kube.recorder import ObjectWarning, Recorder
 from proxymode_agent.metrics import Metrics
 from proxymode_api.nodeproxymode import Phase
-from proxymode_testbeds import service_cidrs
 from proxymode_testbeds.apiserver.rights import NAMESPACE, granted, used
 from proxymode_testbeds.polling import eventually
 
@@ -53,7 +52,6 @@ async def test_the_agent_uses_every_right_that_it_has_and_asks_for_no_other(
 ) -> None:
     await empty_api.kubectl("apply", f"--filename={ROOT / 'crds'}", f"--filename={RBAC}")
     await empty_api.served(*OUR_CRDS)
-    await service_cidrs.serve(empty_api)
     await empty_api.kubectl(
         "apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [SERVICE, SLICE]})
     )

@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from proxymode_testbeds import service_cidrs
 from proxymode_testbeds.agentbed import (
     WEB,
     agent,
@@ -150,12 +149,20 @@ async def test_traffic_follows_the_zone_of_the_node(
 async def test_networks_of_services_are_known_from_service_cidrs(
     api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
 ) -> None:
-    await service_cidrs.serve(api)
-    await apply(api, service_cidrs.service_cidr("kubernetes", "10.96.0.0/16", "fd96::/112"))
+    await apply(api, service_cidr("kubernetes", "10.96.0.0/16", "fd96::/112"))
     await set_up_cluster(api, node, traffic, "node1-pod1")
     agent.start()
     eventually(lambda: "10.96.0.0/16" in ruleset(node) and "fd96::/112" in ruleset(node), agent)
     assert traffic.ask(node, "client1", WEB, 80).server == "node1-pod1"
-    await apply(api, service_cidrs.service_cidr("more", "10.112.0.0/16"))
+    await apply(api, service_cidr("more", "10.112.0.0/16"))
     eventually(lambda: "10.112.0.0/16" in ruleset(node), agent)
     assert "10.96.0.0/16" in ruleset(node)
+
+
+def service_cidr(name: str, *cidrs: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": list(cidrs)},
+    }

@@ -3,7 +3,7 @@
 The folder has the layout that `KUBEBUILDER_ASSETS` names, so a real kube-apiserver can take its place. The libraries
 come from Debian sid, unpacked beside the system; the Go toolchain from its wheel; nothing is fetched while Go builds
 (GOPATH mode, GOPROXY=off). The folder is keyed by all package versions, the toolchain and our sources. Go's own build
-cache is kept too, so after an edit of the Go program only that is compiled again.
+cache, 1.4 GB, is kept only as long as a build fails: after a mistake in the Go program just that is compiled again.
 
 sid moves: when a library changes under us, the build fails with the compiler's words and the versions it met.
 """
@@ -98,8 +98,14 @@ def _build(unpacked: Path, folder: Path) -> None:
     link = f"-s -w -X main.kubeVersion={kubernetes}"
     # -trimpath: the temporary folder's name must not be part of what Go's build cache is keyed by.
     command = ["go", "build", "-trimpath", "-ldflags", link, "-o", str(folder / "kube-apiserver"), "."]
-    _run(command, source, environment, libraries)
+    with cache.locked(cache.root() / "go-build.lock"):  # nobody else drops the build cache meanwhile
+        _run(command, source, environment, libraries)
+        shutil.rmtree(_build_cache(), ignore_errors=True)
     shutil.rmtree(folder / "gopath")
+
+
+def _build_cache() -> Path:
+    return cache.root() / "go-build"
 
 
 def _go_environment(*gopath: Path) -> dict[str, str]:
@@ -109,7 +115,7 @@ def _go_environment(*gopath: Path) -> dict[str, str]:
         "HOME": str(cache.root()),
         "GOROOT": str(goroot),
         "GOPATH": os.pathsep.join(str(folder) for folder in gopath),
-        "GOCACHE": str(cache.root() / "go-build"),
+        "GOCACHE": str(_build_cache()),
         "GO111MODULE": "off",
         "GOPROXY": "off",
         "GOTOOLCHAIN": "local",

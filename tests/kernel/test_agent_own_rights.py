@@ -1,4 +1,4 @@
-"""The agent has the rights that it needs and no other: RBAC is enforced, and every rule of its role is used."""
+"""The agent as a process with no more rights than its ServiceAccount has. That it needs them all: tests/api."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ async def kubeconfig(api: ApiServer, relay: Relay) -> Path:
     return api.kubeconfig(holder, server=f"https://127.0.0.1:{relay.port}")
 
 
-async def test_the_agent_uses_every_right_that_it_has_and_asks_for_no_other(
-    api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
-) -> None:
+async def test_nothing_is_refused_to_the_agent(api: ApiServer, node: Topology, agent: Agent, traffic: Traffic) -> None:
     """Asked for ipvs first, which is worth an Event: that it is deprecated, or that this kernel has none."""
     await set_up_cluster(api, node, traffic, "node1-pod1", "node1-pod2")
     await ask(api, "ipvs")
@@ -43,7 +41,7 @@ async def test_the_agent_uses_every_right_that_it_has_and_asks_for_no_other(
     await eventually(partial(_has_event, api), "an Event")
     await ask(api, "nftables")
     await eventually(partial(_is_active, api), "the node Active in nftables")
-    assert used("agent", api.requests()) == granted("agent")
+    assert used("agent", api.requests()) <= granted("agent")
 
 
 async def ask(api: ApiServer, mode: str) -> None:
