@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nftables_bed import dataplane, held, node_config, regardless_of_order, service
+from nftables_bed import dataplane, held, node_config, packed_endpoints, regardless_of_order, service
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_testbeds.topology import build, make_fleet
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from proxymode_testbeds.topology import Topology
 
 ADDRESSES = {"ip": ["10.96.0.1", "10.96.0.2"], "ip6": ["fd96::1", "fd96::2"]}
+EXTERNAL = {
+    "ip": [bytes([203, 0, 113, number]) for number in (1, 2)],
+    "ip6": [ipaddress.ip_address(f"fdee::{number}").packed for number in (1, 2)],
+}
+RANGES = {
+    "ip": [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "10.1.0.0/16", "192.168.50.0/24", "0.0.0.0/0")],
+    "ip6": [ipaddress.ip_network(text) for text in ("fd00::/8", "fd01::/32", "fd50::/64", "::/0")],
+}
 PODS = {"ip": "10.244.1.{}", "ip6": "fd44::{}"}
 
 
@@ -36,13 +45,26 @@ class Step(NamedTuple):
 def service_ports(draw: st.DrawFn) -> ServicePort:
     family = draw(st.sampled_from(["ip", "ip6"]))
     pods = draw(st.sets(st.integers(1, 9), max_size=6))
-    return service(
+    here = draw(st.sets(st.sampled_from(sorted(pods)))) if pods else set()
+    made = service(
         draw(st.sampled_from("abcde")),
         draw(st.sampled_from(ADDRESSES[family])),
         draw(st.sampled_from([53, 80])),
         [(PODS[family].format(pod), draw(st.sampled_from([8080, 8081]))) for pod in pods],
         protocol=draw(st.sampled_from(Protocol)),
         node_port=draw(st.sampled_from([None, 30053, 30080])),
+    )
+    external, ranges = EXTERNAL[family], RANGES[family]
+    return dataclasses.replace(
+        made,
+        local_endpoints=packed_endpoints([(PODS[family].format(pod), 8080) for pod in here]),
+        elsewhere=draw(st.booleans()),
+        internal_local=draw(st.booleans()),
+        external_local=draw(st.booleans()),
+        external_ips=tuple(draw(st.sets(st.sampled_from(external)))),
+        load_balancer_ips=tuple(draw(st.sets(st.sampled_from(external)))),
+        source_ranges=tuple(draw(st.sets(st.sampled_from(ranges)))),
+        affinity_seconds=draw(st.sampled_from([None, 60, 10800])),
     )
 
 
@@ -54,6 +76,11 @@ DAMAGE = st.sampled_from(
     + [
         "flush map ip proxymode endpoints",
         "flush map ip6 proxymode services",
+        "flush map ip proxymode sticky-endpoints",
+        "flush map ip6 proxymode sticky-ids",
+        "flush map ip proxymode nodeports-from-inside",
+        "flush set ip proxymode allowed-sources",
+        "flush set ip6 proxymode restricted",
         "delete table ip proxymode",
         "flush chain ip proxymode nat-postrouting",
     ]
