@@ -33,15 +33,10 @@ that the node leaves alone.
 
 def render() -> str:
     """The document's text. Raises packet_table.TableError."""
-    files = sorted(FOLDER.glob("*.yaml"))
     sections = [_OPENING.rstrip("\n")]
-    done = 0
-    for index, file in enumerate(files):
-        # A case may be like one of a file before.
-        cases = read(files[: index + 1])
+    for file, cases in read(sorted(FOLDER.glob("*.yaml"))).items():
         sections.append(f"## {file.stem.replace('-', ' ').capitalize()}\n\n{_comment(file)}")
-        sections += ["\n".join(_case(case)) for case in cases[done:]]
-        done = len(cases)
+        sections += ["\n".join(_case(case)) for case in cases]
     return "\n\n".join(sections) + "\n"
 
 

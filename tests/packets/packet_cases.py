@@ -23,7 +23,7 @@ FACTORIES: Final[Mapping[str, DataplaneFactory]] = {"nftables": NftablesDataplan
 
 def cases(mode: str) -> tuple[Case, ...]:
     """The table as that mode promises it. Raises TableError."""
-    found = read(sorted(FOLDER.glob("*.yaml")))
+    found = tuple(case for of_file in read(sorted(FOLDER.glob("*.yaml"))).values() for case in of_file)
     if mode in DIFFERENCES:
-        return with_differences(found, yaml.safe_load(DIFFERENCES[mode].read_text()) or [])
+        found = with_differences(found, yaml.safe_load(DIFFERENCES[mode].read_text()) or [])
     return found

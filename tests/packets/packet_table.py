@@ -168,16 +168,19 @@ def wrong(outcome: Outcome, seen: Sequence[Observed], own: frozenset[str], node:
     return "; ".join(sorted({str(observed) for observed in seen}))
 
 
-def read(files: Sequence[Path]) -> tuple[Case, ...]:
-    """All cases of the files, in order. Raises TableError."""
-    cases: dict[str, Case] = {}
+def read(files: Sequence[Path]) -> dict[Path, tuple[Case, ...]]:
+    """The cases of each file, in order. Raises TableError."""
+    known: dict[str, Case] = {}
+    found = {}
     for file in files:
-        for entry in yaml.safe_load(file.read_text()):
-            case = _case(entry, cases)
-            if case.title in cases:
+        before = len(known)
+        for entry in yaml.load(file.read_text(), yaml.CSafeLoader):
+            case = _case(entry, known)
+            if case.title in known:
                 raise TableError(f"{case.title!r}: there are two cases with this title")
-            cases[case.title] = case
-    return tuple(cases.values())
+            known[case.title] = case
+        found[file] = tuple(known.values())[before:]
+    return found
 
 
 def flow_lines(flows: Mapping[Flow, Outcome]) -> list[str]:

@@ -26,6 +26,8 @@ from packet_table import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from packet_table import Case
+
 LOCAL, REMOTE = Server("local1", 8080), Server("remote1", 8443)
 BOTH = Answered(frozenset({LOCAL, REMOTE}))
 OWN, NODE = frozenset({"10.0.0.1"}), frozenset({"192.168.0.1"})
@@ -43,6 +45,11 @@ def write(folder: Path, flow: str, title: str = "one", more: str = "") -> list[P
     file = folder / "cases.yaml"
     file.write_text(CASE.format(title=title, flow=flow) + more)
     return [file]
+
+
+def read_one(files: list[Path]) -> tuple[Case, ...]:
+    [cases_of_file] = read(files).values()
+    return cases_of_file
 
 
 @pytest.mark.parametrize("mode", ["nftables", "ipvs"])
@@ -72,13 +79,13 @@ def test_every_difference_of_a_mode_is_one() -> None:
     ],
 )
 def test_an_outcome_is_read_and_printed_alike(tmp_path: Path, text: str, outcome: Outcome) -> None:
-    [case] = read(write(tmp_path, f"pod -> web:80 = {text}   # why"))
+    [case] = read_one(write(tmp_path, f"pod -> web:80 = {text}   # why"))
     assert dict(case.steps[0].flows) == {Flow("pod", "web", 80, "tcp"): outcome}
     assert str(outcome) == text
 
 
 def test_one_line_may_name_several_protocols_and_addresses(tmp_path: Path) -> None:
-    [case] = read(write(tmp_path, "pod -> 10.0.0.1,fd00::1:53/udp,sctp = dropped"))
+    [case] = read_one(write(tmp_path, "pod -> 10.0.0.1,fd00::1:53/udp,sctp = dropped"))
     assert list(case.steps[0].flows) == [
         Flow("pod", "10.0.0.1,fd00::1", 53, "udp"),
         Flow("pod", "10.0.0.1,fd00::1", 53, "sctp"),
@@ -93,7 +100,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, flow: str) -> None:
 
 def test_a_case_like_another_must_differ_from_it(tmp_path: Path) -> None:
     like = "- {{case: two, published: [x], like: one, flows: 'pod -> web:{}'}}\n"
-    _, two = read(write(tmp_path, "pod -> web:80 = dropped", more=like.format("80 = rejected")))
+    _, two = read_one(write(tmp_path, "pod -> web:80 = dropped", more=like.format("80 = rejected")))
     assert dict(two.steps[0].flows) == {Flow("pod", "web", 80, "tcp"): Refusal.REJECTED}
     for same in ("80 = dropped", "81 = rejected"):
         with pytest.raises(TableError, match="'two'"):
@@ -101,7 +108,7 @@ def test_a_case_like_another_must_differ_from_it(tmp_path: Path) -> None:
 
 
 def test_a_mode_s_difference_needs_a_reason_and_a_place(tmp_path: Path) -> None:
-    table = read(write(tmp_path, "pod -> web:80 = dropped"))
+    table = read_one(write(tmp_path, "pod -> web:80 = dropped"))
     difference = {"case": "one", "flow": "pod -> web:80 = rejected", "because": "so it is"}
     [changed] = with_differences(table, [difference])
     assert dict(changed.steps[0].flows) == {Flow("pod", "web", 80, "tcp"): Refusal.REJECTED}
