@@ -37,7 +37,7 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from proxymode_agent.dataplane.nfnetlink.objects import Set
 
@@ -64,6 +64,25 @@ def delete_elements(of: Set, keys: Iterable[bytes]) -> Iterator[Command]:
     head = _key_header(of, 0)
     padding = bytes(-of.key_length % 4)
     return _commands(Message.DELSETELEM, MessageFlag(0), of, (head + key + padding for key in keys))
+
+
+def get_elements(of: Set, keys: Iterable[bytes]) -> Command:
+    """A request for the elements with these keys; each is answered with a message of its own (see `values_in`)."""
+    head = _key_header(of, 0)
+    padding = bytes(-of.key_length % 4)
+    (command,) = _commands(Message.GETSETELEM, MessageFlag(0), of, (head + key + padding for key in keys))
+    return command
+
+
+def values_in(of: Set, request: Command, answers: Sequence[bytes]) -> list[bytes] | None:
+    """The values in the answers to `get_elements`; None where one is not an element with key and value and no more."""
+    value = (of.data_length + 3) & ~3
+    key = len(_key_header(of, 0)) + ((of.key_length + 3) & ~3)
+    size = len(request.encode(0)) - (request.objects - 1) * key + 2 * HEADER.size + value
+    if len(answers) != request.objects or any(len(answer) != size for answer in answers):
+        return None
+    start, end = size - value, size - value + of.data_length
+    return [answer[start:end] for answer in answers]
 
 
 def parse_elements(of: Set, buffer: memoryview) -> Iterator[Element]:
@@ -124,6 +143,9 @@ def _packed(of: Set, elements: Iterable[Element]) -> Iterator[bytes]:
     return _packed_verdicts(of, key_padding, elements)
 
 
+_VERBS = {Message.NEWSETELEM: "add", Message.DELSETELEM: "delete", Message.GETSETELEM: "get"}
+
+
 def _packed_verdicts(of: Set, key_padding: bytes, elements: Iterable[Element]) -> Iterator[bytes]:
     frames: dict[bytes, tuple[bytes, bytes]] = {}
     for key, data in elements:
@@ -139,7 +161,7 @@ def _packed_verdicts(of: Set, key_padding: bytes, elements: Iterable[Element]) -
 
 def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[bytes]) -> Iterator[Command]:
     head = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
-    verb = "add" if message is Message.NEWSETELEM else "delete"
+    verb = _VERBS[message]
 
     def command(parts: list[bytes], size: int) -> Command:
         header = HEADER.pack(HEADER.size + size, ElemListAttr.ELEMENTS | NLA_F_NESTED)
