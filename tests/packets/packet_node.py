@@ -94,4 +94,5 @@ def config(topology: Topology, options: Options) -> DataplaneConfig:
         node_port_addresses=None if on is None else tuple(map(ipaddress.ip_network, on)),
         node_ips=tuple(address.packed for address in topology.fleet.node(NODE).addresses),
         service_cidrs=tuple(map(ipaddress.ip_network, SERVICE_CIDRS)) if options.service_cidrs else (),
+        ipvs_scheduler="mh",  # by the client's port; round robin gives two clients in turn one endpoint each
     )
