@@ -28,10 +28,11 @@ $(STAMP): pyproject.toml requirements/dev.lock tools/system-packages.txt
 	@touch $@
 
 .PHONY: beds
-beds: install ## download and build the test beds into the cache (kernel, API server, newest nft)
+beds: install ## download and build the test beds into the cache (kernel, API server, newest nft, Prometheus)
 	@$(BIN)/python -m proxymode_testbeds.apiserver build
 	@$(BIN)/python -m proxymode_testbeds.vm build
 	@$(BIN)/python -m proxymode_testbeds.nft
+	@$(BIN)/python -m proxymode_testbeds.prometheus
 
 .PHONY: demo
 demo: install ## the main job: a staged rollout on real kernels with traffic flowing, and the way back
@@ -48,6 +49,7 @@ lint: install ## ruff, mypy, layer contracts, generated files up to date
 	@for folder in tests/*/; do MYPYPATH=$$folder $(BIN)/mypy $$folder; done  # each test bed has a conftest.py of its own
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m proxymode_api.crdgen --check
+	@$(BIN)/python -m proxymode_docs --check
 
 .PHONY: test-unit
 test-unit: install ## pure functions; seconds, no root
@@ -74,8 +76,9 @@ bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a 
 	@$(BIN)/python -m proxymode_benchmarks.sync $(CASES)
 
 .PHONY: generate
-generate: install ## CRDs and policies from the models, docs/behaviour.md from the packet tables, formatted code
+generate: install ## CRDs, policies, docs/metrics.md and dashboard from the code, docs/behaviour.md from the packet tables, formatted code
 	@$(BIN)/python -m proxymode_api.crdgen
+	@$(BIN)/python -m proxymode_docs
 	@$(BIN)/python tests/packets/packet_behaviour.py
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .

@@ -10,9 +10,10 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from proxymode_agent.dataplane.base import Finding
+from proxymode_agent.kube.listwatch import RestartReason
 from proxymode_agent.metrics_kubeproxy import KubeProxyMetrics
 from proxymode_api.modes import Mode, ObservedMode
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxymode_agent.dataplane.base import SyncResult
-    from proxymode_agent.kube.listwatch import RestartReason
     from proxymode_agent.switch.record import SwitchRecord
     from proxymode_api.deprecation import Deprecation
+
+# A second series for every counter and bucket set, which nothing here reads: a fleet has thousands of these.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _PREFIX: Final = "proxymode_agent"
 _SYNC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -190,6 +193,9 @@ class Metrics:
 
     def watch_restarted(self, resource: str) -> Callable[[RestartReason], None]:
         """A callback for ListWatch that counts restarts of one resource's watch."""
+
+        for reason in RestartReason:
+            self.watch_restarts.labels(resource, reason.value)
 
         def count(reason: RestartReason) -> None:
             self.watch_restarts.labels(resource, reason.value).inc()
