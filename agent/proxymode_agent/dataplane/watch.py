@@ -7,6 +7,7 @@ change is not joined: while anybody listens to it, every commit on the machine c
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import Finding, Look
@@ -16,50 +17,61 @@ from proxymode_agent.dataplane.nfnetlink.uapi import SetAttr, SetFlag
 from proxymode_agent.dataplane.shape import Shape, differences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from proxymode_agent.dataplane.nfnetlink import Connection, DumpedSet, Table
+    from proxymode_agent.dataplane.nfnetlink.ledger import Activity
 
 _READS: Final = 3  # of the shape, while others commit in between
 
 
-class TableWatch:
-    """Over the tables of one connection, which writes to them alone. Raises DataplaneError."""
+class Watch:
+    """`activity`: who has committed since the last call; `read`: what ours looks like. Both raise DataplaneError."""
 
-    def __init__(self, kernel: Connection, tables: Iterable[Table]) -> None:
-        self._kernel = kernel
-        self._tables = tuple(tables)
+    def __init__(self, activity: Callable[[], Activity], read: Callable[[], Shape]) -> None:
+        self._activity = activity
+        self._read = read
         self._expected: Shape | None = None
+        self._unread = False  # somebody wrote while the shape was read last
 
     def begin(self) -> None:
         """To be called before the kernel is read back: what others do from now on is told by the next look."""
-        self._kernel.activity()
-        self._expected = read_shape(self._kernel, self._tables)
+        self._activity()
+        self._expected = self._read()
+        self._unread = False
 
     def look(self) -> Look:
         """What others did since the last look, or since `begin`."""
-        activity = self._kernel.activity()
+        activity = self._activity()
+        wrote = bool(activity.others) or self._unread
         expected = None if self._expected is None or activity.rebuilt else self._expected.grown(activity.grown)
-        if expected is not None and not activity.others:
+        if expected is not None and not wrote:
             self._expected = expected
             return Look(Finding.UNTOUCHED)
-        found, undisturbed = self._read()
-        self._expected = found
+        found = self._expected = self._read_undisturbed()
         if expected is None:
             # Our own new rules are in `found`, and so may be somebody's: only if nobody wrote it is what we left.
-            return Look(Finding.DOUBTFUL if activity.others or not undisturbed else Finding.UNTOUCHED)
+            return Look(Finding.DOUBTFUL if wrote or self._unread else Finding.UNTOUCHED)
         changed = differences(expected, found)
         if changed:
-            return Look(Finding.CHANGED, changed) if undisturbed else Look(Finding.DOUBTFUL)
+            return Look(Finding.DOUBTFUL) if self._unread else Look(Finding.CHANGED, changed)
         return Look(Finding.NOTHING_SEEN if found.counted else Finding.DOUBTFUL)
 
-    def _read(self) -> tuple[Shape, bool]:
-        """The tables' shape, and whether nobody wrote while it was read, so that its parts belong together."""
+    def _read_undisturbed(self) -> Shape:
+        """The shape, read while nobody wrote, so that its parts belong together; `_unread`: that did not succeed."""
         for _ in range(_READS):
-            found = read_shape(self._kernel, self._tables)
-            if not self._kernel.activity().others:
-                return found, True
-        return found, False
+            found = self._read()
+            self._unread = bool(self._activity().others)
+            if not self._unread:
+                break
+        return found
+
+
+class TableWatch(Watch):
+    """Over the tables of one connection, which writes to them alone."""
+
+    def __init__(self, kernel: Connection, tables: Iterable[Table]) -> None:
+        super().__init__(kernel.activity, partial(read_shape, kernel, tuple(tables)))
 
 
 def read_shape(kernel: Connection, tables: Iterable[Table]) -> Shape:

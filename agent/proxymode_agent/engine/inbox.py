@@ -111,7 +111,7 @@ class Inbox:
             self._metrics.kube_proxy.programming.observe(latency)
 
     def passed_over(self, began: float) -> None:
-        """What was taken at `began` needs no writing, or all is read back next. What has come since waits since then."""
+        """What was taken at `began` waits no more; what has come since waits since then."""
         self.waiting_since = began if self._tracker.dirty else None
 
     def kept_waiting(self, began: float) -> None:
