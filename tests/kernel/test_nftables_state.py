@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nftables_bed import dataplane, held, namespace, node_config, regardless_of_order, service, state
+from nftables_bed import dataplane, held, namespace, node_config, packed_endpoints, regardless_of_order, service, state
 from proxymode_agent.dataplane.nfnetlink import (
     Chain,
     Connection,
@@ -40,7 +40,25 @@ WEB = service("web", "10.96.0.10", 80, [("10.244.1.11", 8080), ("10.244.2.11", 8
 WEB6 = service("web", "fd96::10", 80, [("fd44:0:0:1::11", 8080)], node_port=30080)
 DNS = service("dns", "10.96.0.53", 53, [(f"10.244.1.{n}", 53) for n in range(1, 8)], protocol=Protocol.UDP)
 EMPTY = service("empty", "10.96.0.20", 80, [], node_port=30020)
-STATE = state(WEB, WEB6, DNS, EMPTY)
+FULL, FULL6 = (
+    dataclasses.replace(
+        service("full", f"{prefix}40", 80, [(f"{pods}{number}", 8080) for number in (1, 2, 3)], node_port=30040),
+        local_endpoints=packed_endpoints([(f"{pods}3", 8080)]),
+        external_local=True,
+        external_ips=(ipaddress.ip_address(f"{external}1").packed,),
+        load_balancer_ips=(ipaddress.ip_address(f"{external}2").packed,),
+        source_ranges=(ipaddress.ip_network(source),),
+    )
+    for prefix, pods, external, source in (
+        ("10.96.0.", "10.244.1.", "203.0.113.", "10.0.0.0/8"),
+        ("fd96::", "fd44::", "fdee::", "fd10::/16"),
+    )
+)
+STICKY = dataclasses.replace(FULL, affinity_seconds=10800)
+NOWHERE = dataclasses.replace(
+    service("nowhere", "10.96.0.41", 80, [], node_port=30041), elsewhere=True, external_local=True, internal_local=True
+)
+STATE = state(WEB, WEB6, DNS, EMPTY, STICKY, FULL6, NOWHERE)
 
 
 @pytest.fixture
@@ -63,7 +81,7 @@ def test_it_reports_what_it_programmed(namespace: Topology) -> None:
         assert not made.present()
         result = made.sync(STATE)
         assert made.present()
-    assert (result.services, result.endpoints, result.refused) == (4, 10, ())
+    assert (result.services, result.endpoints, result.refused) == (7, 16, ())
     assert result.written > 10
 
 
@@ -86,11 +104,22 @@ def test_nft_prints_it_and_takes_its_own_listing_for_the_same(
 ) -> None:
     """Nothing is lost between our bytes and nft's language: types, rules, elements, comments.
 
-    Only in check-source nft puts a byte order conversion of one byte, which does nothing, before the lookup of an
+    It prints the rules of affinity, but takes them only after a match of the transport protocol. And in check-source nft puts a byte order conversion of one byte, which does nothing, before the lookup of an
     interval; so those chains are written anew: in both families a flush and three rules.
     """
+    without_affinity = state(*STATE.ports.values(), FULL)
+    programmed.remove()
+    programmed.sync(without_affinity)
     printed = listing(namespace)
-    assert "10.96.0.53 . udp . 53 : goto one-of-7" in printed
+    for element in (
+        "10.96.0.53 . udp . 53 : goto one-of-7",
+        "203.0.113.1 . tcp . 80 : goto local-one-of-1",
+        "203.0.113.1 . tcp . 80 : goto inside-one-of-3",
+        "tcp . 30041 : drop",
+        "tcp . 30020 : goto refuse",
+        "203.0.113.2 . tcp . 80 . 10.0.0.0/8",
+    ):
+        assert element in printed
     with build(make_fleet(nodes=1, pods=0, clients=0)) as other:
         nft(other, printed)
         before, after = held(namespace), held(other)
@@ -99,8 +128,21 @@ def test_nft_prints_it_and_takes_its_own_listing_for_the_same(
             "chain ip6 proxymode check-source",
         }
         with dataplane(other, node_config(namespace)) as made:
-            assert made.sync(STATE).written == 8
+            assert made.sync(without_affinity).written == 8
         assert held(other) == before
+
+
+def test_nft_prints_affinity(namespace: Topology, programmed: NftablesDataplane) -> None:
+    programmed.sync(state(STICKY, dataclasses.replace(FULL6, affinity_seconds=60)))
+    printed = listing(namespace)
+    for text in (
+        "203.0.113.1 . tcp . 80 : goto local-one-of-1-for-10800s",
+        "203.0.113.1 . tcp . 80 : goto inside-one-of-3-for-10800s",
+        "fdee::1 . tcp . 80 : goto local-one-of-1-for-60s",
+        "update @affinity { ip saddr . ip daddr . meta l4proto . th dport timeout 3h : meta priority }",
+        "update @nodeport-affinity { ip6 saddr . meta l4proto . th dport timeout 1m : meta priority }",
+    ):
+        assert text in printed
 
 
 def test_the_table_says_whose_it_is(namespace: Topology, programmed: NftablesDataplane) -> None:
@@ -174,7 +216,7 @@ def test_an_update_on_wrong_assumptions_reads_the_kernel_back(
     before = held(namespace)
     nft(namespace, "flush map ip proxymode services", "flush map ip proxymode endpoints")
     fewer = dataclasses.replace(DNS, cluster_endpoints=DNS.endpoints[:3])
-    assert programmed.sync(state(WEB, WEB6, fewer, EMPTY), frozenset([DNS.name])).written > 0
+    assert programmed.sync(state(*STATE.ports.values(), fewer), frozenset([DNS.name])).written > 0
     assert programmed.sync(STATE, frozenset([DNS.name])).written > 0
     assert regardless_of_order(held(namespace)) == regardless_of_order(before)
 
