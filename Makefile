@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+PROOF_ARGS ?=
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
@@ -66,6 +67,14 @@ test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
 .PHONY: test-vm-nftables
 test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside the VM; slow, not part of `make test`
 	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/kernel tests/packets $(PYTEST_ARGS)
+
+.PHONY: proof-updates
+proof-updates: install ## a million first packets under each kind of nftables update, on this host; slow
+	@$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
+
+.PHONY: proof-updates-vm
+proof-updates-vm: install ## the same on 6.1, inside the VM; for hours, or with PROOF_ARGS="20000 sticky"
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
 
 .PHONY: test-e2e
 test-e2e: install ## all parts together, as the demo puts them together
