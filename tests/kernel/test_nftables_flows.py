@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -11,7 +13,7 @@ from nftables_bed import dataplane, node_config, service, shared_fleet, state
 from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Layout
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.nftables import flows
-from proxymode_agent.services.model import Protocol, ServicePort, ServiceState
+from proxymode_agent.services.model import Family, Protocol, ServicePort, ServiceState
 from proxymode_testbeds.traffic.ask import ask
 
 if TYPE_CHECKING:
@@ -37,9 +39,13 @@ PODS6 = {"node1-pod1": "fd44:0:0:1::11", "node2-pod1": "fd44:0:0:2::11", "node2-
 FRONTENDS = {
     "ClusterIP": Frontend("10.96.0.53", 53, "10.96.0.53", PODS4),
     "ClusterIP, IPv6": Frontend("fd96::53", 53, "fd96::53", PODS6),
+    "external IP": Frontend("203.0.113.1", 53, "10.96.0.53", PODS4),
+    "load balancer, IPv6": Frontend("fdee::2", 53, "fd96::53", PODS6),
     "node port": Frontend("192.168.50.1", 30053, "10.96.0.53", PODS4),
     "node port, IPv6": Frontend("fd50::1", 30053, "fd96::53", PODS6),
 }
+
+EXTERNAL = {True: ("203.0.113.1", "203.0.113.2"), False: ("fdee::1", "fdee::2")}
 
 ports_used = iter(range(40000, 41000))
 
@@ -53,7 +59,10 @@ def made(shared_fleet: Topology) -> Iterator[NftablesDataplane]:
 
 def dns(frontend: Frontend, *pods: str) -> ServicePort:
     endpoints = [(frontend.pods[pod], 5353) for pod in pods]
-    return service("dns", frontend.service, 53, endpoints, protocol=Protocol.UDP, node_port=30053)
+    made = service("dns", frontend.service, 53, endpoints, protocol=Protocol.UDP, node_port=30053)
+    v4 = made.name.family == Family.IPV4
+    external_ip, load_balancer = (ipaddress.ip_address(one).packed for one in EXTERNAL[v4])
+    return dataclasses.replace(made, external_ips=(external_ip,), load_balancer_ips=(load_balancer,))
 
 
 def asked(topology: Topology, frontend: Frontend, source_port: int, source: str = "node1-pod2") -> str:
@@ -77,6 +86,27 @@ def test_a_flow_goes_with_the_service(shared_fleet: Topology, made: NftablesData
         made.sync(state(port), frozenset([port.name]))
         answers.append(asked(shared_fleet, frontend, source_port))
     assert answers == ["node1-pod1", "node2-pod1", "nobody", "node2-pod2"]
+
+
+@pytest.mark.parametrize("name", ["external IP", "load balancer, IPv6", "node port"])
+@pytest.mark.parametrize("affinity", [None, 3600], ids=["not sticky", "sticky"])
+def test_a_flow_goes_with_the_endpoints_of_policy_local(
+    shared_fleet: Topology, made: NftablesDataplane, name: str, affinity: int | None
+) -> None:
+    """The client is a pod, so it is short-circuited to all endpoints."""
+    frontend, source_port = FRONTENDS[name], next(ports_used)
+    answers = []
+    for pods in (["node2-pod1"], ["node1-pod1"], [], ["node2-pod2"]):
+        port = dns(frontend, *pods)
+        here = tuple(one for one in port.cluster_endpoints if one.address in _addresses(frontend, "node1-pod1"))
+        port = dataclasses.replace(port, external_local=True, local_endpoints=here, affinity_seconds=affinity)
+        made.sync(state(port), frozenset([port.name]))
+        answers.append(asked(shared_fleet, frontend, source_port))
+    assert answers == ["node2-pod1", "node1-pod1", "nobody", "node2-pod2"]
+
+
+def _addresses(frontend: Frontend, *pods: str) -> set[bytes]:
+    return {ipaddress.ip_address(frontend.pods[pod]).packed for pod in pods}
 
 
 @pytest.mark.parametrize("frontend", FRONTENDS.values(), ids=FRONTENDS)
