@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from packet_network import MACHINES, Names
 from packet_node import NodeUnderTest
 from packet_table import FAMILIES, Answered
@@ -18,7 +16,7 @@ from packet_wire import Question
 from proxymode_testbeds import netns, nft
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from packet_node import DataplaneFactory
     from packet_table import Case
@@ -30,43 +28,46 @@ if TYPE_CHECKING:
 NOT_FOR_REPLAY = "transport protocol mapping is only valid after transport protocol match"
 
 
-@pytest.fixture(scope="module", params=["installed", "newest"])
-def command(request: pytest.FixtureRequest) -> list[str]:
-    return nft.newest() if request.param == "newest" else ["nft"]
-
-
 def test_nft_lists_every_kind_of_element(
-    topology: Topology, wire: Wire, factory: DataplaneFactory, command: list[str], table: tuple[Case, ...]
+    topology: Topology, wire: Wire, factory: DataplaneFactory, table: tuple[Case, ...]
 ) -> None:
-    node = topology.netns("node1")
-    elsewhere = topology.netns(MACHINES["blocked"])  # nft --check resolves names there, where nothing of ours is
-    failures = []
+    commands = [["nft"], nft.newest()]
+    failures: list[str] = []
     for case in table:
-        under_test = NodeUnderTest(topology, factory, case.options)
+        node = NodeUnderTest(topology, factory, case.options)
         try:
-            under_test.program(case.steps[0].services)
+            node.program(case.steps[0].services)
             _let_clients_leave_traces(topology, wire, case)
-            listed = netns.run(node, [*command, "list", "ruleset"], check=False)
-            as_json = netns.run(node, [*command, "-j", "list", "ruleset"], check=False)
-            read = netns.run(elsewhere, [*command, "--check", "--file", "-"], input=listed.stdout, check=False)
+            for command in commands:
+                found = _failures(topology, command, _cluster_ips(case))
+                failures += [f"{nft.version(command)}: {case.title}: {failure}" for failure in found]
         finally:
-            under_test.close()
-        for name, done in {"list": listed, "-j list": as_json}.items():
-            if done.returncode != 0:
-                failures.append(f"{case.title}: nft {name} ends with {done.returncode}: {_brief(done.stderr)}")
-        if listed.stderr:
-            failures.append(f"{case.title}: nft list says {_brief(listed.stderr)}")
-        errors = [line for line in read.stderr.splitlines() if "Error:" in line and NOT_FOR_REPLAY not in line]
-        if errors or (read.returncode != 0 and not read.stderr):
-            failures.append(f"{case.title}: nft --check ends with {read.returncode}: {_brief(read.stderr)}")
-        if not listed.stdout.replace("\n", "").replace("\t", "").isprintable():
-            failures.append(f"{case.title}: nft list prints bytes that are no text")
-        if as_json.returncode == 0:
-            assert json.loads(as_json.stdout)["nftables"]
-        missing = [address for address in _cluster_ips(case) if address not in listed.stdout]
-        if missing:
-            failures.append(f"{case.title}: nft list does not show {', '.join(missing)}")
-    assert not failures, f"{nft.version(command)}\n" + "\n".join(failures)
+            node.close()
+    assert not failures, "\n" + "\n".join(failures)
+
+
+def _failures(topology: Topology, command: list[str], addresses: list[str]) -> Iterator[str]:
+    """What is wrong with the lists that this nft prints of node1; `addresses` are to be in them."""
+    node = topology.netns("node1")
+    elsewhere = topology.netns(MACHINES["blocked"])  # nothing of ours is there
+    listed = netns.run(node, [*command, "list", "ruleset"], check=False)
+    as_json = netns.run(node, [*command, "-j", "list", "ruleset"], check=False)
+    read = netns.run(elsewhere, [*command, "--check", "--file", "-"], input=listed.stdout, check=False)
+    for name, done in {"list": listed, "-j list": as_json}.items():
+        if done.returncode != 0:
+            yield f"nft {name} ends with {done.returncode}: {_brief(done.stderr)}"
+    if listed.stderr:
+        yield f"nft list says {_brief(listed.stderr)}"
+    errors = [line for line in read.stderr.splitlines() if "Error:" in line and NOT_FOR_REPLAY not in line]
+    if errors or (read.returncode != 0 and not read.stderr):
+        yield f"nft --check ends with {read.returncode}: {_brief(read.stderr)}"
+    if not listed.stdout.replace("\n", "").replace("\t", "").isprintable():
+        yield "nft list prints bytes that are no text"
+    if as_json.returncode == 0 and not json.loads(as_json.stdout)["nftables"]:
+        yield "nft -j list prints nothing"
+    missing = [address for address in addresses if address not in listed.stdout]
+    if missing:
+        yield f"nft list does not show {', '.join(missing)}"
 
 
 def _let_clients_leave_traces(topology: Topology, wire: Wire, case: Case) -> None:
