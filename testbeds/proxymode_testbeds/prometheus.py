@@ -1,8 +1,8 @@
 """Debian's Prometheus and promtool, from the cache: what a fleet's monitoring would make of our metrics, alerts and
 dashboard.
 
-The server runs in a network namespace, scrapes every second what it is told there, and keeps its data in a folder of the
-test's; it ends with the block, or with the namespace. Queries go over its HTTP API. `python -m
+The server runs in a network namespace, scrapes every second what it is told there, and keeps its data in a folder of
+the test's; it ends with the block, or with the namespace. Queries go over its HTTP API. `python -m
 proxymode_testbeds.prometheus` fetches the package and prints its version.
 """
 
@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
-
 from proxymode_testbeds import debs, netns
 
 if TYPE_CHECKING:

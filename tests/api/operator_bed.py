@@ -269,7 +269,12 @@ def _node_status(*, ready: bool) -> Json:
 
 @asynccontextmanager
 async def operator(
-    api: ApiServer, log: Path, health_port: int | None = None, *, lease_seconds: int = 15
+    api: ApiServer,
+    log: Path,
+    health_port: int | None = None,
+    *,
+    metrics_port: int | None = None,
+    lease_seconds: int = 15,
 ) -> AsyncIterator[ServerProcess]:
     """One operator process, with its ServiceAccount's rights."""
     command = [
@@ -278,7 +283,7 @@ async def operator(
         "proxymode_operator",
         f"--kubeconfig={api.kubeconfig(api.add_service_account('proxymode-system', 'proxymode-operator'))}",
         "--namespace=proxymode-system",
-        "--metrics-bind-address=",
+        f"--metrics-bind-address={f'127.0.0.1:{metrics_port}' if metrics_port else ''}",
         f"--healthz-bind-address={f'127.0.0.1:{health_port}' if health_port else ''}",
         f"--leader-elect-lease-duration={lease_seconds}s",
         f"--leader-elect-renew-deadline={lease_seconds * 3 // 4}s",
