@@ -234,10 +234,11 @@ def _heard(new: StoredNodeProxyMode, old: StoredNodeProxyMode | None, now: datet
         return new
     before = old.report if old is not None else None
     if before is None:
-        heard_at = min(report.heartbeat, now)
+        heard_at, known_since = min(report.heartbeat, now), now
     else:
         heard_at = before.heard_at if report.heartbeat == before.heartbeat else now
-    return dataclasses.replace(new, report=dataclasses.replace(report, heard_at=heard_at))
+        known_since = before.known_since
+    return dataclasses.replace(new, report=dataclasses.replace(report, heard_at=heard_at, known_since=known_since))
 
 
 def _decisive_change(old: StoredNodeProxyMode, new: StoredNodeProxyMode) -> bool:
@@ -248,7 +249,7 @@ def _decisive_change(old: StoredNodeProxyMode, new: StoredNodeProxyMode) -> bool
     if after.heard_at - before.heard_at >= SILENT_AFTER / 2:
         return True
     same_report = dataclasses.replace(before, heartbeat=after.heartbeat, heard_at=after.heard_at) == after
-    same_asked = (old.asked.generation, old.asked.intent) == (new.asked.generation, new.asked.intent)
+    same_asked = dataclasses.replace(old.asked, resource_version=new.asked.resource_version) == new.asked
     return not (same_report and same_asked and (old.uid, old.owner_uid) == (new.uid, new.owner_uid))
 
 

@@ -67,7 +67,7 @@ GHOSTS: Final = Counter(
 LEADER: Final = Gauge("proxymode_operator_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
 NODES: Final = Gauge(
     "proxymode_operator_nodes",
-    "Nodes by ProxyMode and state (updated, pending, switching, failed, blocked); of the leader only.",
+    "Nodes by ProxyMode and state (updated, pending, switching, failed, blocked, skipped); of the leader only.",
     ["proxymode", "state"],
     registry=REGISTRY,
 )

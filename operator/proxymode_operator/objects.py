@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from proxymode_api import API_VERSION
+from proxymode_api.annotations import SKIP_ANNOTATION
 from proxymode_api.common import ConditionStatus
 from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, Verdict
 from proxymode_api.proxymode import ProxyMode
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_REASON_SHOWN: Final = 200
+"""Characters of a person's reason that go into conditions, which have a bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +79,24 @@ def node_proxy_mode(raw: Json) -> StoredNodeProxyMode:
     owner = next((o["uid"] for o in meta.get("ownerReferences", ()) if o.get("kind") == "Node"), "")
     asked: Asked | None = None
     report: Report | None = None
+    annotations = meta.get("annotations", {})
     with contextlib.suppress(ValidationError):
         spec = NodeProxyModeSpec.model_validate(raw.get("spec", {}))
         asked = Asked(
             uid=meta["uid"],
             resource_version=meta["resourceVersion"],
             generation=meta.get("generation", 0),
-            intent=_intent(spec, Turn.loads(meta.get("annotations", {}).get(TURN_ANNOTATION))),
+            intent=_intent(spec, Turn.loads(annotations.get(TURN_ANNOTATION))),
+            skip=_reason(annotations[SKIP_ANNOTATION]) if SKIP_ANNOTATION in annotations else "",
         )
     with contextlib.suppress(ValidationError):
         report = _report(NodeProxyModeStatus.model_validate(raw.get("status", {})))
     return StoredNodeProxyMode(name=meta["name"], uid=meta["uid"], owner_uid=owner, asked=asked, report=report)
+
+
+def _reason(text: str) -> str:
+    """A person's reason in one line of bounded length; never empty."""
+    return " ".join(text.split())[:_REASON_SHOWN] or "no reason given"
 
 
 def _intent(spec: NodeProxyModeSpec, turn: Turn | None) -> Intent:
@@ -98,6 +108,7 @@ def _intent(spec: NodeProxyModeSpec, turn: Turn | None) -> Intent:
         proxy_mode=spec.proxy_mode,
         revision=spec.revision,
         stage=spec.stage,
+        attempt=spec.attempt,
         turn=turn,
     )
 
@@ -125,6 +136,7 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
         ready_since=max(since, default=None),
         heartbeat=status.heartbeat_time,
         heard_at=status.heartbeat_time,
+        known_since=status.heartbeat_time,
         preflight_mode=preflight.mode if preflight is not None else None,
         blockers=blockers,
     )

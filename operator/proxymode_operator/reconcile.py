@@ -2,7 +2,7 @@
 
 Order of the writes: the status first, since it is the record that later decisions rest on; with it the Events about its
 change, which nobody would think of again if a node's write failed; then nodes that are told, nodes that are prepared,
-and the promote annotation. Everything is safe to repeat: what was written shows in the cache at once, from the API
+and the annotations that were heard. Everything is safe to repeat: what was written shows in the cache at once, from the API
 server's answer, and is not asked for again.
 """
 
@@ -14,7 +14,6 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.annotations import PROMOTE_ANNOTATION
 from proxymode_api.proxymode import FleetStatus
 from proxymode_operator import objects
 from proxymode_operator.cache import RELEASE
@@ -41,7 +40,7 @@ WRITES_AT_ONCE: Final = 8
 WRITES_PER_RECONCILE: Final = 500
 """The rest follows in the next one: what was asked meanwhile (a pause) is heard in between."""
 
-_STATES: Final = ("updated", "pending", "switching", "failed", "blocked")
+_STATES: Final = ("updated", "pending", "switching", "failed", "blocked", "skipped")
 
 
 def _now() -> datetime:
@@ -84,11 +83,11 @@ class Reconciler:
             await self._store_status(proxy_mode, decisions.status)
         await self._post_all(proxy_mode, decisions.notices)
         await self._write(decisions.writes[:WRITES_PER_RECONCILE])
-        if decisions.drop_promote:
-            await self._drop_promote(proxy_mode)
-            await self._post_all(proxy_mode, decisions.useless_promote)
         if len(decisions.writes) > WRITES_PER_RECONCILE:
             return 0.0
+        for heard in decisions.heard:
+            await self._drop(proxy_mode, heard.annotation)
+            await self._post_all(proxy_mode, heard.notices)
         if decisions.wake_at is None:
             return None
         # Whole seconds are compared, so a moment later is early enough.
@@ -148,10 +147,10 @@ class Reconciler:
             },
         )
 
-    async def _drop_promote(self, proxy_mode: ProxyMode) -> None:
+    async def _drop(self, proxy_mode: ProxyMode, annotation: str) -> None:
         meta = proxy_mode.metadata
         try:
-            answer = await self._api.remove_annotation(Kind.PROXY_MODE, meta.name, PROMOTE_ANNOTATION, meta.uid)
+            answer = await self._api.remove_annotation(Kind.PROXY_MODE, meta.name, annotation, meta.uid)
         except ApiError as error:
             raise _conflict_or(error) from error
         self._cache.put(Kind.PROXY_MODE, answer)

@@ -168,6 +168,7 @@ class World:
             ready_since=since,
             heartbeat=self.now,
             heard_at=self.now,
+            known_since=before.known_since if before is not None else self.now,
             preflight_mode=target,
             blockers=("ip-vs-module",) if target in agent.unable else (),
         )

@@ -104,6 +104,16 @@ def test_an_agent_on_a_node_with_a_wrong_clock_is_not_silent(bench: Bench, skew:
         assert bench.heard_at() == bench.now
 
 
+def test_an_agent_is_listened_to_from_the_first_sight_on(bench: Bench) -> None:
+    first = bench.now
+    bench.now += timedelta(minutes=1)
+    bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", status=report("2026-01-01T00:01:00Z")))
+    fleet = bench.cache.fleet("a", None)
+    assert fleet is not None
+    assert fleet.nodes[0].report is not None
+    assert fleet.nodes[0].report.known_since == first
+
+
 def test_what_the_operator_itself_writes_is_no_sign_of_the_agent(bench: Bench) -> None:
     before = bench.heard_at()
     bench.now += timedelta(minutes=4)

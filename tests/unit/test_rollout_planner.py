@@ -14,7 +14,7 @@ from proxymode_api.proxymode import BlockedPolicy, LabelSelector, OnFailure, Sta
 from proxymode_operator.rollout.model import WriteKind
 from proxymode_operator.rollout.planner import budget
 from proxymode_operator.rollout.writes import release
-from rollout_world import World, percent_stages
+from rollout_world import START, World, percent_stages
 
 
 def completed(count: int = 4, **rollout: Any) -> World:
@@ -679,6 +679,21 @@ def test_an_agent_that_goes_silent_before_its_turn_is_given_up_too() -> None:
     world.annotate(PROMOTE_ANNOTATION, "p34")
     world.run()
     assert (world.status.status, world.status.nodes.updated) == ("Complete", 2)
+
+
+def test_a_restarted_operator_listens_before_it_gives_up_an_agent_whose_nodes_clock_is_wrong() -> None:
+    world = World.of(2, stages=percent_stages(50, 100, manual=["p100"]), progress_deadline="60s", max_unavailable=2)
+    world.run(20)
+    report = world.nodes["n1"].report
+    assert report is not None
+    world.pass_time(3600)
+    world.set_node("n1", report=dataclasses.replace(report, heard_at=START, known_since=world.now))
+    world.agents["n1"].dead = True
+    world.annotate(PROMOTE_ANNOTATION, "p100")
+    world.run(100)
+    assert (world.status.nodes.blocked, world.stage("p100").completed_at) == (0, None)
+    world.run(200)
+    assert (world.status.nodes.blocked, world.status.status) == (1, "Complete")
 
 
 def test_agents_that_are_installed_late_find_the_canary_still_to_come() -> None:

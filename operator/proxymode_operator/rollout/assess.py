@@ -1,6 +1,6 @@
 """What state one node is in, seen from one template.
 
-Solves: exactly one of updated, pending, switching, failed and blocked for every node, whether it uses up the budget,
+Solves: exactly one of updated, pending, switching, failed, blocked and skipped for every node, whether it uses up the budget,
 whether it may be told, and when any of that changes by time alone. Deliberately knows no other node and no stage.
 
 How a node gets its state (its NodeProxyMode is *at* the template, or not):
@@ -11,6 +11,9 @@ How a node gets its state (its NodeProxyMode is *at* the template, or not):
   failed. A failed sync in the mode asked for is not a failed switch and has until the deadline to mend.
 - at it, and phase Blocked: blocked, and still in flight, since the agent may begin once the block is gone.
 - at it otherwise: switching.
+- what would be failed or blocked, and a person has annotated it with a reason to skip it: skipped, and to be sent back
+  to what it ran before, if that is known; one that switches is let finish. Not at it, and annotated so: skipped, unless
+  it is still on its way to what it was told before.
 - not at it, but still on its way to what it was told before: switching until done, failed or overdue.
 - not at it, and its agent was not heard of for progressDeadline (from the revision's or the Node's beginning, or from
   when it was last heard of, whichever is later): blocked, and given up until it is heard of. Nothing was asked of it by
@@ -43,6 +46,7 @@ class NodeState(StrEnum):
     SWITCHING = "switching"
     FAILED = "failed"
     BLOCKED = "blocked"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,7 @@ class Assessment:
     """One node's state.
 
     `at_template`: told so, whether or not it has followed. `in_flight`: told something that it has not fully done.
-    `to_mark`: its failed switch is not yet noted. `homeward`: in flight no further, and what is wanted now is what it
+    `to_mark`: its failed switch is not yet noted. `to_return`: it is skipped and not yet sent back. `homeward`: in flight no further, and what is wanted now is what it
     ran before it was told.
     `unavailable`: counts against the budget. `tellable`: may be told as far as this node itself goes. `silent`: its
     agent never reported or not lately. `unheard`: so long that it is given up. `due`: when the state may change by time
@@ -61,6 +65,7 @@ class Assessment:
     at_template: bool
     in_flight: bool
     to_mark: bool
+    to_return: bool
     homeward: bool
     unavailable: bool
     tellable: bool
@@ -88,8 +93,7 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
     machine = "the Node is not Ready" if not node.ready else "it is cordoned" if node.cordoned else ""
     outside = unreachable or machine
     silent_due = report.heard_at + SILENT_AFTER if report is not None and not silent else None
-    heard_since = max(patience.began, node.created, report.heard_at if report is not None else _LONG_AGO)
-    given_up_at = heard_since + patience.deadline if silent and not node.foreign else None
+    given_up_at = _given_up_at(node, patience) if silent and not node.foreign else None
 
     if node.foreign or asked is None or asked.intent.mode is None:
         in_flight, overdue, due = False, False, None
@@ -98,15 +102,21 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
 
     at_template = asked is not None and not node.foreign and asked.intent.runs(wanted)
     unheard = not at_template and given_up_at is not None and now >= given_up_at
+    skip = asked.skip if asked is not None and not node.foreign else ""
+    tellable = to_return = False
+    if unheard:
+        outside = machine
     if at_template:
         assert asked is not None
         state, why = _state_at_template(asked, report, in_flight, overdue)
-        tellable = False
-    elif unheard:
-        state, why, tellable = NodeState.BLOCKED, f"{unreachable} for progressDeadline", False
-        outside = machine
-    elif in_flight and not overdue and _gave_up(asked, report) is None:
-        state, why, tellable = NodeState.SWITCHING, "on its way to what an earlier revision asked", False
+        if skip and state in (NodeState.FAILED, NodeState.BLOCKED):
+            state, why, to_return = NodeState.SKIPPED, skip, asked.way_back is not None
+    elif unheard and not skip:
+        state, why = NodeState.BLOCKED, f"{unreachable} for progressDeadline"
+    elif not unheard and in_flight and not overdue and _gave_up(asked, report) is None:
+        state, why = NodeState.SWITCHING, "on its way to what it was told before"
+    elif skip:
+        state, why = NodeState.SKIPPED, skip
     else:
         state, why = _state_before_turn(node, wanted)
         tellable = state is NodeState.PENDING and not why and not unreachable and node.ready
@@ -115,7 +125,8 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
         state=state,
         at_template=at_template,
         in_flight=in_flight,
-        to_mark=in_flight and not overdue and _failed(asked, report) and not _is_marked(asked),
+        to_mark=in_flight and not overdue and not to_return and _failed(asked, report) and not _is_marked(asked),
+        to_return=to_return,
         homeward=in_flight and tellable and asked is not None and _came_from(asked, wanted),
         unavailable=bool(outside) or in_flight,
         tellable=tellable,
@@ -126,11 +137,21 @@ def assess(node: Node, wanted: Template, patience: Patience, now: datetime) -> A
     )
 
 
+def _given_up_at(node: Node, patience: Patience) -> datetime:
+    """When a silent agent is given up, unless it is heard of before."""
+    since = max(patience.began, node.created)
+    if node.report is None:
+        return since + patience.deadline
+    # After the operator's start a live agent on a node with a wrong clock seems silent until it writes again.
+    certain_at = node.report.known_since + SILENT_AFTER
+    return max(certain_at, max(since, node.report.heard_at) + patience.deadline)
+
+
 def _progress(
     asked: Asked, report: Report | None, silent: bool, patience: Patience, now: datetime
 ) -> tuple[bool, bool, datetime | None]:
     """Of a node that was told: whether it is in flight, whether it is overdue, when one of them changes by time."""
-    told_at = asked.intent.turn.at if asked.intent.turn else None
+    told_at = asked.intent.turn.tried_at if asked.intent.turn else None
     assert asked.intent.mode is not None
     if (
         report is not None

@@ -41,7 +41,8 @@ class StageProgress:
 class Tolerance:
     """What a stage may be complete without: blocked nodes (onBlocked Skip), failed ones below failureThreshold.
 
-    A blocked one in flight may still begin, once the block is gone; not so if its agent is given up.
+    A blocked one in flight may still begin, once the block is gone; not so if its agent is given up. A skipped one is
+    waited for only until it has been sent back.
     """
 
     blocked: bool
@@ -56,6 +57,8 @@ class Tolerance:
                 return self.failed
             case NodeState.BLOCKED:
                 return self.blocked and (not node.in_flight or node.unheard)
+            case NodeState.SKIPPED:
+                return not node.to_return
             case _:
                 return False
 
@@ -107,6 +110,7 @@ def progress(
             nodes=len(nodes),
             updated=sum(states[node].state is NodeState.UPDATED for node in nodes),
             blocked=sum(states[node].state is NodeState.BLOCKED for node in nodes),
+            skipped=sum(states[node].state is NodeState.SKIPPED for node in nodes),
             approved=approved,
             started_at=before.started_at or completed_at,
             completed_at=completed_at,

@@ -58,10 +58,16 @@ class Turn(Model):
     """
 
     at: datetime = Field(description="When the node was told.")
+    retried_at: datetime | None = Field(default=None, description="When it was told last to try again.")
     generation: int = Field(description="metadata.generation that the telling made.")
     before_mode: Mode | None = Field(default=None, description="What it ran before; none: nothing to return to.")
     before_options: DataplaneOptions = Field(default_factory=DataplaneOptions, description="With which options.")
     failed: bool = Field(default=False, description="Its agent has said that the switch failed, and may be retrying.")
+
+    @property
+    def tried_at(self) -> datetime:
+        """From when on progressDeadline counts."""
+        return self.retried_at or self.at
 
     def dumps(self) -> str:
         """The annotation's value."""
@@ -89,6 +95,7 @@ class Intent:
     proxy_mode: str = ""
     revision: int = 0
     stage: str = ""
+    attempt: int = 0
     turn: Turn | None = None
 
     def runs(self, template: Template) -> bool:
@@ -104,18 +111,32 @@ class Intent:
             proxy_mode=self.proxy_mode,
             revision=self.revision,
             stage=self.stage,
+            attempt=self.attempt,
             **{name: getattr(self.options, name) for name in DataplaneOptions.model_fields},
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A NodeProxyMode as stored: the intent, and what identifies this version of it."""
+    """A NodeProxyMode as stored: the intent, and what identifies this version of it.
+
+    `skip`: why a person wants rollouts to go round the node; empty: nobody does.
+    """
 
     uid: str
     resource_version: str
     generation: int
     intent: Intent
+    skip: str = ""
+
+    @property
+    def way_back(self) -> Template | None:
+        """What the node ran before it was last told; None where nothing is known, or nothing else."""
+        turn = self.intent.turn
+        if turn is None or turn.before_mode is None:
+            return None
+        before = Template(turn.before_mode, turn.before_options)
+        return None if self.intent.runs(before) else before
 
     @property
     def turn_generation(self) -> int:
@@ -129,6 +150,7 @@ class Report:
 
     `heartbeat`: when the agent wrote it, by its node's clock. `heard_at`: the same by the operator's clock, which alone
     says whether the agent is silent; after the operator's start it is `heartbeat` until the agent writes again.
+    `known_since`: since when this operator listens to the agent; before that its node's clock is all that is known.
     """
 
     observed_generation: int
@@ -138,6 +160,7 @@ class Report:
     ready_since: datetime | None
     heartbeat: datetime
     heard_at: datetime
+    known_since: datetime
     preflight_mode: Mode | None
     blockers: tuple[str, ...]
 
@@ -185,6 +208,8 @@ class WriteKind(StrEnum):
     """Told to run this revision: the dataplane moves."""
     RETURN = "return"
     """Told to go back to what it ran before this revision: the dataplane moves."""
+    RETRY = "retry"
+    """Told to try again what failed: the dataplane moves."""
     MARK = "mark"
     """A failed switch is noted, in the annotation only."""
     RELEASE = "release"
@@ -218,9 +243,17 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """An annotation of the ProxyMode that has no work left and goes, and what to say about it."""
+
+    annotation: str
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
     """What to do now, in this order: store the status, post the Events about its change, write the NodeProxyModes, drop
-    the promote annotation, post why it was useless.
+    the annotations that were heard and post what came of them.
 
     `wake_at` is when something can change without an event: a soak that ends, a deadline that passes.
     """
@@ -228,6 +261,5 @@ class Decisions:
     status: ProxyModeStatus
     writes: tuple[Write, ...] = ()
     notices: tuple[Notice, ...] = ()
-    drop_promote: bool = False
-    useless_promote: tuple[Notice, ...] = ()
+    heard: tuple[Heard, ...] = ()
     wake_at: datetime | None = None

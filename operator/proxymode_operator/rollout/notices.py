@@ -37,6 +37,7 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
         yield from _stage_notices(before.get(stage.name), stage)
     if new.completed_at and not (same_revision and old.completed_at):
         skipped = f", {new.nodes.blocked} blocked and passed over" if new.nodes.blocked else ""
+        skipped += f", {new.nodes.skipped} skipped" if new.nodes.skipped else ""
         yield Notice(
             reason="RolloutComplete",
             action="Rollout",

@@ -6,13 +6,16 @@ What it promises, whatever fails and whenever it runs:
   cordoned, or their agent silent. One that is in flight already may be told anew once it failed or is overdue, since
   that makes no further node unavailable. A node whose agent has not reported a passed preflight is never told.
 - No node of a stage is told before every earlier stage is complete, has soaked, and the stage is approved, by what is
-  stored in the status. Paused, stopped and aborted mean that nothing new starts. One exception to the stages: a node
+  stored in the status. Paused, stopped and aborted mean that nothing new starts. Two exceptions, neither of which
+  makes a further node unavailable: a failed node is told to try again, and a skipped one sent back, when a person says
+  so, even where failures have stopped the rollout, since that is the way out of it. One exception to the stages: a node
   whose switch failed or is overdue, when what is wanted now is what it ran before, is sent back at once; else an undo
   would wait for a budget that only this node can free.
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
 - At most four writes for a node in a rollout: prepared once (created, or told the mode to come, which moves nothing),
   told once (mode, options, connections and revision together), noted once that its switch failed, and in a rollback
-  told once to return. Only telling moves the dataplane. Besides, one for every change of a waiting node's stage.
+  told once to return. Only telling moves the dataplane. Besides, one for every change of a waiting node's stage, and
+  two for every retry or skip that a person asks for.
 
 A revision begins when mode or options change, whichever way; undo is nothing else. It ends complete, superseded,
 aborted or rolled back, which history records; after the last two its template starts nothing more until the spec
@@ -36,7 +39,7 @@ from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
 from proxymode_operator.rollout.status import Situation, status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
-from proxymode_operator.rollout.writes import mark, prepare, return_, told_at, turn
+from proxymode_operator.rollout.writes import mark, prepare, retry, return_, told_at, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,9 +82,10 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
     proxy_mode, rollout = fleet.proxy_mode, fleet.proxy_mode.spec.rollout
     before = proxy_mode.status
     states = _assess(fleet, template, now)
+    failed = failed_nodes(states)
     tolerance = Tolerance(
         blocked=rollout.on_blocked is BlockedPolicy.SKIP,
-        failed=len(failed_nodes(states)) < rollout.failure_threshold,
+        failed=len(failed) < rollout.failure_threshold,
     )
     promotion = revisions.promotion(proxy_mode, begins=begins)
     by_name = {stage.name: stage for stage in before.stages}
@@ -112,7 +116,8 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         outstanding=tuple(name for name, found in states.items() if not tolerance.finished(found)),
     )
     # What is not yet on record (a revision that begins, an end) moves no node before it is.
-    told = () if begins or end.new else _tell(situation, template, now)
+    retrial = revisions.retrial(proxy_mode, failed, begins=begins, held=end.new or situation.paused)
+    told = () if begins or end.new else _tell(situation, template, retrial.nodes, now)
     names = {write.node for write in told}
     marked = tuple(mark(node) for node in fleet.nodes if node.name not in names and _to_mark(node, states))
     base = before.model_copy(
@@ -132,8 +137,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
     return replace(
         decisions,
         writes=writes,
-        drop_promote=promotion.done,
-        useless_promote=promotion.notices,
+        heard=tuple(heard for heard in (promotion.heard, retrial.heard) if heard is not None),
     )
 
 
@@ -180,7 +184,8 @@ def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bo
     def candidate(node: Node) -> Candidate:
         found = states[node.name]
         told = told_at(node, name, before.revision) if found.at_template else None
-        passed_over = skip_blocked and found.state is NodeState.BLOCKED and not found.at_template
+        left_out = found.state is NodeState.SKIPPED or (skip_blocked and found.state is NodeState.BLOCKED)
+        passed_over = left_out and not found.at_template
         unsettled = found.in_flight and not found.at_template
         return Candidate(node, told, found.at_template, unsettled, passed_over)
 
@@ -189,22 +194,28 @@ def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bo
     return membership(rollout.stages, complete, map(candidate, fleet.nodes), rollout.topology_key)
 
 
-def _tell(s: Situation, template: Template, now: datetime) -> tuple[Write, ...]:
-    """The writes that move nodes, by a revision that is on record."""
+def _tell(s: Situation, template: Template, retried: Sequence[str], now: datetime) -> tuple[Write, ...]:
+    """The writes that move nodes, by a revision that is on record. `retried`: failed nodes that are to try again."""
     proxy_mode = s.fleet.proxy_mode
     nodes = {node.name: node for node in s.fleet.nodes}
     if s.paused:
         return ()
     if s.rollback is not None and not revisions.abort_asked(proxy_mode):
         return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.states))
-    if s.ended is not None or s.stop is not None:
+    if s.ended is not None:
         return ()
+    wished = (
+        *(retry(nodes[name], now) for name in retried),
+        *(return_(nodes[name], now) for name, found in s.states.items() if found.to_return),
+    )
+    if s.stop is not None:
+        return wished
     stage_of = _stage_of(s.stages)
     homeward = sorted(name for name, found in s.states.items() if found.homeward)
     staged = [name for stage in s.stages if stage.is_open for name in stage.members if s.states[name].tellable]
     order = dict.fromkeys([*homeward, *staged])
     told = _within(s.budget, order, s.states)
-    return tuple(turn(nodes[name], template, proxy_mode, stage_of[name], now) for name in told)
+    return (*wished, *(turn(nodes[name], template, proxy_mode, stage_of[name], now) for name in told))
 
 
 def _stage_of(stages: Sequence[StageProgress]) -> Mapping[str, str]:

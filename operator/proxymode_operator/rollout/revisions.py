@@ -1,6 +1,6 @@
 """A revision's life: how it begins, how it ends, what a person's annotations say about it.
 
-Solves: revision numbers, history, `proxymode.io/promote` and `proxymode.io/abort`. Deliberately looks at no node's
+Solves: revision numbers, history, `proxymode.io/promote`, `proxymode.io/retry` and `proxymode.io/abort`. Deliberately looks at no node's
 state; that a rollback begins is the planner's finding, that it has begun is written here.
 """
 
@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ALL, PROMOTE_ANNOTATION
-from proxymode_api.proxymode import RolloutOutcome, RolloutRecord
-from proxymode_operator.rollout.model import (
-    Notice,
-    NoticeType,
+from proxymode_api.annotations import (
+    ABORT_ANNOTATION,
+    PROMOTE_ALL,
+    PROMOTE_ANNOTATION,
+    RETRY_ALL,
+    RETRY_ANNOTATION,
 )
+from proxymode_api.proxymode import RolloutOutcome, RolloutRecord
+from proxymode_operator.rollout.model import Heard, Notice, NoticeType
 from proxymode_operator.rollout.writes import told_at
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
@@ -28,6 +32,11 @@ HISTORY: Final = 10
 
 EARLY: Final = frozenset({RolloutOutcome.ABORTED, RolloutOutcome.ROLLED_BACK})
 """Ends after which a revision starts nothing more, for any node."""
+
+
+_NAMED: Final = 5
+_SHOWN: Final = 200
+"""Characters of an annotation that are repeated in an Event, whose note has at most 1 KiB."""
 
 
 def begin(fleet: Fleet, template: Template, now: datetime) -> ProxyModeStatus:
@@ -75,11 +84,10 @@ def abort_asked(proxy_mode: ProxyMode) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """`stages`: approved now. `done`: the annotation has no work left and goes. `notices`: why it was useless."""
+    """`stages`: approved now. `heard`: the annotation goes, with a word on why if it was useless."""
 
     stages: frozenset[str] = frozenset()
-    done: bool = False
-    notices: tuple[Notice, ...] = ()
+    heard: Heard | None = None
 
 
 def promotion(proxy_mode: ProxyMode, *, begins: bool) -> Promotion:
@@ -93,15 +101,54 @@ def promotion(proxy_mode: ProxyMode, *, begins: bool) -> Promotion:
         return Promotion()
     names = [stage.name for stage in proxy_mode.spec.rollout.stages]
     if begins:
-        return _useless(f"{PROMOTE_ANNOTATION}={value} was set before this revision began; promote again")
+        return _unheeded(f"{PROMOTE_ANNOTATION}={value} was set before this revision began; promote again")
     if value not in (*names, PROMOTE_ALL):
         right = f"write one of {', '.join(names)}, or {PROMOTE_ALL}"
-        return _useless(f"{PROMOTE_ANNOTATION}={value}: there is no such stage; {right}")
+        return _unheeded(f"{PROMOTE_ANNOTATION}={value}: there is no such stage; {right}")
     promoted = frozenset(names) if value == PROMOTE_ALL else frozenset({value})
     approved = {stage.name for stage in proxy_mode.status.stages if stage.approved}
-    return Promotion(promoted, done=promoted <= approved)
+    return Promotion(promoted, Heard(annotation=PROMOTE_ANNOTATION) if promoted <= approved else None)
 
 
-def _useless(note: str) -> Promotion:
+def _unheeded(note: str) -> Promotion:
     notice = Notice(reason="PromoteIgnored", action="Promote", note=note, type=NoticeType.WARNING)
-    return Promotion(done=True, notices=(notice,))
+    return Promotion(heard=Heard(annotation=PROMOTE_ANNOTATION, notices=(notice,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Retrial:
+    """`nodes`: those to tell to try again, sorted. `heard`: the annotation goes, with a word on what came of it."""
+
+    nodes: tuple[str, ...] = ()
+    heard: Heard | None = None
+
+
+def retrial(proxy_mode: ProxyMode, failed: Collection[str], *, begins: bool, held: bool) -> Retrial:
+    """What `proxymode.io/retry` (names of nodes, or `all`) asks for, of the nodes that have failed.
+
+    `held`: nothing may start now, so it waits. Dropped unheeded where it cannot be meant: when a revision begins, or
+    once the revision has ended early, after which it starts nothing more. Heard once: should the operator die between
+    telling the nodes and dropping the annotation, those of them that have failed anew by then are told once more.
+    """
+    value = proxy_mode.metadata.annotations.get(RETRY_ANNOTATION)
+    if value is None:
+        return Retrial()
+    said = f"{RETRY_ANNOTATION}={value[:_SHOWN]}"
+    if begins:
+        return _untried(f"{said} was set before this revision began; retry again if nodes fail")
+    if (end := ended(proxy_mode)) is not None:
+        return _untried(f"{said}: revision {proxy_mode.status.revision} has ended ({end}) and starts nothing more")
+    if held:
+        return Retrial()
+    names = {name.strip() for name in value.split(",")}
+    nodes = tuple(sorted(name for name in failed if name in names or RETRY_ALL in names))
+    if not nodes:
+        return _untried(f"{said}: no such node has failed; write names of failed nodes with commas, or {RETRY_ALL}")
+    told = ", ".join(nodes[:_NAMED]) + (f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else "")
+    notice = Notice(reason="Retried", action="Retry", note=f"told to try again: {told}")
+    return Retrial(nodes, Heard(annotation=RETRY_ANNOTATION, notices=(notice,)))
+
+
+def _untried(note: str) -> Retrial:
+    notice = Notice(reason="RetryIgnored", action="Retry", note=note, type=NoticeType.WARNING)
+    return Retrial(heard=Heard(annotation=RETRY_ANNOTATION, notices=(notice,)))

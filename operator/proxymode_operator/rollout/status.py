@@ -94,6 +94,7 @@ def counts(fleet: Fleet, states: Mapping[str, Assessment]) -> NodeCounts:
         switching=by_state[NodeState.SWITCHING],
         failed=by_state[NodeState.FAILED],
         blocked=by_state[NodeState.BLOCKED],
+        skipped=by_state[NodeState.SKIPPED],
         ipvs=sum(runs_mode(node, Mode.IPVS) for node in fleet.nodes),
         nftables=sum(runs_mode(node, Mode.NFTABLES) for node in fleet.nodes),
         progress=f"{updated}/{desired}",
@@ -189,7 +190,7 @@ def _progressing(s: Situation) -> tuple[bool, str, str]:
         case FleetStatus.PENDING:
             return False, "NoNodes", "there is no node to move"
         case FleetStatus.COMPLETE:
-            return False, "RolloutComplete", _tally(s)
+            return False, "RolloutComplete", "; ".join([_tally(s), *_skipped(s)])
         case FleetStatus.PAUSED:
             return False, "Paused", f"spec.rollout.paused is true; {_tally(s)}"
         case FleetStatus.ROLLING_BACK:
@@ -207,13 +208,20 @@ def _progressing(s: Situation) -> tuple[bool, str, str]:
     if status is FleetStatus.SOAKING:
         until = f" until {current.due:%Y-%m-%dT%H:%M:%SZ}" if current and current.due else ""
         return True, "Soaking", f"stage {name} is watched{until}"
-    return True, "NodesSwitching", "; ".join([_tally(s), *_waiting(s)])
+    return True, "NodesSwitching", "; ".join([_tally(s), *_waiting(s), *_skipped(s)])
 
 
 def _tally(s: Situation) -> str:
     parts = [f"{len(s.names(NodeState.UPDATED))} of {len(s.states)} nodes updated"]
-    parts += [f"{len(names)} {state}" for state in (NodeState.BLOCKED, NodeState.FAILED) if (names := s.names(state))]
+    kept_back = (NodeState.BLOCKED, NodeState.FAILED, NodeState.SKIPPED)
+    parts += [f"{len(names)} {state}" for state in kept_back if (names := s.names(state))]
     return ", ".join(parts)
+
+
+def _skipped(s: Situation) -> list[str]:
+    """Who is skipped, with the reasons that people gave."""
+    names = s.names(NodeState.SKIPPED)
+    return [f"skipped: {with_reasons(names, s.states)}"] if names else []
 
 
 def _waiting(s: Situation) -> list[str]:
@@ -224,6 +232,8 @@ def _waiting(s: Situation) -> list[str]:
     reasons: dict[str, list[str]] = {}
     open_nodes = {node for stage in s.stages if stage.is_open for node in stage.members}
     for name, found in s.states.items():
+        if found.state is NodeState.SKIPPED:
+            continue
         pending = (found.state is NodeState.PENDING or found.unheard) and name in open_nodes
         if found.why and (pending or (found.unavailable and not found.in_flight)):
             reasons.setdefault(found.why, []).append(name)
@@ -237,8 +247,9 @@ def _waiting(s: Situation) -> list[str]:
 def _complete(s: Situation) -> tuple[bool, str, str]:
     if word(s) is not FleetStatus.COMPLETE:
         return False, "NotComplete", _tally(s)
-    if skipped := s.names(NodeState.BLOCKED):
-        return True, "NodesSkipped", f"{_tally(s)}; blocked and passed over: {listed(skipped)}"
+    blocked = s.names(NodeState.BLOCKED)
+    if left_out := [*([f"blocked and passed over: {listed(blocked)}"] if blocked else []), *_skipped(s)]:
+        return True, "NodesSkipped", "; ".join([_tally(s), *left_out])
     return True, "RolloutComplete", _tally(s)
 
 
@@ -251,7 +262,8 @@ def _degraded(s: Situation) -> tuple[bool, str, str]:
         return True, s.stop.reason, s.stop.message
     if failed := s.names(NodeState.FAILED):
         return True, "NodesFailed", f"failed: {with_reasons(failed, s.states)}"
-    silent = [n for n, found in s.states.items() if found.unheard or (found.silent and found.at_template)]
+    missed = {n: found for n, found in s.states.items() if found.state is not NodeState.SKIPPED}
+    silent = [n for n, found in missed.items() if found.unheard or (found.silent and found.at_template)]
     if silent:
         return True, "AgentsSilent", f"no agent has been heard of lately on {listed(silent)}"
     return False, "AsExpected", ""

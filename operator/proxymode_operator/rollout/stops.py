@@ -95,7 +95,7 @@ def rollback(fleet: Fleet, states: Mapping[str, Assessment]) -> Rollback:
             continue
         if not states[node.name].at_template:
             returning += [node.name] if states[node.name].in_flight else []
-        elif node.asked.intent.turn.before_mode is None:
+        elif node.asked.way_back is None:
             stuck.append(node.name)
         else:
             to_tell.append(node.name)

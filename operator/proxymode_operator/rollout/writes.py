@@ -1,6 +1,6 @@
 """The ways in which a NodeProxyMode is written; see `planner` for when.
 
-Solves: what exactly changes in each. Only `turn` and `return_` change what the node's dataplane does; `prepare` changes
+Solves: what exactly changes in each. Only `turn`, `return_` and `retry` change what the node's dataplane does; `prepare` changes
 what the agent checks ahead, those options that its present mode does not use, and the stage; `mark` and `release` are
 notes.
 """
@@ -64,14 +64,14 @@ def turn(node: Node, template: Template, proxy_mode: ProxyMode, stage: str, now:
 def return_(node: Node, now: datetime) -> Write:
     """Told to run again what it ran before this revision told it."""
     asked = _stored(node)
-    note = asked.intent.turn
-    assert note is not None
-    assert note.before_mode is not None
+    before = asked.way_back
+    assert before is not None
     intent = replace(
         asked.intent,
-        mode=note.before_mode,
-        target_mode=note.before_mode,
-        options=note.before_options,
+        mode=before.mode,
+        target_mode=before.mode,
+        options=before.options,
+        attempt=0,
         turn=Turn(
             at=now,
             generation=asked.generation + 1,
@@ -80,6 +80,15 @@ def return_(node: Node, now: datetime) -> Write:
         ),
     )
     return Write(node=node.name, node_uid=node.uid, kind=WriteKind.RETURN, intent=intent, base=asked)
+
+
+def retry(node: Node, now: datetime) -> Write:
+    """Told to try again. What a rollback returns to stays what it was, and so does the node's place in its stage."""
+    asked = _stored(node)
+    note = asked.intent.turn or Turn(at=now, generation=asked.generation)
+    again = note.model_copy(update={"retried_at": now, "generation": asked.generation + 1, "failed": False})
+    intent = replace(asked.intent, attempt=asked.intent.attempt + 1, turn=again)
+    return Write(node=node.name, node_uid=node.uid, kind=WriteKind.RETRY, intent=intent, base=asked)
 
 
 def prepare(
