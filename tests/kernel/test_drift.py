@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from nftables_bed import dataplane, held, namespace, node_config, service, state
 from proxymode_agent.dataplane.base import Finding, Look
-from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Table
+from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Table, Transaction
 from proxymode_agent.dataplane.nfnetlink.uapi import SetAttr
 from proxymode_agent.services.model import ServicePort, ServiceState
 
@@ -148,3 +150,34 @@ def test_a_theft_between_our_own_updates_is_seen(namespace: Topology, programmed
     assert programmed.look().finding in (Finding.CHANGED, Finding.DOUBTFUL)
     if namespace.call("node1", counted):
         assert programmed.sync(STATE).written == 0, "the update has repaired it"
+
+
+def test_a_theft_is_seen_also_where_others_and_we_write_all_the_time(
+    namespace: Topology, programmed: NftablesDataplane
+) -> None:
+    stop = threading.Event()
+    theirs = Table(NfProto.IPV4, "theirs")
+
+    def write_all_the_time() -> int:
+        done = 0
+        with Connection() as kernel:
+            while not stop.is_set():
+                kernel.commit(Transaction.of(theirs.add()))
+                kernel.commit(Transaction.of(theirs.delete()))
+                done += 2
+        return done
+
+    moving = [(f"10.244.1.{number}", 8080) for number in range(1, 6)]
+    with ThreadPoolExecutor(1) as executor:
+        busy = executor.submit(namespace.call, "node1", write_all_the_time)
+        try:
+            for turn in range(200):
+                programmed.sync(state(moved(WEB, *moving[: 1 + turn % 5]), WEB6), frozenset([WEB.name]))
+                assert programmed.look().finding is not Finding.CHANGED
+            nft(namespace, "insert rule ip6 proxymode {chain} counter accept".format(**names(namespace)))
+            findings = {programmed.look().finding for _ in range(3)}
+            assert findings & {Finding.CHANGED, Finding.DOUBTFUL}
+            assert programmed.sync(state(moved(WEB, *moving[:2]), WEB6)).written > 0
+        finally:
+            stop.set()
+        assert busy.result() > 200

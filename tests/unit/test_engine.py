@@ -398,7 +398,7 @@ async def test_a_failed_sync_is_told_counted_and_followed_by_a_full_one(fault: E
         assert it.kernel.calls[1:] == ["sync nftables 1", "sync nftables full", "sync nftables full"]
         assert it.value("syncs_total", kind="incremental", result="failure") == 1
         assert it.value("syncs_total", kind="full", result="failure") == 1
-        assert it.engine.behind_since is None
+        await eventually(lambda: it.engine.behind_since is None)
 
 
 async def test_a_dataplane_that_cannot_be_opened_is_tried_again() -> None:

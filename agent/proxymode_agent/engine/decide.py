@@ -3,8 +3,8 @@
 All times are seconds of one monotonic clock. Pacing lives here too: a change is written at once when the dataplane
 has been idle, a burst in batches, so that syncs never take more than a tenth of the dataplane's time, and there are at
 most fifty a second: what a sync costs beside its changes would be most of the agent's CPU time. A look for drift
-is cheap and takes no more than a twentieth; a read-back of the whole kernel state no more than a fiftieth, unless it is
-known to be needed: then half.
+is cheap and takes no more than a twentieth; so does a read-back of the whole kernel state where a look has left a
+doubt. One that is only due takes no more than a fiftieth, one that is known to be needed half.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _REST_PER_SYNC: Final = 9.0
 _REST_LEAST_SECONDS: Final = 0.02
 _REST_CAP_SECONDS: Final = 1.0
 _REST_PER_FULL_SYNC: Final = 49.0
+_REST_PER_DOUBT: Final = 19.0
 _REST_PER_REPAIR: Final = 1.0
 _REST_PER_LOOK: Final = 19.0
 _UNTOUCHED_PERIODS: Final = 10.0
@@ -135,7 +136,7 @@ def rest_after_full(finding: Finding, period: float, duration: float) -> float:
         case Finding.CHANGED:
             return _REST_PER_REPAIR * duration
         case Finding.DOUBTFUL:
-            return _REST_PER_FULL_SYNC * duration
+            return _REST_PER_DOUBT * duration
         case Finding.NOTHING_SEEN:
             return max(period, _REST_PER_FULL_SYNC * duration)
         case Finding.UNTOUCHED:

@@ -40,7 +40,7 @@ class Drift:
     def full_at(self) -> float:
         """When the next full sync is due."""
         found = self._ended + rest_after_full(self._finding, self.sync_period, self._seconds)
-        return min(found, max(self._asked, self._ended + rest_after_full(Finding.DOUBTFUL, 0.0, self._seconds)))
+        return min(found, max(self._asked, self._ended + rest_after_full(Finding.NOTHING_SEEN, 0.0, self._seconds)))
 
     def read_back_at(self, when: float) -> None:
         """Somebody wants the kernel read back then; done later where that would take too much of the time."""
@@ -63,7 +63,8 @@ class Drift:
         self._finding, self._changed = Finding.UNTOUCHED, ""
         self._ended, self._seconds = ended, ended - began
         self._asked = math.inf
-        self.look_at = ended + self.look_period
+        # What was written is looked at before others write: then theirs can be told from it.
+        self.look_at = ended if written else ended + self.look_period
         if changed:
             self.shown_until = ended + self.shown
         return changed

@@ -1,9 +1,8 @@
 """The nftables dataplane: keeps this network namespace's two tables `proxymode` as the Service state says.
 
 Synchronous, one thread. What it knows of the kernel between syncs is a cache: whatever goes wrong, the next sync reads
-the kernel back. Whoever calls asks `look` for what others
-did, and then syncs without `changed`. Where the
-kernel refuses an element, the Service port whose it is is left out, and the others go on.
+the kernel back. Whoever calls asks `look` for what others did, and then syncs without `changed`. Where the kernel
+refuses an element, the Service port whose it is is left out, and the others go on.
 """
 
 from __future__ import annotations
