@@ -28,6 +28,7 @@ GOOD = {
     "Degraded": ConditionStatus.FALSE,
     "DeprecatedMode": ConditionStatus.FALSE,
     "KubeProxyPresent": ConditionStatus.FALSE,
+    "Drifted": ConditionStatus.FALSE,
 }
 """What one would like a condition to be; types that are not here may be either."""
 

@@ -7,17 +7,17 @@ node's other addresses, traffic of policy Local is not short-circuited to other 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.services.model import Endpoint, Family, Protocol, ServicePortName
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from proxymode_agent.services.model import ServicePort
 
-DIALS: int = 3
+DIALS: Final = 3
 """So many endpoints are tried for one connection."""
 
 
@@ -55,21 +55,21 @@ class NodePorts:
 
     def __init__(self) -> None:
         self._by_name: dict[ServicePortName, tuple[Address, Target]] = {}
+        self._all: dict[Address, Target] = {}
 
     def update(
-        self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName] | None
+        self, ports: Mapping[ServicePortName, ServicePort], changed: Collection[ServicePortName] | None
     ) -> dict[Address, Target]:
         """All of them, when these ports differ from the last update's; None: all may. Of two Services that claim one
         port the first by name has it; the API server does not let that happen."""
         if changed is None:
-            self._by_name.clear()
-        for name in ports if changed is None else changed:
-            found = _of(ports[name]) if name in ports else None
-            if found is None:
-                self._by_name.pop(name, None)
-            else:
-                self._by_name[name] = found
-        return dict(sorted(self._by_name.values(), key=lambda one: one[1].name, reverse=True))
+            changed = self._by_name.keys() | ports.keys()
+        before = {name: self._by_name.pop(name) for name in changed if name in self._by_name}
+        after = {name: found for name in changed if name in ports and (found := _of(ports[name])) is not None}
+        self._by_name |= after
+        if before != after:
+            self._all = dict(sorted(self._by_name.values(), key=lambda one: one[1].name, reverse=True))
+        return self._all
 
 
 def _of(port: ServicePort) -> tuple[Address, Target] | None:

@@ -23,7 +23,7 @@ from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from proxymode_agent.localhost.plan import Address, Pin, Target
     from proxymode_agent.metrics import Metrics
@@ -71,7 +71,7 @@ class LocalhostNodePorts:
         self._chance = random.Random()
 
     def synced(
-        self, mode: Mode, config: DataplaneConfig, state: ServiceState, changed: Iterable[ServicePortName] | None
+        self, mode: Mode, config: DataplaneConfig, state: ServiceState, changed: Collection[ServicePortName] | None
     ) -> None:
         """The kernel does in this mode what `state` says; `changed` since the last call, None: anything may have."""
         if mode is not Mode.NFTABLES or not config.localhost_node_ports:
