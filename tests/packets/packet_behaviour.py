@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from packet_cases import FOLDER
+import yaml
+from packet_cases import DIFFERENCES, FOLDER
 from packet_table import FAMILIES, Options, flow_lines, read
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "behaviour.md"
 
 _OPENING: Final = """# Where packets go
 
-What proxymode promises of Services in nftables mode, case by case. This page is written from `tests/packets/cases/`
-(`make generate`), and each line of it is tried with real packets, in IPv4 and in IPv6, by `tests/packets`. A file there
+What proxymode promises of Services, case by case; what differs in ipvs mode is at the end. This page is written from
+`tests/packets/cases/` (`make generate`), and each line of it is tried with real packets, in IPv4 and in IPv6, by
+`tests/packets`; in ipvs mode with `--dataplane ipvs` in the VM, which `make test` does not run. A file there
 has the Services of each case as YAML.
 
 Senders: `pod`, `local1` … `local4` are pods of the node, `remote1` … `remote3` of another node, whose packets to
@@ -37,7 +39,21 @@ def render() -> str:
     for file, cases in read(sorted(FOLDER.glob("*.yaml"))).items():
         sections.append(f"## {file.stem.replace('-', ' ').capitalize()}\n\n{_comment(file)}")
         sections += ["\n".join(_case(case)) for case in cases]
+    sections += _in_ipvs_mode()
     return "\n\n".join(sections) + "\n"
+
+
+def _in_ipvs_mode() -> Iterator[str]:
+    """What differs, reason by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for difference in yaml.safe_load(DIFFERENCES["ipvs"].read_text()):
+        step = f", then {difference['step']}" if "step" in difference else ""
+        lines = difference["flow"].rstrip().splitlines()
+        by_reason.setdefault(difference["because"], []).append("\n".join((f"# {difference['case']}{step}", *lines)))
+    yield "## In ipvs mode\n\nThe same, but for what follows. More is in the README of the ipvs dataplane."
+    for reason, cases in by_reason.items():
+        yield f"### {reason}"
+        yield "```\n" + "\n\n".join(cases) + "\n```"
 
 
 def _comment(file: Path) -> str:
