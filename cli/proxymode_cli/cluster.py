@@ -87,9 +87,20 @@ class Cluster:
 
     def patch_proxy_mode(self, name: str, patch: Mapping[str, Any]) -> list[str]:
         """A JSON merge patch (RFC 7396) of the ProxyMode; the warnings that the API server gave."""
+        return self._patch(f"{PROXY_MODES}/{name}", patch)
+
+    def node_proxy_modes(self) -> dict[str, NodeProxyMode]:
+        """All of them, by name."""
+        return {str(i["metadata"]["name"]): _decode(NodeProxyMode, i) for i in self._list(NODE_PROXY_MODES)}
+
+    def patch_node_proxy_mode(self, name: str, patch: Mapping[str, Any]) -> list[str]:
+        """A JSON merge patch of the NodeProxyMode; the warnings that the API server gave."""
+        return self._patch(f"{NODE_PROXY_MODES}/{name}", patch)
+
+    def _patch(self, path: str, patch: Mapping[str, Any]) -> list[str]:
         response = self._send(
             "PATCH",
-            f"{PROXY_MODES}/{name}?{urlencode({'fieldManager': FIELD_MANAGER})}",
+            f"{path}?{urlencode({'fieldManager': FIELD_MANAGER})}",
             body=patch,
             content_type="application/merge-patch+json",
         )

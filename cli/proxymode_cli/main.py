@@ -17,10 +17,11 @@ from proxymode_cli.render_node import node as render_node
 from proxymode_cli.watching import watch as watch_rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rich.console import RenderableType
 
+    from proxymode_api.nodeproxymode import NodeProxyMode
     from proxymode_api.proxymode import ProxyMode
     from proxymode_cli.verbs import Deed
 
@@ -45,6 +46,7 @@ Kubeconfig = Annotated[
 Context = Annotated[Optional[str], typer.Option("--context", metavar="NAME", help="As kubectl's.")]  # noqa: UP045
 Output = Annotated[Optional[output.Format], typer.Option("--output", "-o", help="Print this instead of tables.")]  # noqa: UP045
 Name = Annotated[Optional[str], typer.Argument(metavar="PROXYMODE", help="Needed only where there are several.")]  # noqa: UP045
+Nodes = Annotated[list[str], typer.Option("--node", metavar="NODE", help="As often as needed.")]
 
 SEE, STEER = "See", "Steer a rollout"
 
@@ -145,6 +147,40 @@ def promote(
 
 
 @app.command(rich_help_panel=STEER)
+def retry(
+    name: Name = None,
+    nodes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--node", metavar="NODE", help="This one, as often as needed; by default all that failed."),
+    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Nodes whose switch failed try again, and the rollout goes on if that was what stopped it."""
+    cluster = Cluster(kubeconfig, context)
+    known = cluster.node_proxy_modes() if nodes else {}
+    _do(cluster, name, lambda found: verbs.retry(found, nodes or [], known))
+
+
+@app.command(rich_help_panel=STEER)
+def skip(
+    nodes: Nodes,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown wherever the node is.")],
+    name: Name = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
+    """Rollouts go round a node until unskip. One that failed goes back to the mode that it had before."""
+    _do_nodes(Cluster(kubeconfig, context), name, nodes, lambda found, known: verbs.skip(found, nodes, known, reason))
+
+
+@app.command(rich_help_panel=STEER)
+def unskip(nodes: Nodes, name: Name = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
+    """Rollouts go round a node no more."""
+    _do_nodes(Cluster(kubeconfig, context), name, nodes, lambda found, known: verbs.unskip(found, nodes, known))
+
+
+@app.command(rich_help_panel=STEER)
 def abort(name: Name = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
     """End the rollout here: nothing new starts, every node stays as it was asked to be."""
     _do(Cluster(kubeconfig, context), name, verbs.abort)
@@ -203,6 +239,24 @@ def _do(cluster: Cluster, name: str | None, verb: Callable[[ProxyMode], Deed]) -
     found = cluster.proxy_mode(name)
     deed = verb(found)
     if deed.patch is not None:
-        for warning in cluster.patch_proxy_mode(found.metadata.name, deed.patch):
-            sys.stderr.write(f"Warning: {warning}\n")
+        _warn(cluster.patch_proxy_mode(found.metadata.name, deed.patch))
     sys.stdout.write(f"proxymode/{found.metadata.name} {deed.told}\n")
+
+
+def _do_nodes(
+    cluster: Cluster,
+    name: str | None,
+    nodes: Sequence[str],
+    verb: Callable[[ProxyMode, Mapping[str, NodeProxyMode]], Deed],
+) -> None:
+    found = cluster.proxy_mode(name)
+    deed = verb(found, cluster.node_proxy_modes())
+    if deed.patch is not None:
+        for node_name in dict.fromkeys(nodes):
+            _warn(cluster.patch_node_proxy_mode(node_name, deed.patch))
+    sys.stdout.write(f"proxymode/{found.metadata.name} {deed.told}\n")
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        sys.stderr.write(f"Warning: {warning}\n")

@@ -29,6 +29,7 @@ ORDER: Final = (
     NodeState.SWITCHING,
     NodeState.FAILED,
     NodeState.BLOCKED,
+    NodeState.SKIPPED,
     NodeState.SILENT,
     NodeState.NO_AGENT,
     NodeState.WAITING,
@@ -135,7 +136,12 @@ def stages(rollout: RolloutView, *, plan: bool = False) -> Table:
         style = words.STAGE_STYLE[report.phase]
         made.add_row(
             stage.name,
-            words.bar(report.updated, report.blocked, report.nodes, "green" if report.phase == "Complete" else "cyan"),
+            words.bar(
+                report.updated,
+                report.blocked + report.skipped,
+                report.nodes,
+                "green" if report.phase == "Complete" else "cyan",
+            ),
             f"{report.updated}/{report.nodes}",
             Text(report.phase.value, style),
             *(
@@ -147,7 +153,7 @@ def stages(rollout: RolloutView, *, plan: bool = False) -> Table:
                 if plan
                 else ()
             ),
-            Text(f"{report.blocked} blocked", "yellow") if report.blocked else "",
+            Text(words.left_out(report.blocked, report.skipped), "yellow"),
         )
     return made
 
@@ -213,6 +219,8 @@ def _findings(nodes: Iterable[NodeView]) -> list[RenderableType]:
 
 
 def _checks(node: NodeView) -> Text:
+    if node.state is NodeState.SKIPPED:
+        return Text(f"skipped: {node.skip}", "yellow")
     if node.blockers:
         return Text(", ".join(result.id for result in node.blockers), "yellow")
     if node.warnings:

@@ -64,6 +64,7 @@ def _facts(found: NodeView, now: datetime) -> Table:
     made.show_header = False
     for label, value in (
         ("ProxyMode", f"{found.proxy_mode}, revision {found.revision}" if found.proxy_mode else "none"),
+        ("Skipped", found.skip if found.skip is not None else ""),
         ("Programmed", f"{words.plural(found.services, 'Service port')}, {words.plural(found.endpoints, 'endpoint')}"),
         ("Kernel", machine.kernel),
         ("Kubelet", machine.kubelet),

@@ -1,18 +1,29 @@
-"""What each verb writes: a merge patch of one ProxyMode, or a refusal in words. Pure.
+"""What each verb writes: a merge patch of one ProxyMode or of NodeProxyModes, or a refusal in words. Pure.
 
-promote and abort are annotations, see `proxymode_api.annotations`; the operator takes promote's away once heard.
+promote, retry and abort are annotations of the ProxyMode, skip is one of a NodeProxyMode, see
+`proxymode_api.annotations`; the operator takes those of promote and retry away once heard.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ALL, PROMOTE_ANNOTATION
+from proxymode_api.annotations import (
+    ABORT_ANNOTATION,
+    PROMOTE_ALL,
+    PROMOTE_ANNOTATION,
+    RETRY_ALL,
+    RETRY_ANNOTATION,
+    SKIP_ANNOTATION,
+)
 from proxymode_api.modes import Mode
 from proxymode_api.proxymode import FleetStatus, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from proxymode_api.nodeproxymode import NodeProxyMode
     from proxymode_api.proxymode import ProxyMode
 
 
@@ -73,6 +84,33 @@ def abort(found: ProxyMode) -> Deed:
     )
 
 
+def retry(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> Deed:
+    """Tell failed nodes to try again; without names all of them. Raises UserError."""
+    _check_members(found, nodes, known)
+    if found.status.nodes.failed == 0:
+        raise UserError(f"no node of {found.metadata.name} has failed", ExitCode.USAGE)
+    names = ",".join(dict.fromkeys(nodes)) or RETRY_ALL
+    paused = "; it is paused, so nothing starts before resume" if found.spec.rollout.paused else ""
+    whom = "all failed nodes try" if not nodes else f"{names.replace(',', ', ')}, where failed, tries"
+    return Deed(_annotation(RETRY_ANNOTATION, names), f"{whom} again{paused}")
+
+
+def skip(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode], reason: str) -> Deed:
+    """Rollouts go round these nodes; to be applied to each NodeProxyMode. Raises UserError."""
+    _check_members(found, nodes, known)
+    if not reason.strip():
+        raise UserError("say why, for whoever comes after you: --reason 'broken NIC'", ExitCode.USAGE)
+    return Deed(_annotation(SKIP_ANNOTATION, reason.strip()), f"goes round {', '.join(nodes)}: {reason.strip()}")
+
+
+def unskip(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> Deed:
+    """Rollouts go round these nodes no more; to be applied to each NodeProxyMode. Raises UserError."""
+    _check_members(found, nodes, known)
+    if not any(SKIP_ANNOTATION in known[name].metadata.annotations for name in nodes):
+        return Deed(None, f"does not go round {', '.join(nodes)}")
+    return Deed(_annotation(SKIP_ANNOTATION, None), f"includes {', '.join(nodes)} again")
+
+
 def undo(found: ProxyMode) -> Deed:
     """Go back to the other mode, there being two, by the same stages: a new revision."""
     back = next(mode for mode in Mode if mode is not found.spec.mode)
@@ -80,5 +118,14 @@ def undo(found: ProxyMode) -> Deed:
     return Deed({"spec": {"mode": back.value}}, f"mode set back from {found.spec.mode} to {back}{paused}")
 
 
-def _annotation(key: str, value: str) -> dict[str, Any]:
+def _check_members(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> None:
+    name = found.metadata.name
+    for node in nodes:
+        if node not in known:
+            raise UserError(f"node {node!r} not found: it has no NodeProxyMode", ExitCode.NOT_FOUND)
+        if (decides := known[node].spec.proxy_mode) != name:
+            raise UserError(f"node {node!r} is not decided by {name} but by {decides or 'nobody'}", ExitCode.USAGE)
+
+
+def _annotation(key: str, value: str | None) -> dict[str, Any]:
     return {"metadata": {"annotations": {key: value}}}

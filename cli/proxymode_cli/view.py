@@ -12,6 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from proxymode_api.annotations import SKIP_ANNOTATION
 from proxymode_api.deprecation import KubeProxyMode, Minor, deprecation, parse_minor
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import LastSwitch, NodeProxyMode, Phase, PreflightResult, Verdict
@@ -47,8 +48,16 @@ class NodeState(StrEnum):
     """No ProxyMode wants anything of it."""
     SILENT = "Silent"
     """Its agent has not written for three minutes."""
+    SKIPPED = "Skipped"
+    """A person has taken it out of rollouts."""
     NO_AGENT = "NoAgent"
     """No agent has reported."""
+
+
+_SKIPPABLE: Final = frozenset(
+    {NodeState.FAILED, NodeState.BLOCKED, NodeState.WAITING, NodeState.SILENT, NodeState.NO_AGENT}
+)
+"""States of which a node that is skipped is said to be skipped instead; one under way is let finish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class MachineView:
 class NodeView:
     """One node. `target` is where it is to go, None: nowhere. `ready` None: its agent does not say.
 
+    `skip`: why a person has taken it out of rollouts, None: nobody has.
     `blockers` and `warnings` are about `target`. `stage`: to which it belongs, whether or not its turn has come.
     """
 
@@ -92,6 +102,7 @@ class NodeView:
     checked_at: datetime | None = None
     last_switch: LastSwitch | None = None
     conditions: tuple[Condition, ...] = ()
+    skip: str | None = None
 
     @property
     def changes(self) -> bool:
@@ -212,10 +223,13 @@ def node_view(machine: MachineView, found: NodeProxyMode | None, now: datetime) 
     target = spec.target_mode or spec.mode
     results = tuple(status.preflight.results) if status.preflight and status.preflight.mode is target else ()
     ready = next((condition.status.value for condition in status.conditions if condition.type == "Ready"), "Unknown")
+    skip = found.metadata.annotations.get(SKIP_ANNOTATION)
+    state = _state(found, results, now)
     return NodeView(
         name=machine.name,
         machine=machine,
-        state=_state(found, results, now),
+        state=NodeState.SKIPPED if skip is not None and state in _SKIPPABLE else state,
+        skip=skip,
         mode=status.mode if reported else None,
         desired=spec.mode,
         target=target,

@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 NODES_SHOWN: Final = 12
 """More nodes in a stage than this: only those that are not updated are shown one by one."""
 NAMES_SHOWN: Final = 6
+LEFT: Final = (
+    NodeState.FAILED,
+    NodeState.BLOCKED,
+    NodeState.SKIPPED,
+    NodeState.SILENT,
+    NodeState.NO_AGENT,
+    NodeState.WAITING,
+)
+"""States of nodes that were not told, in the order in which they are listed below the tree."""
 MODE_WIDTH: Final = max(len(mode) for mode in Mode)
 MACHINES_SECONDS: Final = 60.0
 """Nodes are large and change little: read again after so long."""
@@ -150,7 +159,12 @@ def _stage(stage: StageView, width: int, view: FleetView) -> Text:
     line = Text.assemble(
         (stage.name.ljust(width), "bold" if report.started_at and not report.completed_at else ""),
         "  ",
-        words.bar(report.updated, report.blocked, report.nodes, "green" if report.phase == "Complete" else "cyan"),
+        words.bar(
+            report.updated,
+            report.blocked + report.skipped,
+            report.nodes,
+            "green" if report.phase == "Complete" else "cyan",
+        ),
         f"  {report.updated}/{report.nodes}  ",
         (report.phase.value, words.STAGE_STYLE[report.phase]),
     )
@@ -158,8 +172,8 @@ def _stage(stage: StageView, width: int, view: FleetView) -> Text:
         line.append(f" for {words.age(report.completed_at, view.at)} of {stage.soak}", "dim")
     if report.phase == "AwaitingApproval":
         line.append(f"   kubectl proxymode promote {stage.name}", "yellow")
-    if report.blocked:
-        line.append(f"   {report.blocked} blocked", "yellow")
+    if missing := words.left_out(report.blocked, report.skipped):
+        line.append(f"   {missing}", "yellow")
     return line
 
 
@@ -179,6 +193,8 @@ def _detail(node: NodeView) -> str:
     match node.state:
         case NodeState.BLOCKED:
             return f", {', '.join(result.id for result in node.blockers) or 'see its conditions'}"
+        case NodeState.SKIPPED:
+            return f", {node.skip}"
         case NodeState.FAILED:
             ready = node.condition("Ready")
             return f", {ready.message}" if ready is not None and ready.message else ""
@@ -193,7 +209,7 @@ def _detail(node: NodeView) -> str:
 
 def _foot(rollout: RolloutView, untold: list[NodeView]) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    for state in (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT, NodeState.WAITING):
+    for state in LEFT:
         names = [f"{node.name}{_reasons(node)}" for node in untold if node.state is state]
         if names:
             more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""

@@ -23,6 +23,7 @@ STATE_STYLE: Final[Mapping[NodeState, str]] = {
     NodeState.WAITING: "",
     NodeState.SETTLED: "",
     NodeState.SILENT: "red",
+    NodeState.SKIPPED: "yellow",
     NodeState.NO_AGENT: "red",
 }
 STATUS_STYLE: Final[Mapping[FleetStatus, str]] = {
@@ -96,6 +97,11 @@ def number(found: int | None) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def left_out(blocked: int, skipped: int) -> str:
+    """`2 blocked, 1 skipped`; empty when there are none."""
+    return ", ".join(f"{count} {word}" for count, word in ((blocked, "blocked"), (skipped, "skipped")) if count)
 
 
 def bar(done: int, blocked: int, total: int, style: str, width: int = BAR_WIDTH) -> Text:

@@ -1,7 +1,8 @@
-"""Annotations of a ProxyMode by which people steer a rollout that is under way. Pure; part of the API.
+"""Annotations by which people steer a rollout that is under way. Pure; part of the API.
 
-They are said once about one revision and are no lasting wish, hence no fields of the spec. The operator's own notes are
-not here: nobody else reads them.
+Those of a ProxyMode are said once about one revision and are no lasting wish, hence no fields of the spec. That of a
+NodeProxyMode lasts until it is taken away; it is no field since its spec is the operator's to write. The operator's own
+notes are not here: nobody else reads them.
 """
 
 from __future__ import annotations
@@ -15,3 +16,12 @@ PROMOTE_ALL: Final = "all"
 
 ABORT_ANNOTATION: Final = "proxymode.io/abort"
 """On a ProxyMode: the number of the revision that shall start nothing more."""
+
+RETRY_ANNOTATION: Final = "proxymode.io/retry"
+"""On a ProxyMode: names of failed nodes that shall try again, with commas between them, or RETRY_ALL. The operator
+takes it away again."""
+
+RETRY_ALL: Final = "all"
+
+SKIP_ANNOTATION: Final = "proxymode.io/skip"
+"""On a NodeProxyMode: why rollouts shall go round this node, as long as it is there."""

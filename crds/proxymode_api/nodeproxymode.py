@@ -30,6 +30,12 @@ class NodeProxyModeSpec(DataplaneOptions):
         default=ConnectionPolicy.HANDOVER,
         description="What the switch does with connections open on the old mode.",
     )
+    attempt: int = Field(
+        default=0,
+        ge=0,
+        description="Counts the retries that people asked for since this node was told to move (kubectl proxymode "
+        "retry); a new number makes its agent try a failed switch again at once.",
+    )
     proxy_mode: str = Field(
         default="", max_length=253, description="Name of the ProxyMode that decided; empty when none does."
     )

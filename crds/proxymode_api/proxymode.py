@@ -121,7 +121,13 @@ class Rollout(Model):
         "comes and whose agent was not heard of for so long, as blocked.",
         json_schema_extra=rules.extra(rules.DURATION, rules.NOT_ZERO),
     )
-    failure_threshold: int = Field(default=1, ge=1, le=1_000_000, description="So many failed nodes stop the rollout.")
+    failure_threshold: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="So many failed nodes stop the rollout, until fewer are: they recover, are told to try again "
+        "(kubectl proxymode retry) or are left out (kubectl proxymode skip).",
+    )
     on_failure: OnFailure = Field(
         default=OnFailure.PAUSE,
         description="What happens when failureThreshold is reached. Pause: nothing new starts. Rollback: the nodes "
@@ -173,7 +179,8 @@ class ProxyModeSpec(DataplaneOptions):
 
 
 class NodeCounts(Model):
-    """Nodes by state. Every selected node is in exactly one of updated, pending, switching, failed and blocked."""
+    """Nodes by state. Every selected node is in exactly one of updated, pending, switching, failed, blocked and
+    skipped."""
 
     desired: int = Field(default=0, ge=0, description="Nodes that this object decides about.")
     updated: int = Field(default=0, ge=0, description="Nodes that run the wanted mode and options and are Ready.")
@@ -182,6 +189,12 @@ class NodeCounts(Model):
     switching: int = Field(default=0, ge=0, description="Nodes on their way to the wanted mode.")
     failed: int = Field(default=0, ge=0, description="Nodes whose switch failed or did not end in time.")
     blocked: int = Field(default=0, ge=0, description="Nodes that cannot run the wanted mode; see their preflight.")
+    skipped: int = Field(
+        default=0,
+        ge=0,
+        description="Nodes that a person has taken out of rollouts with kubectl proxymode skip, which annotates their "
+        "NodeProxyMode with proxymode.io/skip and a reason.",
+    )
     ipvs: int = Field(default=0, ge=0, description="Nodes that run ipvs now.")
     nftables: int = Field(default=0, ge=0, description="Nodes that run nftables now.")
     progress: str = Field(default="0/0", description="updated/desired, for the printer column.")
@@ -203,6 +216,7 @@ class StageStatus(Model):
     nodes: int = Field(default=0, ge=0, description="Nodes that belong to this stage and to no earlier one.")
     updated: int = Field(default=0, ge=0, description="Those of them that run the wanted mode and are Ready.")
     blocked: int = Field(default=0, ge=0, description="Those of them that cannot run the wanted mode.")
+    skipped: int = Field(default=0, ge=0, description="Those of them that a person has taken out of rollouts.")
     approved: bool = Field(default=False, description="Promoted by a person, or Automatic.")
     started_at: datetime | None = Field(default=None, description="When its first node was told to switch.")
     completed_at: datetime | None = Field(

@@ -2,8 +2,8 @@
 
 Order of the writes: the status first, since it is the record that later decisions rest on; with it the Events about its
 change, which nobody would think of again if a node's write failed; then nodes that are told, nodes that are prepared,
-and the annotations that were heard. Everything is safe to repeat: what was written shows in the cache at once, from the API
-server's answer, and is not asked for again.
+and the annotations that were heard. Everything is safe to repeat: what was written shows in the cache at once, from the
+API server's answer, and is not asked for again.
 """
 
 from __future__ import annotations

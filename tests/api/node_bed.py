@@ -47,7 +47,7 @@ class ObedientEngine:
         self.told_once = asyncio.Event()
         self.cell = Cell(EngineSnapshot(observed=observed))
 
-    def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None:
+    def set_desired(self, mode: Mode | None, config: DataplaneConfig, attempt: int = 0) -> None:
         self.told.append((mode, config))
         self.told_once.set()
         if self._at_once:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION
+from proxymode_api.annotations import ABORT_ANNOTATION
 from proxymode_api.common import Mode, ObjectMeta, parse_duration
 from proxymode_api.nodeproxymode import ObservedMode, Phase
 from proxymode_api.proxymode import Approval, ProxyMode, ProxyModeSpec, Rollout, Stage
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 START = datetime(2026, 11, 21, tzinfo=UTC)
-MOVES = (WriteKind.TURN, WriteKind.RETURN)
+MOVES = (WriteKind.TURN, WriteKind.RETURN, WriteKind.RETRY)
 
 
 def percent_stages(*percents: int, soak: str = "0", manual: Iterable[str] = ()) -> list[Stage]:
@@ -130,6 +130,12 @@ class World:
     def abort(self) -> None:
         self.annotate(ABORT_ANNOTATION, str(self.status.revision))
 
+    def skip(self, name: str, reason: str) -> None:
+        """A person annotates the NodeProxyMode, if there is one; no reason: takes the annotation away."""
+        asked = self.nodes[name].asked
+        if asked is not None:
+            self.set_node(name, asked=dataclasses.replace(asked, skip=reason))
+
     def pass_time(self, seconds: float) -> None:
         """Live agents go on writing their heartbeats."""
         self.now += timedelta(seconds=seconds)
@@ -192,7 +198,7 @@ class World:
             return True
         min_ready = timedelta(seconds=self.proxy_mode.spec.rollout.min_ready_seconds)
         assert turn is not None
-        return self.now < max(turn.at, report.ready_since or turn.at) + min_ready
+        return self.now < max(turn.tried_at, report.ready_since or turn.at) + min_ready
 
     def unavailable(self, name: str) -> bool:
         node = self.nodes[name]
@@ -249,11 +255,12 @@ class World:
         effects = len(decisions.writes) + 1 if crash_after is None else crash_after
         if effects >= 1:
             self.proxy_mode = self.proxy_mode.model_copy(update={"status": decisions.status})
-            self.notices += (*decisions.notices, *decisions.useless_promote) if crash_after is None else ()
+            self.notices += decisions.notices
         for write in decisions.writes[: max(0, effects - 1)]:
             self.apply(write)
-        if crash_after is None and decisions.drop_promote:
-            self.annotate(PROMOTE_ANNOTATION, None)
+        for heard in decisions.heard if crash_after is None else ():
+            self.annotate(heard.annotation, None)
+            self.notices += heard.notices
         return decisions
 
     def apply(self, write: Write) -> None:
@@ -261,7 +268,13 @@ class World:
         assert write.base == node.asked, "resourceVersion conflict"
         spec_changed = node.asked is None or node.asked.intent.spec() != write.intent.spec()
         generation = (node.asked.generation if node.asked else 0) + spec_changed
-        asked = Asked(uid=f"npm-{write.node}", resource_version="1", generation=generation, intent=write.intent)
+        asked = Asked(
+            uid=f"npm-{write.node}",
+            resource_version="1",
+            generation=generation,
+            intent=write.intent,
+            skip=node.asked.skip if node.asked else "",
+        )
         self.set_node(write.node, asked=asked)
         self.writes.append(write)
 

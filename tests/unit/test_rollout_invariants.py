@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION
+from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION, RETRY_ANNOTATION
 from proxymode_api.common import Mode
 from proxymode_api.proxymode import Approval, BlockedPolicy, LabelSelector, OnFailure, Stage
 from proxymode_operator.rollout.model import Decisions, Write, WriteKind
@@ -65,6 +65,7 @@ class Life(RuleBasedStateMachine):
             self.world.join(zone="ab"[index % 2])
         self.joined = 0
         self.writes_of_revision: dict[tuple[str, int], int] = {}
+        self.wishes: dict[str, int] = {}
 
     def node(self, data: st.DataObject) -> str:
         return str(data.draw(st.sampled_from(sorted(self.world.nodes))))
@@ -102,7 +103,9 @@ class Life(RuleBasedStateMachine):
     def check_write(self, write: Write) -> None:
         world, node = self.world, self.world.nodes[write.node]
         before = node.asked.intent if node.asked else None
+        skipped = node.asked is not None and node.asked.skip != ""
         if write.kind is WriteKind.TURN:
+            assert not skipped, "told a node that a person wants to be left alone"
             assert write.intent.mode is world.proxy_mode.spec.mode
             assert write.intent.options == options_of(world)
             assert write.intent.mode not in world.agents[write.node].unable or not self.blocked_known(write.node)
@@ -112,6 +115,15 @@ class Life(RuleBasedStateMachine):
             assert before.turn is not None
             assert write.intent.mode is before.turn.before_mode
             assert write.intent.mode in world.asked_modes | {Mode.IPVS}, "a mode that nobody asked for or ran"
+            assert (write.intent.mode, write.intent.options) != (before.mode, before.options), "sent nowhere"
+        elif write.kind is WriteKind.RETRY:
+            assert RETRY_ANNOTATION in world.proxy_mode.metadata.annotations
+            assert not skipped
+            assert before is not None
+            assert world.in_flight(write.node), "told to try again what it has done"
+            assert (write.intent.mode, write.intent.options) == (world.proxy_mode.spec.mode, options_of(world))
+            assert replace(write.intent, attempt=before.attempt, turn=before.turn) == before
+            assert write.intent.attempt == before.attempt + 1, "the agent would not see it"
         else:
             assert write.intent.mode is (before.mode if before else None), "moved a node without telling it"
             if write.kind is WriteKind.MARK:
@@ -172,7 +184,7 @@ class Life(RuleBasedStateMachine):
         for write in (write for write in decisions.writes[:done] if write.kind is not WriteKind.PLACE):
             key = (self.world.nodes[write.node].uid, revision)
             self.writes_of_revision[key] = self.writes_of_revision.get(key, 0) + 1
-            assert self.writes_of_revision[key] <= 4
+            assert self.writes_of_revision[key] <= 4 + 2 * self.wishes.get(key[0], 0)
 
     # The agents
 
@@ -254,6 +266,20 @@ class Life(RuleBasedStateMachine):
     def abort(self) -> None:
         self.world.abort()
 
+    @rule(value=st.sampled_from(["all", "n0", "n1,n2", "nonsense"]))
+    def retry(self, value: str) -> None:
+        self.world.annotate(RETRY_ANNOTATION, value)
+        for node in self.world.nodes.values():
+            self.wishes[node.uid] = self.wishes.get(node.uid, 0) + 1
+
+    @precondition(lambda self: self.world.nodes)
+    @rule(data=st.data(), reason=st.sampled_from(["", "broken NIC"]))
+    def skip(self, data: st.DataObject, reason: str) -> None:
+        name = self.node(data)
+        self.world.skip(name, reason)
+        uid = self.world.nodes[name].uid
+        self.wishes[uid] = self.wishes.get(uid, 0) + 1
+
     # Always
 
     @invariant()
@@ -262,7 +288,10 @@ class Life(RuleBasedStateMachine):
             return
         nodes = self.world.look().status.nodes
         assert nodes.desired == len(self.world.nodes)
-        assert nodes.updated + nodes.pending + nodes.switching + nodes.failed + nodes.blocked == nodes.desired
+        assert (
+            nodes.updated + nodes.pending + nodes.switching + nodes.failed + nodes.blocked + nodes.skipped
+            == nodes.desired
+        )
 
     def teardown(self) -> None:
         """However bad it was: once everything is well and nobody interferes, the fleet gets where it was last sent.
@@ -276,6 +305,7 @@ class Life(RuleBasedStateMachine):
             world.agents[name].fails = False
             world.agents[name].dead = name in gone
             world.agents[name].unable = set()
+            world.skip(name, "")
             world.set_node(name, ready=True, cordoned=False)
         # A revision of its own, since the present one may have been aborted or rolled back.
         world.edit(node_port_addresses=["primary"])
@@ -292,7 +322,7 @@ class Life(RuleBasedStateMachine):
         names = {stage.name for stage in world.proxy_mode.spec.rollout.stages}
         assert {node.asked.intent.stage for node in world.nodes.values() if node.asked} <= names
         assert settled.status == world.status
-        assert settled.notices == settled.useless_promote == ()
+        assert settled.notices == settled.heard == ()
 
     def run_until_updated(self, nodes: int) -> None:
         world = self.world

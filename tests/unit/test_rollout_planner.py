@@ -218,10 +218,10 @@ def test_the_approval_is_stored_before_the_annotation_goes_and_before_a_node_is_
     world.annotate(PROMOTE_ANNOTATION, "p50")
     first = world.decide()
     assert first.status.stages[0].approved
-    assert not first.drop_promote
+    assert not first.heard
     assert not world.told()
     second = world.decide()
-    assert second.drop_promote
+    assert [heard.annotation for heard in second.heard] == [PROMOTE_ANNOTATION]
     assert world.told() == ["n0"]
 
 

@@ -65,6 +65,7 @@ class Pace:
 class _Goal(NamedTuple):
     mode: Mode | None
     config: DataplaneConfig
+    attempt: int = 0
 
 
 class Engine:
@@ -113,15 +114,16 @@ class Engine:
         self._switch_retry = Backoff(pace.switch_retry_first, pace.switch_retry_cap)
         self._sync_error = self._switch_error = ""
 
-    def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None:
+    def set_desired(self, mode: Mode | None, config: DataplaneConfig, attempt: int = 0) -> None:
         """What the node shall run. None: keep whatever mode of ours is in the kernel up to date, switch nothing.
+        Another `attempt`: a switch that failed is tried again at once.
 
         The snapshot says so at once, and is not `synced` before the kernel has been compared with the new wish.
         """
-        goal = _Goal(mode, replace(config, service_cidrs=self._service_cidrs))
+        goal = _Goal(mode, replace(config, service_cidrs=self._service_cidrs), attempt)
         if goal == self._goal:
             return
-        if self._goal is None or self._goal.mode is not mode:
+        if self._goal is None or (self._goal.mode, self._goal.attempt) != (mode, attempt):
             self._switch_at = -math.inf
             self._switch_retry.reset()
             self._switch_error = ""

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 class Engine(Protocol):
     """What the controller needs of the engine; see proxymode_agent.engine."""
 
-    def set_desired(self, mode: Mode | None, config: DataplaneConfig) -> None: ...
+    def set_desired(self, mode: Mode | None, config: DataplaneConfig, attempt: int = 0) -> None: ...
     def snapshot(self) -> EngineSnapshot: ...
     async def changed(self, seen: EngineSnapshot) -> EngineSnapshot: ...
 
@@ -90,7 +90,7 @@ class NodeController:
         self._unreadable = False  # asking for it has failed; the memory has to do
         self._assessment: Assessment | None = None
         self._check_again = datetime.min.replace(tzinfo=UTC)
-        self._told: tuple[Mode | None, DataplaneConfig] | None = None
+        self._told: tuple[Mode | None, DataplaneConfig, int] | None = None
         self._cluster_version = ""
         self._warned_on: date | None = None  # tried, whether or not it could be posted
         self._status = StatusWriter(kube, node_name, metrics, clock() + pace.settle, pace)
@@ -215,7 +215,7 @@ class NodeController:
             assessed = assess(self._memory.spec, 0, assessed.node, assessed.facts, self._clock())
         if assessed.config is None:
             return
-        told = (None if refused else assessed.spec.mode, assessed.config)
+        told = (None if refused else assessed.spec.mode, assessed.config, assessed.spec.attempt)
         if told != self._told:
             if refused:
                 blocking = ",".join(result.id for result in refused)
@@ -269,7 +269,8 @@ class NodeController:
 
     async def _remember_spec(self, assessed: Assessment) -> None:
         """Keep the spec for a restart without API server, once it is one that the engine follows."""
-        if self._told == (assessed.spec.mode, assessed.config) and self._memory.spec != assessed.spec:
+        followed = (assessed.spec.mode, assessed.config, assessed.spec.attempt)
+        if self._told == followed and self._memory.spec != assessed.spec:
             await self._remember(self._memory.model_copy(update={"spec": assessed.spec}))
 
     async def _remember(self, new: memory.Memory) -> None:

@@ -1,7 +1,8 @@
 """What state one node is in, seen from one template.
 
-Solves: exactly one of updated, pending, switching, failed, blocked and skipped for every node, whether it uses up the budget,
-whether it may be told, and when any of that changes by time alone. Deliberately knows no other node and no stage.
+Solves: exactly one of updated, pending, switching, failed, blocked and skipped for every node, whether it uses up the
+budget, whether it may be told, and when any of that changes by time alone. Deliberately knows no other node and no
+stage.
 
 How a node gets its state (its NodeProxyMode is *at* the template, or not):
 
@@ -54,8 +55,8 @@ class Assessment:
     """One node's state.
 
     `at_template`: told so, whether or not it has followed. `in_flight`: told something that it has not fully done.
-    `to_mark`: its failed switch is not yet noted. `to_return`: it is skipped and not yet sent back. `homeward`: in flight no further, and what is wanted now is what it
-    ran before it was told.
+    `to_mark`: its failed switch is not yet noted. `to_return`: it is skipped and not yet sent back. `homeward`: in
+    flight no further, and what is wanted now is what it ran before it was told.
     `unavailable`: counts against the budget. `tellable`: may be told as far as this node itself goes. `silent`: its
     agent never reported or not lately. `unheard`: so long that it is given up. `due`: when the state may change by time
     alone. `why`: for people, no times.

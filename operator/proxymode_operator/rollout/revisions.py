@@ -1,7 +1,8 @@
 """A revision's life: how it begins, how it ends, what a person's annotations say about it.
 
-Solves: revision numbers, history, `proxymode.io/promote`, `proxymode.io/retry` and `proxymode.io/abort`. Deliberately looks at no node's
-state; that a rollback begins is the planner's finding, that it has begun is written here.
+Solves: revision numbers, history, `proxymode.io/promote`, `proxymode.io/retry` and `proxymode.io/abort`.
+Deliberately looks at no node's state; that a rollback begins is the planner's finding, that it has begun is written
+here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The ways in which a NodeProxyMode is written; see `planner` for when.
 
-Solves: what exactly changes in each. Only `turn`, `return_` and `retry` change what the node's dataplane does; `prepare` changes
-what the agent checks ahead, those options that its present mode does not use, and the stage; `mark` and `release` are
-notes.
+Solves: what exactly changes in each. Only `turn`, `return_` and `retry` change what the node's dataplane does;
+`prepare` changes what the agent checks ahead, those options that its present mode does not use, and the stage; `mark`
+and `release` are notes.
 """
 
 from __future__ import annotations
