@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxymode_testbeds.apiserver import ApiServer
+from proxymode_testbeds.apiserver.rights import MANIFESTS, NAMESPACE
 from proxymode_testbeds.relay import Relay
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ STOP_SECONDS = 5.0
 WEB = "10.96.0.10"
 WEB6 = "fd96::10"
 NODE_PORT = 30080
+RBAC = MANIFESTS / "base/agent/rbac.yaml"
 
 
 @pytest.fixture
@@ -57,8 +59,11 @@ def relay(node: Topology, api: ApiServer) -> Iterator[Relay]:
 
 
 @pytest.fixture
-def kubeconfig(api: ApiServer, relay: Relay) -> Path:
-    return api.kubeconfig(server=f"https://127.0.0.1:{relay.port}")
+async def kubeconfig(api: ApiServer, relay: Relay) -> Path:
+    """The agent's own, with the rights that the manifests give it."""
+    await api.kubectl("apply", f"--filename={RBAC}")
+    holder = api.add_service_account(NAMESPACE, "proxymode-agent", node="node1")
+    return api.kubeconfig(holder, server=f"https://127.0.0.1:{relay.port}")
 
 
 @dataclass

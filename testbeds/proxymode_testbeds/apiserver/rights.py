@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .audit import Request
 
 NAMESPACE = "proxymode-system"
-_MANIFESTS = Path(__file__).parents[3] / "manifests"
+MANIFESTS = Path(__file__).parents[3] / "manifests"
 
 
 def service_account(component: str) -> str:
@@ -25,7 +25,7 @@ def service_account(component: str) -> str:
 
 def granted(component: str) -> set[Right]:
     """Every right of a component's ServiceAccount. Ones that are bound to names are given without the names."""
-    files = sorted(_MANIFESTS.glob("base/*/rbac.yaml"))
+    files = sorted(MANIFESTS.glob("base/*/rbac.yaml"))
     objects = [document for file in files for document in yaml.safe_load_all(file.read_text()) if document]
     subject = {"kind": "ServiceAccount", "name": f"proxymode-{component}", "namespace": NAMESPACE}
     bound = [document["roleRef"] for document in objects if subject in document.get("subjects", ())]
