@@ -188,7 +188,8 @@ def _parser() -> argparse.ArgumentParser:
         type=values.duration,
         default="30s",
         metavar="DURATION",
-        help="at most this often the kernel is read back to repair drift (default: %(default)s)",
+        help="at most this often the kernel is read back where others write to it, besides the look for drift "
+        "every second (default: %(default)s)",
     )
     general.add_argument(
         "--metrics-bind-address",
