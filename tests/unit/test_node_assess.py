@@ -50,9 +50,9 @@ def test_preflight_is_about_where_the_node_is_to_go(spec: dict[str, str], mode: 
 
 
 def test_options_that_cannot_be_followed_leave_no_configuration_but_are_checked_all_the_same() -> None:
-    found = assessed(NEW, mode="nftables", detectLocal={"mode": "BridgeInterface", "interface": "cni0"})
+    found = assessed(NEW, mode="nftables", detectLocal={"mode": "NodeCIDR"})
     assert found.config is None
-    assert "BridgeInterface" in found.options_error
+    assert "NodeCIDR" in found.options_error
     assert found.preflight is not None
 
 
