@@ -39,15 +39,9 @@ async def measure(case: Case, folder: Path) -> Figures:
 
 
 async def _measure(case: Case, cluster: Cluster, folder: Path) -> Figures:
-    cold = []
-    for number in range(STARTS):
-        if number:
-            _remove()
-        with Agent(cluster.kubeconfig, folder) as agent:
-            cold.append(await asyncio.to_thread(agent.wait_until_synced))
-    restarts = [await _restart(cluster, folder) for _ in range(STARTS - 1)]
+    cold = [await _start(cluster, folder) for _ in range(STARTS - 1)]
     with Agent(cluster.kubeconfig, folder) as agent:
-        restarts.append(await asyncio.to_thread(agent.wait_until_synced))
+        cold.append(await asyncio.to_thread(agent.wait_until_synced))
         first_packet = await asyncio.to_thread(first_packet_cost, cases.cluster_ip(case.probe))
         endpoints = kernel.EndpointMap()
         replacing = Replacing(case, cluster, endpoints, agent.cpu)
@@ -55,6 +49,7 @@ async def _measure(case: Case, cluster: Cluster, folder: Path) -> Figures:
         at_a_rate = await replacing.churn()
         endpoints.close()
         churn_rss = agent.peak_rss()
+    restarts = [await _restart(cluster, folder) for _ in range(STARTS)]
     typical = sorted(cold, key=lambda start: start.wall)[STARTS // 2]
     return Figures(
         cold_s=typical.wall,
@@ -75,10 +70,18 @@ async def _measure(case: Case, cluster: Cluster, folder: Path) -> Figures:
     )
 
 
+async def _start(cluster: Cluster, folder: Path) -> Start:
+    """Start over an empty kernel, and leave one."""
+    with Agent(cluster.kubeconfig, folder) as agent:
+        start = await asyncio.to_thread(agent.wait_until_synced)
+    _remove()
+    return start
+
+
 async def _restart(cluster: Cluster, folder: Path) -> Start:
     """Start over what is there. Raises WrongResultError when anything was written."""
     before = kernel.generation()
-    with Agent(cluster.kubeconfig, folder) as agent:
+    with Agent(cluster.kubeconfig, folder, verbose=True) as agent:
         start = await asyncio.to_thread(agent.wait_until_synced)
     if start.written or kernel.generation() != before:
         raise WrongResultError(f"a restart wrote {start.written} objects to the kernel; it should write none")

@@ -43,9 +43,10 @@ class Start:
 
 
 class Agent:
-    """One run of proxymode-agent; a context manager, at whose end it is stopped and leaves its rules."""
+    """One run of proxymode-agent; a context manager, at whose end it is stopped and leaves its rules. Only if `verbose`
+    it says that it has synced also where there was nothing to write."""
 
-    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+    def __init__(self, kubeconfig: Path, folder: Path, *, verbose: bool = False) -> None:
         self._log = folder / "agent.log"
         self._command = [
             str(Path(sys.executable).with_name("proxymode-agent")),
@@ -54,7 +55,7 @@ class Agent:
             "--mode=nftables",
             f"--cluster-cidr={cases.POD_NETWORK}",
             f"--state-dir={folder / 'state'}",
-            "--v=4",  # says "synced" also when there was nothing to write
+            f"--v={4 if verbose else 0}",
         ]
 
     def __enter__(self) -> Self:
