@@ -31,7 +31,7 @@ def two_nodes_and_a_pod() -> Iterator[Topology]:
         yield topology
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case.family} {case.name}")
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: f"{case.family} {case.name}")
 def test_no_first_packet_is_lost(two_nodes_and_a_pod: Topology, case: Case) -> None:
     result = run(two_nodes_and_a_pod, case, PACKETS, DEADLINE_SECONDS)
     assert result.missed == 0
