@@ -153,7 +153,9 @@ def test_what_is_found_decides_the_verdict(
 def test_the_scheduler_that_was_asked_for_is_the_one_that_is_checked() -> None:
     facts = replace(HEALTHY, modules={"ip_vs_rr": ModuleState.LOADED, "ip_vs_mh": ModuleState.MISSING})
     assert check("ip-vs-scheduler", Mode.IPVS, facts, DataplaneConfig(ipvs_scheduler="rr")).verdict is Verdict.PASS
-    assert check("ip-vs-scheduler", Mode.IPVS, facts, DataplaneConfig(ipvs_scheduler="mh")).verdict is Verdict.BLOCK
+    missing = check("ip-vs-scheduler", Mode.IPVS, facts, DataplaneConfig(ipvs_scheduler="mh"))
+    assert missing.verdict is Verdict.WARN
+    assert "virtual servers get rr in its place" in missing.found
 
 
 def test_what_matters_to_a_hand_over_only_does_not_matter_where_connections_are_cut() -> None:

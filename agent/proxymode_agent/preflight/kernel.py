@@ -117,7 +117,11 @@ def ip_vs_module(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding
 
 
 def ip_vs_scheduler(_mode: Mode, facts: Facts, config: DataplaneConfig) -> Finding:
-    return _module(facts, f"ip_vs_{config.ipvs_scheduler}", f"the scheduler {config.ipvs_scheduler} was asked for")
+    asked = config.ipvs_scheduler
+    found = _module(facts, f"ip_vs_{asked}", f"the scheduler {asked} was asked for")
+    if found.verdict is not Verdict.BLOCK or asked == "rr":
+        return found
+    return Finding(Verdict.WARN, f"{found.found}; virtual servers get rr in its place", found.remedy)
 
 
 def dummy_device(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding:
