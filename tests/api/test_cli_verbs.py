@@ -263,6 +263,23 @@ async def test_pause_and_resume(fleet: ApiServer, store: Store) -> None:
     assert (await store.get(FLEET))["spec"]["rollout"]["paused"] is False
 
 
+async def test_retry_skip_and_unskip(fleet: ApiServer, store: Store) -> None:
+    ran = await plugin(fleet, "retry")
+    assert (ran.code, ran.err) == (2, "error: no node of fleet has failed\n")
+    await store.set_status(FLEET, {"nodes": {"failed": 1}})
+    assert (await plugin(fleet, "retry", "--node", "cli-1")).out == "proxymode/fleet cli-1, where failed, tries again\n"
+    assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/retry"] == "cli-1"
+
+    node = f"{NODE_PROXY_MODES}/cli-3"
+    assert (await plugin(fleet, "skip", "--node", "cli-3")).code == 2, "a reason is asked for"
+    ran = await plugin(fleet, "skip", "fleet", "--node", "cli-3", "--reason", "broken NIC")
+    assert ran.out == "proxymode/fleet goes round cli-3: broken NIC\n"
+    assert (await store.get(node))["metadata"]["annotations"]["proxymode.io/skip"] == "broken NIC"
+    assert any("skipped: broken NIC" in line for line in (await plugin(fleet, "plan")).lines)
+    assert (await plugin(fleet, "unskip", "--node", "cli-3")).out == "proxymode/fleet includes cli-3 again\n"
+    assert "annotations" not in (await store.get(node))["metadata"]
+
+
 async def test_promote_approves_the_stage_that_waits(fleet: ApiServer, store: Store) -> None:
     assert (await plugin(fleet, "promote")).out == "proxymode/fleet stage all approved\n"
     assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/promote"] == "all"

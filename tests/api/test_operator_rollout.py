@@ -130,6 +130,36 @@ async def test_a_failed_switch_stops_the_rollout_until_it_is_paused_and_undone(f
     assert set(fleet.modes().values()) == {"ipvs"}
 
 
+async def test_a_failed_node_tries_again_when_asked_and_the_annotation_is_taken_away(fleet: Bed) -> None:
+    fleet.agents["n1"].fails = True
+    async with fleet.operator():
+        await fleet.create(stages=THREE_STAGES, maxUnavailable=2)
+        await fleet.until_status("Stopped")
+        fleet.agents["n1"].fails = False
+        await fleet.edit({"metadata": {"annotations": {"proxymode.io/retry": "n1"}}})
+        await fleet.until_status("Complete")
+        assert set(fleet.modes().values()) == {"nftables"}
+        assert (await fleet.get(f"{NODE_PROXY_MODES}/n1"))["spec"]["attempt"] == 1
+        assert "annotations" not in (await fleet.get(f"{PROXY_MODES}/fleet"))["metadata"]
+        assert "RetryIgnored" not in await fleet.until_event("Retried")
+
+
+async def test_a_failed_node_that_is_skipped_goes_back_and_the_others_go_on(fleet: Bed) -> None:
+    fleet.agents["n1"].fails = True
+    async with fleet.operator():
+        await fleet.create(stages=THREE_STAGES, maxUnavailable=1)
+        await fleet.until_status("Stopped")
+        skip = {"metadata": {"annotations": {"proxymode.io/skip": "broken NIC"}}}
+        await fleet.request("PATCH", f"{NODE_PROXY_MODES}/n1", skip)
+        status = await fleet.until_status("Complete")
+        assert (status["nodes"]["skipped"], status["nodes"]["failed"]) == (1, 0)
+        assert "n1: broken NIC" in (await fleet.condition("Complete"))["message"]
+        assert fleet.modes() == {"n1": "ipvs"} | dict.fromkeys([n for n in SIX if n != "n1"], "nftables")
+        item = await fleet.get(f"{NODE_PROXY_MODES}/n1")
+        assert item["spec"]["mode"] == "ipvs"
+        assert item["metadata"]["annotations"]["proxymode.io/skip"] == "broken NIC", "the operator's writes leave it"
+
+
 async def test_paused_and_aborted_start_nothing_new(fleet: Bed) -> None:
     for name in SIX:
         fleet.agents[name].hold = True

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import cli_world as world
+from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli import verbs
 from proxymode_cli.cluster import choose, warnings
@@ -77,6 +78,44 @@ def test_abort_names_the_revision() -> None:
 def test_abort_refuses_where_nothing_goes_on(status: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         verbs.abort(proxy_mode(**status))
+
+
+FAILED = {"nodes": {"failed": 2}}
+KNOWN = {
+    name: NodeProxyMode.model_validate({"metadata": {"name": name, **more}, "spec": {"proxyMode": owner}})
+    for name, owner, more in (
+        ("a", "fleet", {}),
+        ("b", "fleet", {"annotations": {"proxymode.io/skip": "x"}}),
+        ("c", "other", {}),
+    )
+}
+
+
+def test_retry_names_nodes_or_all() -> None:
+    deed = verbs.retry(proxy_mode(**FAILED), [], KNOWN)
+    assert deed.patch == {"metadata": {"annotations": {"proxymode.io/retry": "all"}}}
+    deed = verbs.retry(proxy_mode(**FAILED), ["b", "a", "b"], KNOWN)
+    assert deed.patch == {"metadata": {"annotations": {"proxymode.io/retry": "b,a"}}}
+
+
+def test_skip_and_unskip_are_about_the_nodes() -> None:
+    deed = verbs.skip(proxy_mode(), ["a", "b"], KNOWN, " broken NIC ")
+    assert deed == ({"metadata": {"annotations": {"proxymode.io/skip": "broken NIC"}}}, "goes round a, b: broken NIC")
+    assert verbs.unskip(proxy_mode(), ["a", "b"], KNOWN).patch == {
+        "metadata": {"annotations": {"proxymode.io/skip": None}}
+    }
+    assert verbs.unskip(proxy_mode(), ["a"], KNOWN).patch is None
+
+
+def test_wishes_about_nodes_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(UserError, match="no node of fleet has failed"):
+        verbs.retry(proxy_mode(nodes={}), [], KNOWN)
+    with pytest.raises(UserError, match="node 'z' not found: it has no NodeProxyMode"):
+        verbs.retry(proxy_mode(**FAILED), ["z"], KNOWN)
+    with pytest.raises(UserError, match="node 'c' is not decided by fleet but by other"):
+        verbs.skip(proxy_mode(), ["c"], KNOWN, "why")
+    with pytest.raises(UserError, match="say why"):
+        verbs.skip(proxy_mode(), ["a"], KNOWN, " ")
 
 
 def test_undo_goes_back_to_the_other_mode_and_says_what_keeps_it() -> None:

@@ -51,6 +51,22 @@ def test_a_report_about_an_older_spec_is_not_yet_an_answer() -> None:
     assert states([node]) == {"node-1": NodeState.SWITCHING}
 
 
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ({"phase": "Failed"}, NodeState.SKIPPED),
+        ({"phase": "Active", "mode": "ipvs", "results": (world.BLOCK,)}, NodeState.SKIPPED),
+        ({"phase": "Active", "mode": "nftables", "desired": "nftables"}, NodeState.UPDATED),
+        ({"phase": "Switching", "mode": "ipvs", "desired": "nftables"}, NodeState.SWITCHING),
+    ],
+)
+def test_a_skipped_node_is_said_to_be_unless_it_is_there_or_under_way(change: dict[str, Any], state: NodeState) -> None:
+    node = world.node_proxy_mode("node-1", **change)
+    node["metadata"]["annotations"] = {"proxymode.io/skip": "broken NIC"}
+    (found,) = [found for found in world.fleet(nodes=[node]).nodes if found.name == "node-1"]
+    assert (found.state, found.skip) == (state, "broken NIC")
+
+
 def test_a_node_that_nobody_decides_about_is_settled() -> None:
     node = world.node_proxy_mode("node-1")
     node["spec"] = {}

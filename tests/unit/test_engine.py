@@ -356,6 +356,22 @@ async def test_a_switch_that_fails_is_told_and_tried_again_while_the_old_mode_is
         assert last.error == ""
 
 
+async def test_another_attempt_does_not_wait_for_the_back_off_of_a_failed_switch() -> None:
+    kernel = FakeKernel(tables={Mode.IPVS: {}})
+    async with bench(kernel, Pace(sync_period=1000.0, switch_retry_first=3600.0, switch_retry_cap=3600.0)) as it:
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.IPVS)
+        kernel.faults.append(DataplaneError("busy"))
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        await it.until(lambda seen: seen.phase is EnginePhase.FAILED and seen.synced)
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig(), attempt=1)
+        assert it.engine.snapshot().phase is not EnginePhase.FAILED, "what it reports next is about this attempt"
+        last = await it.active(Mode.NFTABLES)
+        assert last.error == ""
+        assert kernel.calls.count("switch nftables") == 2
+
+
 async def test_a_failed_switch_succeeds_at_a_later_try() -> None:
     kernel = FakeKernel(tables={Mode.IPVS: {}})
     async with bench(kernel) as it:

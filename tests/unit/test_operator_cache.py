@@ -142,6 +142,13 @@ def test_a_nodes_kubelet_heartbeat_asks_nobody_and_a_cordon_asks_its_proxy_mode(
     assert bench.asked() == {"a"}
 
 
+def test_a_person_who_skips_a_node_asks_its_proxy_mode(bench: Bench) -> None:
+    skipped = npm("n1")
+    skipped["metadata"]["annotations"] = {"proxymode.io/skip": "broken NIC"}
+    bench.cache.put(Kind.NODE_PROXY_MODE, skipped)
+    assert bench.asked() == {"a"}
+
+
 def test_other_labels_may_concern_everybody(bench: Bench) -> None:
     bench.cache.put(Kind.NODE, node("n1", labels={"pool": "b"}))
     assert bench.asked() >= {"a", "b"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from proxymode_api.annotations import SKIP_ANNOTATION
 from proxymode_api.common import DataplaneOptions, Mode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_operator import objects
@@ -48,6 +51,29 @@ def test_a_write_carries_the_version_that_it_rests_on_and_a_creation_none() -> N
     base = objects.node_proxy_mode(created).asked
     meta = objects.node_proxy_mode_body(write(Intent(mode=Mode.IPVS), base=base))["metadata"]
     assert (meta["uid"], meta["resourceVersion"]) == ("u", "5")
+
+
+def test_a_retried_turn_and_its_attempt_come_back_as_they_were_written() -> None:
+    intent = Intent(mode=Mode.NFTABLES, attempt=2, turn=Turn(at=NOW, retried_at=NOW + timedelta(hours=1), generation=7))
+    found = objects.node_proxy_mode(stored(write(intent)))
+    assert found.asked is not None
+    assert found.asked.intent == intent
+
+
+@pytest.mark.parametrize(
+    ("annotations", "skip"),
+    [
+        ({}, ""),
+        ({SKIP_ANNOTATION: "broken NIC"}, "broken NIC"),
+        ({SKIP_ANNOTATION: " two\nlines "}, "two lines"),
+        ({SKIP_ANNOTATION: ""}, "no reason given"),
+        ({SKIP_ANNOTATION: "x" * 300}, "x" * 200),
+    ],
+)
+def test_the_reason_to_skip_a_node_is_one_short_line(annotations: dict[str, str], skip: str) -> None:
+    found = objects.node_proxy_mode(stored(write(Intent()), annotations=annotations))
+    assert found.asked is not None
+    assert found.asked.skip == skip
 
 
 def test_a_turn_that_somebody_made_unreadable_is_no_turn() -> None:

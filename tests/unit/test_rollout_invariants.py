@@ -322,7 +322,8 @@ class Life(RuleBasedStateMachine):
         names = {stage.name for stage in world.proxy_mode.spec.rollout.stages}
         assert {node.asked.intent.stage for node in world.nodes.values() if node.asked} <= names
         assert settled.status == world.status
-        assert settled.notices == settled.heard == ()
+        assert settled.notices == ()
+        assert settled.heard == ()
 
     def run_until_updated(self, nodes: int) -> None:
         world = self.world
