@@ -19,6 +19,7 @@ import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from proxymode_agent import flags, garbage
 from proxymode_agent.dataplane.base import DataplaneError
@@ -140,7 +141,12 @@ async def _run(options: Options, config: ClusterConfig) -> None:
             "mode": options.standalone.mode.value if options.standalone else "as NodeProxyMode says",
         },
     )
-    async with KubeClient(config, user_agent=f"proxymode-agent/{agent_version()}") as client:
+    host = urlsplit(config.server).netloc
+
+    def count(method: str, code: str) -> None:
+        metrics.kube_proxy.requests.labels(code, method, host).inc()
+
+    async with KubeClient(config, user_agent=f"proxymode-agent/{agent_version()}", on_answer=count) as client:
         node = OwnNode(client, options.node_name, restarted=metrics.watch_restarted("nodes"))
         recorder = Recorder(client, options.node_name, metrics)
 

@@ -1,9 +1,9 @@
 """kube-proxy's own metrics, by its names, where the agent means the same by them: dashboards and alerts that a fleet
 has go on while its nodes move from kube-proxy to the agent.
 
-Names, meanings and buckets are those of k8s.io/kubernetes/pkg/proxy/metrics. One sync of ours writes both families,
-so there is no label ip_family. Left out is what has no counterpart here: pending changes (they are not counted one by
-one), no_local_endpoints, iptables, localhost conntrack marks.
+Names, meanings and buckets are those of k8s.io/kubernetes/pkg/proxy/metrics and k8s.io/component-base/metrics. One sync
+of ours writes both families, so there is no label ip_family. Left out is what has no counterpart here: pending changes
+(they are not counted one by one), no_local_endpoints, iptables, localhost conntrack marks.
 """
 
 from __future__ import annotations
@@ -74,6 +74,14 @@ class KubeProxyMetrics:
         self.endpoint_changes: Final = Counter(
             f"{_PREFIX}_sync_proxy_rules_endpoint_changes_total",
             "As kube-proxy: EndpointSlices received, changed or gone.",
+            registry=registry,
+        )
+
+        self.requests: Final = Counter(
+            "rest_client_requests_total",
+            "As kube-proxy and all that uses client-go: requests to the API server, by status code (<error>: no "
+            "answer), verb and host.",
+            ["code", "method", "host"],
             registry=registry,
         )
 

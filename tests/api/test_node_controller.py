@@ -13,6 +13,7 @@ from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.node.memory import recall
 from proxymode_agent.node.writer import Pace
 from proxymode_agent.switch import Connections, Outcome, StepRecord, SwitchRecord
+from proxymode_api.deprecation import parse_minor
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import Phase, SwitchOutcome
 
@@ -34,6 +35,9 @@ async def test_status_appears_and_only_the_status_is_the_agents(manifests: ApiSe
     assert found.status.observed_generation == found.metadata.generation
     assert found.status.facts.cluster_version.startswith("v1.")
     assert found.status.deprecated == "1.43"
+    minors = 43 - parse_minor(found.status.facts.cluster_version).minor
+    labels = {"mode": "ipvs", "step": "removed"}
+    assert bed.metrics.registry.get_sample_value("proxymode_agent_deprecation_minors", labels) == minors
     assert condition(found, "Ready") == "True Programmed"
     assert condition(found, "PreflightPassed") == "True PassedWithWarnings"
     assert found.status.preflight is not None

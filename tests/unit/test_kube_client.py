@@ -40,10 +40,13 @@ class NoCredentials:
     def invalidate(self) -> None: ...
 
 
-def client(api: FakeApi, credentials: Any = None) -> KubeClient:
+def client(
+    api: FakeApi, credentials: Any = None, on_answer: Callable[[str, str], None] = lambda method, code: None
+) -> KubeClient:
     return KubeClient(
         ClusterConfig(server=api.url, credentials=credentials or StaticCredentials(Credential("secret"))),
         user_agent="agent/1",
+        on_answer=on_answer,
     )
 
 
@@ -166,6 +169,25 @@ async def test_a_server_that_is_not_there(unused_tcp_port: int) -> None:
         with pytest.raises(ApiError, match=f"http://127.0.0.1:{unused_tcp_port}/version") as caught:
             await kube.get("/version")
         assert (caught.value.status, caught.value.reason) == (0, "ConnectionError")
+
+
+async def test_every_request_is_counted_once_by_what_was_answered(unused_tcp_port: int) -> None:
+    answers: list[tuple[str, str]] = []
+
+    def count(method: str, code: str) -> None:
+        answers.append((method, code))
+
+    refusals = (status(401, "Unauthorized"), echo(), status(403, "Forbidden"))
+    async with fake_api(*refusals) as api, client(api, Tokens(), count) as kube:
+        await kube.get("/version")
+        with pytest.raises(ApiError, match="403"):
+            await kube.create("/api/v1/namespaces/default/events", {})
+    assert answers == [("GET", "401"), ("GET", "200"), ("POST", "403")]
+    nowhere = ClusterConfig(server=f"http://127.0.0.1:{unused_tcp_port}", credentials=StaticCredentials(Credential()))
+    async with KubeClient(nowhere, on_answer=count) as kube:
+        with pytest.raises(ApiError):
+            await kube.get("/version")
+    assert answers[3:] == [("GET", "<error>")]
 
 
 async def test_credentials_that_cannot_be_had() -> None:

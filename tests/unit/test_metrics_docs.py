@@ -50,7 +50,7 @@ def test_a_metric_is_documented_with_labels_also_before_it_has_a_value() -> None
 
 def test_names_have_the_prefix_of_their_program_and_a_meaning() -> None:
     for found in metrics.agent():
-        assert found.name.startswith(("proxymode_agent_", "kubeproxy_")), found
+        assert found.name.startswith(("proxymode_agent_", "kubeproxy_", "rest_client_")), found
     for found in metrics.operator():
         assert found.name.startswith("proxymode_operator_"), found
     assert all(found.text.endswith(".") for found in DOCUMENTED.values())
@@ -58,7 +58,7 @@ def test_names_have_the_prefix_of_their_program_and_a_meaning() -> None:
 
 @pytest.mark.parametrize("expr", EXPRESSIONS)
 def test_queries_ask_for_metrics_and_labels_that_exist(expr: str) -> None:
-    names = set(re.findall(r"\b(?:proxymode|kubeproxy)_\w+", expr))
+    names = set(re.findall(r"\b(?:proxymode|kubeproxy|rest_client)_\w+", expr))
     assert names or "job=" in expr
     labels = {"le"} if "_bucket" in expr else set()
     for name in names:

@@ -27,8 +27,8 @@ Agent and operator answer `/metrics` for Prometheus: the agent on port 10349 of 
 is written from the code (`make generate`). `process_*` of both is what Prometheus' client libraries have for every
 process.
 
-Where `kubeproxy_*` is served by agents, dashboards of kube-proxy show them beside nodes that kube-proxy still serves;
-they may have to be told of the job `proxymode-system/proxymode-agent`.
+Where `kubeproxy_*` and `rest_client_*` are served by agents, dashboards of kube-proxy show them beside nodes that
+kube-proxy still serves; they may have to be told of the job `proxymode-system/proxymode-agent`.
 """
 
 

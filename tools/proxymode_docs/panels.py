@@ -137,6 +137,12 @@ _API_SERVER: Final = (
     _line("Nodes written by the operator", _count(f"{_OPERATOR}_node_writes_total", "kind"), "{{kind}}"),
     _line("Reconciles", _rate(f"{_OPERATOR}_reconciles_total", "outcome"), "{{outcome}}", "ops"),
     Panel("Reconcile, from the change to its end", "s", _quantiles(f"{_OPERATOR}_reaction_seconds")),
+    _line(
+        "Requests of agents",
+        _rate(f"rest_client_requests_total{_AGENT}", "method, code"),
+        "{{method}} {{code}}",
+        "reqps",
+    ),
     _line("Status writes of agents", _rate(f"{_OURS}_status_writes_total", "result"), "{{result}}", "reqps"),
     _line("Events of agents", _rate(f"{_OURS}_object_events_total", "result"), "{{result}}", "reqps"),
     _line(

@@ -21,7 +21,7 @@ from yarl import URL
 from proxymode_agent.kube.credentials import CredentialError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
 
     from proxymode_agent.kube.config import ClusterConfig
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 REQUEST_SECONDS: Final = 30.0
 """Longest time for a whole request, and for silence within a list; a watch has its own."""
 CONNECT_SECONDS: Final = 10.0
+NO_ANSWER: Final = "<error>"
+"""What client-go counts a request under that got no answer."""
 PAGE_SIZE: Final = 500
 """Objects per page of a list (client-go's default)."""
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=CONNECT_SECONDS)
@@ -83,11 +85,21 @@ _STATUS: Final = msgspec.json.Decoder(Status)
 
 
 class KubeClient:
-    """A connection to one API server. Use as an async context manager, or call close()."""
+    """A connection to one API server. Use as an async context manager, or call close().
 
-    def __init__(self, config: ClusterConfig, *, user_agent: str = "proxymode-agent") -> None:
+    `on_answer` is called for every request with its verb and the status code, or `NO_ANSWER`.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        *,
+        user_agent: str = "proxymode-agent",
+        on_answer: Callable[[str, str], None] = lambda method, code: None,
+    ) -> None:
         self._config = config
         self._user_agent = user_agent
+        self._on_answer = on_answer
         self._session: aiohttp.ClientSession | None = None
         self._tls: tuple[ClientCertificate | None, ssl.SSLContext] | None = None
 
@@ -205,6 +217,7 @@ class KubeClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer with a 2xx status; every other outcome is an ApiError."""
         url = URL(self._config.server.rstrip("/") + path)
+        answered = False
         try:
             for attempt in (1, 2):
                 credential = await self._config.credentials.current()
@@ -219,6 +232,8 @@ class KubeClient:
                     timeout=timeout,
                     allow_redirects=False,
                 ) as response:
+                    answered = True
+                    self._on_answer(method, str(response.status))
                     if response.status == 401 and attempt == 1:
                         self._config.credentials.invalidate()
                         continue
@@ -229,6 +244,8 @@ class KubeClient:
         except CredentialError as error:
             raise ApiError(0, "CredentialError", str(error)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if not answered:
+                self._on_answer(method, NO_ANSWER)
             reason = str(error) or type(error).__name__
             raise ApiError(0, "ConnectionError", f"{method} {url.origin()}{path}: {reason}") from error
 
