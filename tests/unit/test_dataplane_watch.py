@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxymode_agent.dataplane.base import Finding, Look
@@ -75,6 +75,7 @@ ours = st.sampled_from(["write", "rebuild", "look", "look"])
 theirs = st.sampled_from(["harmless", "steal first", "steal second", "rule"])
 
 
+@example(["rebuild", ["steal first"]], False)
 @given(st.lists(ours | theirs | st.lists(theirs, max_size=12), max_size=25), st.booleans())
 @settings(deadline=None)
 def test_nothing_that_others_do_to_ours_stays_unseen(story: list[str | list[str]], counted: bool) -> None:

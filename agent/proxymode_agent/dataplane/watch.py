@@ -48,23 +48,27 @@ class Watch:
         if expected is not None and not wrote:
             self._expected = expected
             return Look(Finding.UNTOUCHED)
-        found = self._expected = self._read_undisturbed()
+        found, disturbed = self._read_undisturbed()
+        self._expected = found
         if expected is None:
             # Our own new rules are in `found`, and so may be somebody's: only if nobody wrote it is what we left.
-            return Look(Finding.DOUBTFUL if wrote or self._unread else Finding.UNTOUCHED)
+            return Look(Finding.DOUBTFUL if wrote or disturbed else Finding.UNTOUCHED)
         changed = differences(expected, found)
         if changed:
             return Look(Finding.DOUBTFUL) if self._unread else Look(Finding.CHANGED, changed)
         return Look(Finding.NOTHING_SEEN if found.counted else Finding.DOUBTFUL)
 
-    def _read_undisturbed(self) -> Shape:
-        """The shape, read while nobody wrote, so that its parts belong together; `_unread`: that did not succeed."""
+    def _read_undisturbed(self) -> tuple[Shape, bool]:
+        """The shape, read while nobody wrote, so that its parts belong together (`_unread`: that did not succeed), and
+        whether anybody wrote before that."""
+        disturbed = False
         for _ in range(_READS):
             found = self._read()
             self._unread = bool(self._activity().others)
+            disturbed |= self._unread
             if not self._unread:
                 break
-        return found
+        return found, disturbed
 
 
 class TableWatch(Watch):
