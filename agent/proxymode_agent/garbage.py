@@ -11,13 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from proxymode_agent.engine import Engine
+    from proxymode_agent.engine.snapshot import EngineSnapshot
 
 PAUSE_SECONDS: Final = 60.0
 """At most; an agent that may not program anything is never synced."""
+
+
+class Engine(Protocol):
+    """What is needed of the engine."""
+
+    def snapshot(self) -> EngineSnapshot: ...
+    async def changed(self, seen: EngineSnapshot) -> EngineSnapshot: ...
 
 
 def pause() -> None:
