@@ -198,7 +198,7 @@ class World:
         if owner is not None:
             endpoint = state.maps[LAYOUT.by_id.name][id_]
             assert self.ids.setdefault(id_, (owner, endpoint)) == (owner, endpoint), "an id is for good"
-            state.maps[space_of(owner).affinity.name][b"\xc0\0\2\1" + owner] = id_
+            state.maps[space_of(owner).affinity.name][id_ + owner] = id_  # the client's address is the id's number
 
     def check_final(self) -> None:
         """The maps hold what is wanted and nothing else."""
