@@ -115,7 +115,7 @@ async def test_metrics_are_in_prometheus_text_and_every_name_has_a_known_prefix(
         text = await response.text()
     assert 'proxymode_agent_watch_restarts_total{reason="expired",resource="services"} 1.0' in text
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
-    assert all(name.startswith(("proxymode_agent_", "kubeproxy_", "process_")) for name in names)
+    assert all(name.startswith(("proxymode_agent_", "kubeproxy_", "rest_client_", "process_")) for name in names)
 
 
 async def test_an_address_that_is_taken_is_tried_again_until_it_is_free() -> None:
