@@ -104,8 +104,9 @@ def test_nft_prints_it_and_takes_its_own_listing_for_the_same(
 ) -> None:
     """Nothing is lost between our bytes and nft's language: types, rules, elements, comments.
 
-    It prints the rules of affinity, but takes them only after a match of the transport protocol. And in check-source nft puts a byte order conversion of one byte, which does nothing, before the lookup of an
-    interval; so those chains are written anew: in both families a flush and three rules.
+    It prints the rules of affinity, but takes them only after a match of the transport protocol. And in check-source it
+    puts a byte order conversion of one byte, which does nothing, before the lookup of an interval; so those chains are
+    written anew: in both families a flush and three rules.
     """
     without_affinity = state(*STATE.ports.values(), FULL)
     programmed.remove()

@@ -40,7 +40,7 @@ class State:
 
 
 class FakeKernel:
-    """`sets` and `chains` exist from the beginning; `state` is the current generation, never changed once it is there."""
+    """`sets` and `chains` exist from the beginning; `state` is the current generation, never changed once there."""
 
     def __init__(self, sets: tuple[Set, ...], chains: tuple[str, ...]) -> None:
         self._sets = {of.name: of for of in sets}
