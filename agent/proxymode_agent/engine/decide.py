@@ -1,10 +1,11 @@
 """What the engine does next, as a pure function of where things stand.
 
 All times are seconds of one monotonic clock. Pacing lives here too: a change is written at once when the dataplane has
-been idle, a burst in batches, so that syncs never take more than a quarter of the dataplane's time, and there are at
-most fifty a second: what a sync costs beside its changes would be most of the agent's CPU time. A look for drift is
-cheap and takes no more than a twentieth; so does a read-back of the whole kernel state where a look has left a doubt.
-One that is only due takes no more than a fiftieth, one that is known to be needed half.
+been idle, a burst in batches, with a rest between two of three times what the last one took, at least 20 ms, for what a
+sync costs beside its changes would be most of the agent's CPU time, and at most 100 ms, for on a busy node a sync may
+be long by chance. A look for drift is cheap and takes no more than a twentieth; so does a read-back of the whole kernel
+state where a look has left a doubt. One that is only due takes no more than a fiftieth, one that is known to be needed
+half.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from proxymode_api.modes import Mode, ObservedMode
 _OURS: Final = {ObservedMode.IPVS: Mode.IPVS, ObservedMode.NFTABLES: Mode.NFTABLES}
 _REST_PER_SYNC: Final = 3.0
 _REST_LEAST_SECONDS: Final = 0.02
-_REST_CAP_SECONDS: Final = 1.0
+_REST_CAP_SECONDS: Final = 0.1
 _REST_PER_FULL_SYNC: Final = 49.0
 _REST_PER_DOUBT: Final = 19.0
 _REST_PER_REPAIR: Final = 1.0
