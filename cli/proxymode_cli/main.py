@@ -187,9 +187,16 @@ def abort(name: Name = None, kubeconfig: Kubeconfig = None, context: Context = N
 
 
 @app.command(rich_help_panel=STEER)
-def undo(name: Name = None, kubeconfig: Kubeconfig = None, context: Context = None) -> None:
+def undo(
+    name: Name = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for a window: take spec.rollout.windows out.")
+    ] = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+) -> None:
     """Go back to the mode before, by the same stages."""
-    _do(Cluster(kubeconfig, context), name, verbs.undo)
+    _do(Cluster(kubeconfig, context), name, lambda found: verbs.undo(found, now=now))
 
 
 @app.command(rich_help_panel=SEE)

@@ -111,11 +111,17 @@ def unskip(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxy
     return Deed(_annotation(SKIP_ANNOTATION, None), f"includes {', '.join(nodes)} again")
 
 
-def undo(found: ProxyMode) -> Deed:
-    """Go back to the other mode, there being two, by the same stages: a new revision."""
+def undo(found: ProxyMode, *, now: bool) -> Deed:
+    """Go back to the other mode, there being two, by the same stages: a new revision. `now`: without windows."""
     back = next(mode for mode in Mode if mode is not found.spec.mode)
     paused = "; it is paused, so nothing moves before resume" if found.spec.rollout.paused else ""
-    return Deed({"spec": {"mode": back.value}}, f"mode set back from {found.spec.mode} to {back}{paused}")
+    told = f"mode set back from {found.spec.mode} to {back}"
+    if not found.spec.rollout.windows:
+        return Deed({"spec": {"mode": back.value}}, f"{told}{paused}")
+    if not now:
+        return Deed({"spec": {"mode": back.value}}, f"{told}, within spec.rollout.windows only{paused}")
+    patch = {"spec": {"mode": back.value, "rollout": {"windows": None}}}
+    return Deed(patch, f"{told} and its windows taken out{paused}")
 
 
 def _check_members(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> None:

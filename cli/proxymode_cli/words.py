@@ -32,6 +32,7 @@ STATUS_STYLE: Final[Mapping[FleetStatus, str]] = {
     FleetStatus.REFUSED: "bold red",
     FleetStatus.ROLLING_BACK: "bold red",
     FleetStatus.PAUSED: "yellow",
+    FleetStatus.WAITING_FOR_WINDOW: "yellow",
     FleetStatus.AWAITING_APPROVAL: "yellow",
 }
 STAGE_STYLE: Final[Mapping[StagePhase, str]] = {

@@ -87,6 +87,32 @@ class BlockedPolicy(StrEnum):
     STOP = "Stop"
 
 
+class Window(Model):
+    """Hours in which a rollout may start something."""
+
+    schedule: str = Field(
+        max_length=100,
+        description="When the window opens, as in crontab(5): minute, hour, day, month and weekday, in the time of "
+        "timeZone. A time that a change of clocks leaves out counts as much later as the clocks were put forward; one "
+        "that comes twice counts the first time.",
+        examples=["0 22 * * mon-fri"],
+        json_schema_extra=rules.extra(rules.SCHEDULE),
+    )
+    duration: Duration = Field(
+        description="How long it stays open; at most a week.",
+        examples=["4h"],
+        json_schema_extra=rules.extra(rules.DURATION, rules.NOT_ZERO, rules.AT_MOST_A_WEEK),
+    )
+    time_zone: str = Field(
+        default="UTC",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_+/-]+$",
+        description="Name of a time zone in the IANA database.",
+        examples=["Europe/Berlin"],
+    )
+
+
 class Rollout(Model):
     """How the fleet moves: in which stages, how many nodes at a time, and what stops it."""
 
@@ -137,6 +163,13 @@ class Rollout(Model):
         default=BlockedPolicy.SKIP,
         description="What a node that cannot run the mode, or has no agent, means. Skip: the rollout goes round it. "
         "Stop: it stops its stage.",
+    )
+    windows: list[Window] = Field(
+        default_factory=list,
+        max_length=16,
+        description="When nodes may be told to move: while one of these windows is open; none given: at any time. "
+        "Outside of them nodes in mid-switch finish, soak goes on, and what makes good a failure is done all the same: "
+        "rollback, kubectl proxymode retry and skip.",
     )
     paused: bool = Field(default=False, description="True: nothing new starts; nodes in mid-switch finish.")
 
@@ -249,6 +282,7 @@ class FleetStatus(StrEnum):
     PROGRESSING = "Progressing"
     AWAITING_APPROVAL = "AwaitingApproval"
     SOAKING = "Soaking"
+    WAITING_FOR_WINDOW = "WaitingForWindow"
     PAUSED = "Paused"
     STOPPED = "Stopped"
     ROLLING_BACK = "RollingBack"

@@ -39,6 +39,16 @@ DURATION: Final = Rule(
 
 NOT_ZERO: Final = Rule("self.matches('[1-9]')", "'\"' + self + '\" is no time at all: write more than 0, as in 10m'")
 
+AT_MOST_A_WEEK: Final = Rule(
+    "!self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') || self == '' || duration(self) <= duration('168h')",
+    "'\"' + self + '\" is more than a week: write at most 168h'",
+)
+
+SCHEDULE: Final = Rule(
+    "self.matches('^[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}$')",
+    "'\"' + self + '\" is not a cron schedule: write minute, hour, day, month and weekday, as in 0 22 * * mon-fri'",
+)
+
 CIDR: Final = Rule("isCIDR(self)", "'\"' + self + '\" is not a CIDR: write one as in 10.244.0.0/16 or fd00:10::/64'")
 
 NODE_PORT_ADDRESSES: Final = Rule(

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 WRITES_AT_ONCE: Final = 8
 WRITES_PER_RECONCILE: Final = 500
 """The rest follows in the next one: what was asked meanwhile (a pause) is heard in between."""
+LOOK_AGAIN_SECONDS: Final = 300.0
+"""A clock that is set while we wait for a time of day is noticed within this."""
 
 _STATES: Final = ("updated", "pending", "switching", "failed", "blocked", "skipped")
 
@@ -91,7 +93,8 @@ class Reconciler:
         if decisions.wake_at is None:
             return None
         # Whole seconds are compared, so a moment later is early enough.
-        return max(0.0, (decisions.wake_at - datetime.now(UTC)).total_seconds()) + 0.05
+        wait = max(0.0, (decisions.wake_at - datetime.now(UTC)).total_seconds()) + 0.05
+        return min(wait, LOOK_AGAIN_SECONDS)
 
     async def _store_status(self, proxy_mode: ProxyMode, status: ProxyModeStatus) -> None:
         meta = proxy_mode.metadata

@@ -22,6 +22,10 @@ def stages(*listed: dict[str, Any]) -> dict[str, Any]:
     return {"rollout": {"stages": list(listed)}}
 
 
+def window(**fields: str | None) -> dict[str, Any]:
+    return {"rollout": {"windows": [{"schedule": "0 22 * * *", "duration": "4h"} | fields]}}
+
+
 def selector(key: str, operator: str, *values: str) -> dict[str, Any]:
     return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
 
@@ -53,6 +57,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.rollout.progressDeadline",
         '"0s" is no time at all: write more than 0, as in 10m',
     ),
+    "schedule of four fields": (
+        window(schedule="0 22 * *"),
+        "spec.rollout.windows[0].schedule",
+        '"0 22 * *" is not a cron schedule: write minute, hour, day, month and weekday, as in 0 22 * * mon-fri',
+    ),
+    "window of no time": (window(duration="0"), "windows[0].duration", '"0" is no time at all'),
+    "window of more than a week": (
+        window(duration="168h1s"),
+        "windows[0].duration",
+        '"168h1s" is more than a week: write at most 168h',
+    ),
+    "window of no duration at all": (window(duration=None), "windows[0].duration", "Required value"),
+    "time zone with a blank": (window(timeZone="Europe / Berlin"), "windows[0].timeZone", "should match"),
     "stages of the same name": (
         stages({"name": "a", "percent": 10}, {"name": "b", "percent": 20}, {"name": "a", "percent": 100}),
         "spec.rollout.stages",

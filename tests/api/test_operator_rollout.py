@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -179,6 +180,31 @@ async def test_paused_and_aborted_start_nothing_new(fleet: Bed) -> None:
         assert (await fleet.status())["status"] == "Stopped"
     assert list(fleet.modes().values()).count("nftables") == 1
     assert (await fleet.status())["history"][0]["outcome"] == "Aborted"
+
+
+async def test_outside_its_windows_nothing_is_told_and_a_time_zone_that_does_not_exist_is_refused(fleet: Bed) -> None:
+    now = datetime.now(UTC)
+    # Closed at least for the hours that this test cannot take.
+    closed = {"schedule": f"0 {(now.hour + 12) % 24} * * *", "duration": "1h"}
+    async with fleet.operator():
+        await fleet.create(stages=THREE_STAGES, maxUnavailable=6, windows=[closed])
+        await fleet.until_status("WaitingForWindow")
+        progressing = await fleet.condition("Progressing")
+        assert progressing["reason"] == "OutsideWindow"
+        assert f"T{(now.hour + 12) % 24:02}:00:00+00:00" in progressing["message"]
+        await fleet.until_event("OutsideWindow")
+
+        nowhere = {"schedule": "* * * * *", "duration": "1m", "timeZone": "Mars/Phobos"}
+        await fleet.edit({"spec": {"rollout": {"windows": [nowhere]}}})
+        await fleet.until_status("Refused")
+        accepted = await fleet.condition("Accepted")
+        assert "spec.rollout.windows[0].timeZone 'Mars/Phobos' is no time zone" in accepted["message"]
+        assert set(fleet.modes().values()) == {"ipvs"}
+        assert not [entry for entry in fleet.history if entry[1] is not None], "nobody was told anything"
+
+        await fleet.edit({"spec": {"rollout": {"windows": [nowhere | {"timeZone": "Europe/Berlin"}]}}})
+        await fleet.until_status("Complete")
+        assert set(fleet.modes().values()) == {"nftables"}
 
 
 async def test_deleting_a_proxy_mode_leaves_every_node_where_it_is(fleet: Bed) -> None:

@@ -119,9 +119,20 @@ def test_wishes_about_nodes_that_cannot_be_meant_are_refused() -> None:
 
 
 def test_undo_goes_back_to_the_other_mode_and_says_what_keeps_it() -> None:
-    assert verbs.undo(proxy_mode()).patch == {"spec": {"mode": "ipvs"}}
-    assert "paused" not in verbs.undo(proxy_mode()).told
-    assert "nothing moves before resume" in verbs.undo(paused()).told
+    assert verbs.undo(proxy_mode(), now=False).patch == {"spec": {"mode": "ipvs"}}
+    assert "paused" not in verbs.undo(proxy_mode(), now=False).told
+    assert "nothing moves before resume" in verbs.undo(paused(), now=False).told
+
+
+def test_undo_says_that_it_keeps_to_the_windows_or_takes_them_out() -> None:
+    wire = copy.deepcopy(world.PROXY_MODE)
+    wire["spec"]["rollout"]["windows"] = [{"schedule": "0 22 * * *", "duration": "4h"}]
+    found = ProxyMode.model_validate(wire)
+    deed = verbs.undo(found, now=False)
+    assert deed.patch == {"spec": {"mode": "ipvs"}}
+    assert "within spec.rollout.windows only" in deed.told
+    assert verbs.undo(found, now=True).patch == {"spec": {"mode": "ipvs", "rollout": {"windows": None}}}
+    assert verbs.undo(proxy_mode(), now=True).patch == {"spec": {"mode": "ipvs"}}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION, RETRY_ANNOTATION
 from proxymode_api.common import Mode
-from proxymode_api.proxymode import Approval, BlockedPolicy, LabelSelector, OnFailure, Stage
+from proxymode_api.proxymode import Approval, BlockedPolicy, LabelSelector, OnFailure, Stage, Window
 from proxymode_operator.rollout.model import Decisions, Write, WriteKind
 from proxymode_operator.rollout.selection import matches
 from proxymode_operator.rollout.stages import rounded_up
@@ -35,6 +35,9 @@ STAGES: dict[str, list[Stage]] = {
         Stage(name="all", selector=LabelSelector()),
     ],
 }
+
+
+EVERY_OTHER_MINUTE = Window(schedule="*/2 * * * *", duration="1m")
 
 
 class Life(RuleBasedStateMachine):
@@ -99,6 +102,7 @@ class Life(RuleBasedStateMachine):
         if turns:
             assert world.proxy_mode.status.revision == decisions.status.revision, "told before it was on record"
             self.check_gates({write.node for write in turns})
+            self.check_windows({write.node for write in turns})
 
     def check_write(self, write: Write) -> None:
         world, node = self.world, self.world.nodes[write.node]
@@ -170,6 +174,12 @@ class Life(RuleBasedStateMachine):
         }
         outside = (mine | told) - reachable
         assert not (told - reachable) or len(outside) <= reach, (told, mine, reach, reachable)
+
+    def check_windows(self, told: set[str]) -> None:
+        world = self.world
+        homeward = {name for name in told if world.in_flight(name) and self.came_from_wanted(name)}
+        closed = bool(world.proxy_mode.spec.rollout.windows) and world.now.minute % 2 == 1
+        assert not closed or told == homeward, (told, homeward)
 
     def came_from_wanted(self, name: str) -> bool:
         asked = self.world.nodes[name].asked
@@ -254,6 +264,10 @@ class Life(RuleBasedStateMachine):
     def set_budget(self, budget: int | str) -> None:
         self.world.edit(rollout__max_unavailable=budget)
 
+    @rule(windows=st.sampled_from([[], [EVERY_OTHER_MINUTE]]))
+    def set_windows(self, windows: list[Window]) -> None:
+        self.world.edit(rollout__windows=windows)
+
     @rule(stages=st.sampled_from(sorted(STAGES)))
     def set_stages(self, stages: str) -> None:
         self.world.edit(rollout__stages=STAGES[stages])
@@ -309,6 +323,7 @@ class Life(RuleBasedStateMachine):
             world.set_node(name, ready=True, cordoned=False)
         # A revision of its own, since the present one may have been aborted or rolled back.
         world.edit(node_port_addresses=["primary"])
+        world.edit(rollout__windows=[EVERY_OTHER_MINUTE])
         world.edit(rollout__paused=False, rollout__stages=STAGES["thirds"], rollout__on_blocked=BlockedPolicy.SKIP)
         self.run_until_updated(len(world.nodes) - len(gone))
         for name in gone:

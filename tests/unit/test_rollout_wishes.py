@@ -208,6 +208,16 @@ def test_a_failed_node_that_is_skipped_goes_back_and_the_rollout_goes_on() -> No
     assert (world.status.status, world.status.nodes.skipped, world.status.nodes.failed) == ("Complete", 1, 0)
 
 
+def test_a_stage_is_not_complete_before_its_skipped_node_was_sent_back() -> None:
+    world = healed(stopped("n0", count=2, stages=percent_stages(50, 100)))
+    world.skip("n0", "broken NIC")
+    decisions = world.decide()
+    assert [(write.node, write.kind) for write in decisions.writes] == [("n0", WriteKind.RETURN)]
+    assert world.stage("p50").completed_at is None
+    world.run()
+    assert world.told() == ["n0", "n1"]
+
+
 def test_a_failed_node_that_cannot_go_back_is_skipped_once_it_fails_there_too_and_holds_its_part_of_the_budget() -> (
     None
 ):

@@ -68,6 +68,9 @@ def _word_notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice
             yield Notice(reason="Refused", action="Accept", note=refused, type=warning)
         case FleetStatus.PAUSED:
             yield Notice(reason="Paused", action="Pause", note=f"{new.nodes.progress} nodes updated")
+        case FleetStatus.WAITING_FOR_WINDOW:
+            waits = next((c.message for c in new.conditions if c.type == "Progressing"), "")
+            yield Notice(reason="OutsideWindow", action="Rollout", note=waits)
         case FleetStatus.AWAITING_APPROVAL:
             yield Notice(reason="AwaitingApproval", action="Promote", note=f"stage {new.current_stage} waits")
         case FleetStatus.ROLLING_BACK:

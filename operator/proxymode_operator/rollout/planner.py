@@ -8,7 +8,8 @@ What it promises, whatever fails and whenever it runs:
 - No node of a stage is told before every earlier stage is complete, has soaked, and the stage is approved, by what is
   stored in the status. Paused, stopped and aborted mean that nothing new starts. Two exceptions, neither of which
   makes a further node unavailable: a failed node is told to try again, and a skipped one sent back, when a person says
-  so, even where failures have stopped the rollout, since that is the way out of it. One exception to the stages: a node
+  so, even where failures have stopped the rollout, since that is the way out of it. Outside the rollout's windows no
+  further node is told either; neither these nor a rollback wait for one. One exception to the stages: a node
   whose switch failed or is overdue, when what is wanted now is what it ran before, is sent back at once; else an undo
   would wait for a budget that only this node can free.
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
@@ -39,6 +40,7 @@ from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
 from proxymode_operator.rollout.status import Situation, status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
+from proxymode_operator.rollout.windows import hours
 from proxymode_operator.rollout.writes import mark, prepare, retry, return_, told_at, turn
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         ended=end.outcome if end.early else None,
         rollback=back,
         stop=None if end.early else stop(fleet, stages, states),
+        hours=hours(rollout.windows, now) if rollout.windows else None,
         outstanding=tuple(name for name, found in states.items() if not tolerance.finished(found)),
     )
     # What is not yet on record (a revision that begins, an end) moves no node before it is.
@@ -132,7 +135,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
     )
     busy = names | {write.node for write in marked}
     writes = (*told, *marked, *prepare(fleet, template, _stage_of(stages), exclude=busy, ended=end.early))
-    dues = [stage.due for stage in stages]
+    dues = [*(stage.due for stage in stages), situation.hours.due if situation.hours is not None else None]
     decisions = _decisions(stored, status(situation, base, now), states.values(), dues, now)
     return replace(
         decisions,
@@ -212,7 +215,8 @@ def _tell(s: Situation, template: Template, retried: Sequence[str], now: datetim
         return wished
     stage_of = _stage_of(s.stages)
     homeward = sorted(name for name, found in s.states.items() if found.homeward)
-    staged = [name for stage in s.stages if stage.is_open for name in stage.members if s.states[name].tellable]
+    may_start = [stage for stage in s.stages if stage.is_open and not s.closed]
+    staged = [name for stage in may_start for name in stage.members if s.states[name].tellable]
     order = dict.fromkeys([*homeward, *staged])
     told = _within(s.budget, order, s.states)
     return (*wished, *(turn(nodes[name], template, proxy_mode, stage_of[name], now) for name in told))

@@ -1,12 +1,15 @@
 """Specs that cannot be followed.
 
-The API server refuses these already (CEL in the CRD). This is for objects that were stored before a rule existed, and
-for a CRD that somebody weakened: such a ProxyMode keeps its nodes, moves none, and says why in condition Accepted.
+The API server refuses most of these already (CEL in the CRD); it does not know the numbers of a cron schedule and the
+names of time zones. The rest is for objects that were stored before a rule existed, and for a CRD that somebody
+weakened. Such a ProxyMode keeps its nodes, moves none, and says why in condition Accepted.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from proxymode_operator.rollout.windows import WindowError, check
 
 if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyModeSpec, Stage
@@ -24,6 +27,11 @@ def refusal(spec: ProxyModeSpec) -> str:
             return f"{where}: exactly one of selector, count and percent must say how far the stage reaches"
     if not stages or not _reaches_all(stages[-1]):
         return "spec.rollout.stages: the last stage must reach every node: give it percent: 100"
+    for index, window in enumerate(spec.rollout.windows):
+        try:
+            check(window)
+        except WindowError as error:
+            return f"spec.rollout.windows[{index}].{error}"
     return ""
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proxymode_operator.rollout.gates import StageProgress
     from proxymode_operator.rollout.model import Fleet, Node
     from proxymode_operator.rollout.stops import Rollback, Stop
+    from proxymode_operator.rollout.windows import Hours
 
 _NAMED = 5
 _MODES = {
@@ -40,7 +41,8 @@ _MODES = {
 class Situation:
     """What the planner found. `refusal`: why the spec cannot be followed. `ended`: how this revision ended early.
 
-    `rollback`: whom it brings back. `outstanding`: nodes that are neither updated nor given up.
+    `rollback`: whom it brings back. `hours`: of its windows, None: it has none. `outstanding`: nodes that are neither
+    updated nor given up.
     """
 
     fleet: Fleet
@@ -52,6 +54,7 @@ class Situation:
     ended: RolloutOutcome | None = None
     rollback: Rollback | None = None
     stop: Stop | None = None
+    hours: Hours | None = None
     outstanding: tuple[str, ...] = ()
 
     def names(self, state: NodeState) -> tuple[str, ...]:
@@ -61,6 +64,11 @@ class Situation:
     @property
     def paused(self) -> bool:
         return self.fleet.proxy_mode.spec.rollout.paused
+
+    @property
+    def closed(self) -> bool:
+        """Whether it waits for a window."""
+        return self.hours is not None and not self.hours.open
 
     @property
     def current(self) -> StageProgress | None:
@@ -121,7 +129,8 @@ def word(s: Situation) -> FleetStatus:
         StagePhase.AWAITING_APPROVAL: FleetStatus.AWAITING_APPROVAL,
         StagePhase.SOAKING: FleetStatus.SOAKING,
     }
-    return by_phase.get(s.current.status.phase, FleetStatus.PROGRESSING) if s.current else FleetStatus.PROGRESSING
+    under_way = FleetStatus.WAITING_FOR_WINDOW if s.closed else FleetStatus.PROGRESSING
+    return by_phase.get(s.current.status.phase, under_way) if s.current else under_way
 
 
 def status(s: Situation, base: ProxyModeStatus, now: datetime) -> ProxyModeStatus:
@@ -208,7 +217,14 @@ def _progressing(s: Situation) -> tuple[bool, str, str]:
     if status is FleetStatus.SOAKING:
         until = f" until {current.due:%Y-%m-%dT%H:%M:%SZ}" if current and current.due else ""
         return True, "Soaking", f"stage {name} is watched{until}"
+    if status is FleetStatus.WAITING_FOR_WINDOW:
+        return False, "OutsideWindow", "; ".join([_next_window(s), _tally(s), *_waiting(s), *_skipped(s)])
     return True, "NodesSwitching", "; ".join([_tally(s), *_waiting(s), *_skipped(s)])
+
+
+def _next_window(s: Situation) -> str:
+    opens = s.hours.opens if s.hours is not None else None
+    return f"the next window opens at {opens.isoformat()}" if opens is not None else "no window opens any more"
 
 
 def _tally(s: Situation) -> str:
