@@ -20,7 +20,8 @@ _OPENING: Final = """# Where packets go
 
 What proxymode promises of Services, case by case; what differs in ipvs mode is at the end. This page is written from
 `tests/packets/cases/` (`make generate`), and each line of it is tried with real packets, in IPv4 and in IPv6, by
-`tests/packets`; in ipvs mode with `--dataplane ipvs` in the VM, which `make test` does not run. A file there
+`tests/packets` in nftables mode. In ipvs mode, `--dataplane ipvs` tries them in the VM; `make test` does not, and most
+lines have not been tried so yet. A file there
 has the Services of each case as YAML.
 
 Senders: `pod`, `local1` … `local4` are pods of the node, `remote1` … `remote3` of another node, whose packets to
