@@ -97,14 +97,14 @@ class Life(RuleBasedStateMachine):
             aborted = world.proxy_mode.metadata.annotations.get(ABORT_ANNOTATION) == str(world.status.revision)
             assert not aborted or world.status.completed_at
         for write in decisions.writes:
-            self.check_write(write)
+            self.check_write(write, decisions.status.revision)
         turns = [write for write in moves if write.kind is WriteKind.TURN]
         if turns:
             assert world.proxy_mode.status.revision == decisions.status.revision, "told before it was on record"
             self.check_gates({write.node for write in turns})
             self.check_windows({write.node for write in turns})
 
-    def check_write(self, write: Write) -> None:
+    def check_write(self, write: Write, revision: int) -> None:
         world, node = self.world, self.world.nodes[write.node]
         before = node.asked.intent if node.asked else None
         skipped = node.asked is not None and node.asked.skip != ""
@@ -136,7 +136,7 @@ class Life(RuleBasedStateMachine):
             elif write.kind is WriteKind.PLACE:
                 assert before is not None
                 assert replace(write.intent, stage=before.stage) == before, "more than the stage"
-                assert before.revision != world.status.revision, "moved to another stage after it was told"
+                assert before.revision != revision, "moved to another stage after this revision told it"
             else:
                 assert write.intent.turn == (before.turn if before else None)
             if before is not None and before.mode is not None:
