@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +30,7 @@ from proxymode_agent.services.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from proxymode_testbeds.fixtures import Traffic
     from proxymode_testbeds.topology import Topology
 
 NETWORKS = tuple(map(ipaddress.ip_network, ("10.244.0.0/16", "fd44::/30")))
@@ -131,3 +133,72 @@ def test_changes_of_every_kind_are_made_in_place(one_node: Topology) -> None:
             table.delete(changes.delete)
             assert table.elements() == after.elements
             before = after
+
+
+def reached(topology: Topology, client: str, address: str, port: int) -> str:
+    """What becomes of a TCP connection."""
+    try:
+        topology.call(client, lambda: socket.create_connection((address, port), 1.5).close())
+    except TimeoutError:
+        return "dropped"
+    except ConnectionRefusedError:
+        return "refused"
+    return "accepted"
+
+
+@pytest.mark.parametrize("pods", [PodNetworks(NETWORKS), PodInterface("veth", prefix=True)])
+def test_what_becomes_of_new_connections_before_ipvs_would_see_them(
+    one_node: Topology, traffic: Traffic, pods: PodNetworks | PodInterface
+) -> None:
+    """Addresses on the loopback and a process that listens on every address stand for kube-ipvs0 and IPVS."""
+    here, there = Endpoint(bytes((10, 244, 1, 1)), 8080), Endpoint(bytes((10, 244, 2, 1)), 8080)
+    (client,) = one_node.fleet.clients[0].addresses
+
+    def port(last: int, **fields: Any) -> ServicePort:
+        name = ServicePortName("ns", f"s{last}", "", Protocol.TCP, Family.IPV4)
+        external = (bytes((10, 96, 100, last)),)
+        cluster_ip = Frontend(bytes((10, 96, 0, last)), Protocol.TCP, 80)
+        defaults: dict[str, Any] = {"cluster_endpoints": (here, there), "local_endpoints": (here,)}
+        return ServicePort(name, cluster_ip, **(defaults | {"load_balancer_ips": external} | fields))
+
+    none: dict[str, Any] = {"cluster_endpoints": (), "local_endpoints": ()}
+    services = {
+        1: port(1),
+        2: port(2, **none),
+        3: port(3, **none, elsewhere=True),
+        4: port(4, external_local=True, local_endpoints=()),
+        5: port(5, source_ranges=(ipaddress.ip_network(client),)),
+    }
+    wanted = Wanted("rr", NodeAddresses())
+    wanted.replace({port.name: port for port in services.values()})
+    traffic.serve(one_node, "node1", tcp=80, udp=None)
+    traffic.serve(one_node, "node1", tcp=81, udp=None)
+    for address in wanted.state().addresses:
+        one_node.run("node1", ["ip", "address", "add", f"{ipaddress.ip_address(address)}/32", "dev", "lo"])
+    unallocated = "10.96.0.99"
+    one_node.run("client1", ["ip", "address", "add", f"{unallocated}/32", "dev", "lo"])
+    one_node.run("node1", ["ip", "route", "replace", f"{unallocated}/32", "via", str(client)])
+    everybody = ("client1", "node1-pod1", "node1")
+    expected = {
+        "10.96.0.1:80": ("accepted", "accepted", "accepted"),
+        "10.96.0.1:81": ("refused", "refused", "refused"),
+        "10.96.100.1:80": ("accepted", "accepted", "accepted"),
+        "10.96.100.1:81": ("refused", "refused", "refused"),
+        "10.96.0.2:80": ("refused", "refused", "refused"),
+        "10.96.100.2:80": ("refused", "refused", "refused"),
+        "10.96.0.3:80": ("dropped", "dropped", "dropped"),
+        "10.96.0.4:80": ("accepted", "accepted", "accepted"),
+        "10.96.100.4:80": ("dropped", "accepted", "accepted"),
+        "10.96.0.5:80": ("accepted", "accepted", "accepted"),
+        "10.96.100.5:80": ("accepted", "dropped", "dropped"),
+    }
+    config = DataplaneConfig(pods=pods, service_cidrs=CIDRS)
+    with contextlib.closing(one_node.call("node1", SideTable, config)) as table:
+        assert reached(one_node, "node1", unallocated, 80) == "refused"
+        for length in FAMILIES:
+            table.create(length, {e: value for e, value in wanted.state().elements.items() if e.family == length})
+        assert reached(one_node, "node1", unallocated, 80) == "dropped"
+        for frontend, outcomes in expected.items():
+            address, number = frontend.split(":")
+            found = tuple(reached(one_node, name, address, int(number)) for name in everybody)
+            assert found == outcomes, frontend
