@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
+CHANGE_CAUSE_ANNOTATION: Final = "kubernetes.io/change-cause"
+"""On a ProxyMode: why it was changed, as kubectl rollout history knows it; kept with the rollout that then begins."""
+
 PROMOTE_ANNOTATION: Final = "proxymode.io/promote"
 """On a ProxyMode: the name of a stage that waits for approval, or PROMOTE_ALL. The operator takes it away again."""
 

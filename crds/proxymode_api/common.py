@@ -89,6 +89,17 @@ class Condition(Model):
     last_transition_time: datetime = Field(description="When status last changed from one value to another.")
 
 
+class ManagedFields(BaseModel):
+    """The part of metav1.ManagedFieldsEntry that this project reads: who wrote which fields, and when."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    manager: str = ""
+    time: datetime | None = None
+    subresource: str = ""
+    fields_v1: dict[str, Any] = Field(default_factory=dict, alias="fieldsV1")
+
+
 class ObjectMeta(BaseModel):
     """The part of metav1.ObjectMeta that this project reads; the rest is the API server's business."""
 
@@ -102,6 +113,7 @@ class ObjectMeta(BaseModel):
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
+    managed_fields: list[ManagedFields] = Field(default_factory=list)
 
 
 class DetectLocal(Model):

@@ -257,6 +257,13 @@ class StageStatus(Model):
     )
 
 
+CHANGED_BY: Final = (
+    "Field manager that wrote spec last before the rollout began, such as kubectl-proxymode or argocd-controller; who "
+    "that was is in the API server's audit log."
+)
+CHANGE_CAUSE: Final = "The annotation kubernetes.io/change-cause as it was when the rollout began."
+
+
 class RolloutOutcome(StrEnum):
     COMPLETE = "Complete"
     SUPERSEDED = "Superseded"
@@ -273,6 +280,13 @@ class RolloutRecord(Model):
     ended_at: datetime = Field(description="When it ended.")
     outcome: RolloutOutcome = Field(description="Complete, Superseded, Aborted or RolledBack.")
     nodes: int = Field(default=0, ge=0, description="Nodes that it moved.")
+    from_mode: Mode | None = Field(default=None, description="The mode of the rollout before; none: it was the first.")
+    changed_by: str = Field(default="", description=CHANGED_BY)
+    change_cause: str = Field(default="", description=CHANGE_CAUSE)
+    updated: int = Field(default=0, ge=0, description="Nodes that ran the mode and were Ready when it ended.")
+    failed: int = Field(default=0, ge=0, description="Nodes that had failed when it ended.")
+    blocked: int = Field(default=0, ge=0, description="Nodes that could not run the mode when it ended.")
+    skipped: int = Field(default=0, ge=0, description="Nodes that a person had taken out when it ended.")
 
 
 class FleetStatus(StrEnum):
@@ -298,6 +312,11 @@ class ProxyModeStatus(Model):
     template_hash: str = Field(default="", max_length=64, description="Hash of mode and options of this revision.")
     mode: Mode | None = Field(default=None, description="The mode of this revision.")
     status: FleetStatus = Field(default=FleetStatus.PENDING, description="The rollout in one word.")
+    from_mode: Mode | None = Field(
+        default=None, description="The mode of the revision before; none: this is the first."
+    )
+    changed_by: str = Field(default="", description=CHANGED_BY)
+    change_cause: str = Field(default="", description=CHANGE_CAUSE)
     current_stage: str = Field(default="", description="Name of the stage that is under way.")
     started_at: datetime | None = Field(default=None, description="When this revision began.")
     completed_at: datetime | None = Field(default=None, description="When its last stage was complete.")

@@ -54,6 +54,12 @@ async def test_a_rollout_in_three_stages_and_the_way_back(fleet: Bed) -> None:
         status = await fleet.until_status("Complete")
         assert status["revision"] == 2
         assert [record["outcome"] for record in status["history"]] == ["Complete", "Complete"]
+        assert [record.get("fromMode") for record in status["history"]] == ["nftables", None]
+        assert [record["updated"] for record in status["history"]] == [6, 6]
+        meta = (await fleet.get(f"{PROXY_MODES}/fleet"))["metadata"]
+        managers = {entry["manager"] for entry in meta["managedFields"] if "f:spec" in entry["fieldsV1"]}
+        assert {record["changedBy"] for record in status["history"]} <= managers
+        assert "" not in managers
         assert fleet.spec_writes == dict.fromkeys(SIX, 4), "two for each direction"
         deprecated = await fleet.condition("DeprecatedMode")
         assert deprecated["status"] == "True"

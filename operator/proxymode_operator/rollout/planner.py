@@ -38,7 +38,7 @@ from proxymode_operator.rollout.model import Decisions, Template, dataplane_opti
 from proxymode_operator.rollout.notices import notices
 from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
-from proxymode_operator.rollout.status import Situation, status
+from proxymode_operator.rollout.status import Situation, counts, status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
 from proxymode_operator.rollout.windows import hours
 from proxymode_operator.rollout.writes import mark, prepare, retry, return_, told_at, turn
@@ -127,7 +127,11 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         update={
             "completed_at": before.completed_at or (now if end.outcome is RolloutOutcome.COMPLETE else None),
             "history": [
-                *([revisions.record(fleet, end.outcome, now)] if end.new and end.outcome else []),
+                *(
+                    [revisions.record(fleet, end.outcome, counts(fleet, states), now)]
+                    if end.new and end.outcome
+                    else []
+                ),
                 *before.history,
             ][: revisions.HISTORY],
             "stages": started(stages, _told(fleet, names, now)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_api.annotations import (
     ABORT_ANNOTATION,
+    CHANGE_CAUSE_ANNOTATION,
     PROMOTE_ALL,
     PROMOTE_ANNOTATION,
     RETRY_ALL,
@@ -22,10 +23,11 @@ from proxymode_operator.rollout.model import Heard, Notice, NoticeType
 from proxymode_operator.rollout.writes import told_at
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from datetime import datetime
 
-    from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
+    from proxymode_api.common import ManagedFields
+    from proxymode_api.proxymode import NodeCounts, ProxyMode, ProxyModeStatus
     from proxymode_operator.rollout.model import Fleet, Template
 
 HISTORY: Final = 10
@@ -37,7 +39,7 @@ EARLY: Final = frozenset({RolloutOutcome.ABORTED, RolloutOutcome.ROLLED_BACK})
 
 _NAMED: Final = 5
 _SHOWN: Final = 200
-"""Characters of an annotation that are repeated in an Event, whose note has at most 1 KiB."""
+"""Characters of an annotation that are repeated in an Event, whose note has at most 1 KiB, or in the status."""
 
 
 def begin(fleet: Fleet, template: Template, now: datetime) -> ProxyModeStatus:
@@ -45,12 +47,16 @@ def begin(fleet: Fleet, template: Template, now: datetime) -> ProxyModeStatus:
     stored = fleet.proxy_mode.status
     history = list(stored.history)
     if stored.revision and not any(past.revision == stored.revision for past in history):
-        history.insert(0, record(fleet, RolloutOutcome.SUPERSEDED, now))
+        history.insert(0, record(fleet, RolloutOutcome.SUPERSEDED, stored.nodes, now))
+    meta = fleet.proxy_mode.metadata
     return stored.model_copy(
         update={
             "revision": stored.revision + 1,
             "template_hash": template.hash,
             "mode": template.mode,
+            "from_mode": stored.mode,
+            "changed_by": last_editor(meta.managed_fields),
+            "change_cause": " ".join(meta.annotations.get(CHANGE_CAUSE_ANNOTATION, "").split())[:_SHOWN],
             "started_at": now,
             "completed_at": None,
             "stages": [],
@@ -59,8 +65,18 @@ def begin(fleet: Fleet, template: Template, now: datetime) -> ProxyModeStatus:
     )
 
 
-def record(fleet: Fleet, outcome: RolloutOutcome, now: datetime) -> RolloutRecord:
-    """History's line about the stored revision."""
+def last_editor(managed: Iterable[ManagedFields]) -> str:
+    """The field manager that wrote the spec last; empty where the API server does not say."""
+    writers = [
+        (entry.time, entry.manager)
+        for entry in managed
+        if entry.time is not None and not entry.subresource and "f:spec" in entry.fields_v1
+    ]
+    return max(writers, key=lambda writer: writer[0])[1] if writers else ""
+
+
+def record(fleet: Fleet, outcome: RolloutOutcome, counts: NodeCounts, now: datetime) -> RolloutRecord:
+    """History's line about the stored revision; `counts`: of its nodes at its end."""
     name, status = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status
     return RolloutRecord(
         revision=status.revision,
@@ -69,6 +85,13 @@ def record(fleet: Fleet, outcome: RolloutOutcome, now: datetime) -> RolloutRecor
         ended_at=now,
         outcome=outcome,
         nodes=sum(told_at(node, name, status.revision) is not None for node in fleet.nodes),
+        from_mode=status.from_mode,
+        changed_by=status.changed_by,
+        change_cause=status.change_cause,
+        updated=counts.updated,
+        failed=counts.failed,
+        blocked=counts.blocked,
+        skipped=counts.skipped,
     )
 
 
