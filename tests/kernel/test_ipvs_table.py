@@ -199,6 +199,6 @@ def test_what_becomes_of_new_connections_before_ipvs_would_see_them(
             table.create(length, {e: value for e, value in wanted.state().elements.items() if e.family == length})
         assert reached(one_node, "node1", unallocated, 80) == "dropped"
         for frontend, outcomes in expected.items():
-            address, number = frontend.split(":")
-            found = tuple(reached(one_node, name, address, int(number)) for name in everybody)
+            host, number = frontend.split(":")
+            found = tuple(reached(one_node, name, host, int(number)) for name in everybody)
             assert found == outcomes, frontend
