@@ -37,14 +37,23 @@ def dataplane(node: Topology) -> dict[str, str]:
     """All that either mode may leave in node1."""
     return {
         "nf_tables": ruleset(node),
-        "ip_vs": "\n".join(
-            line.split("->")[0] if "->" not in line else " ".join(line.split()[:4])  # without connection counts
-            for line in node.run("node1", ["cat", "/proc/net/ip_vs"]).stdout.splitlines()
-        ),
+        "ip_vs": virtual_servers(node.run("node1", ["cat", "/proc/net/ip_vs"]).stdout),
         "links": node.run("node1", ["ip", "-oneline", "link", "show", "type", "dummy"]).stdout,
         "addresses": node.run("node1", ["ip", "-brief", "address"]).stdout,
         "rules": node.run("node1", ["ip", "rule"]).stdout,
     }
+
+
+def virtual_servers(listing: str) -> str:
+    """Each real server behind its virtual server, without connection counts. Sorted: the kernel has them in the order
+    in which they were made."""
+    found: list[str] = []
+    service = ""
+    for line in listing.splitlines()[3:]:
+        if "->" not in line:
+            service = line.strip()
+        found.append(service if "->" not in line else f"{service} {' '.join(line.split()[:4])}")
+    return "\n".join(sorted(found))
 
 
 def nameless(found: dict[str, str]) -> dict[str, str]:
