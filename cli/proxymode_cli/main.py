@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
@@ -47,6 +48,9 @@ Context = Annotated[Optional[str], typer.Option("--context", metavar="NAME", hel
 Output = Annotated[Optional[output.Format], typer.Option("--output", "-o", help="Print this instead of tables.")]  # noqa: UP045
 Name = Annotated[Optional[str], typer.Argument(metavar="PROXYMODE", help="Needed only where there are several.")]  # noqa: UP045
 Nodes = Annotated[list[str], typer.Option("--node", metavar="NODE", help="As often as needed.")]
+
+PIPED_WIDTH = 200
+"""Columns where there is no terminal to ask."""
 
 SEE, STEER = "See", "Steer a rollout"
 
@@ -102,6 +106,13 @@ def node(
     view = Cluster(kubeconfig, context).fleet()
     found = _node(view.node(node_name), node_name)
     _show(render_node(found, view.at), found, form)
+
+
+@app.command(rich_help_panel=SEE)
+def history(name: Name = None, kubeconfig: Kubeconfig = None, context: Context = None, form: Output = None) -> None:
+    """The last ten rollouts that are over: from where to where, by whom and why, and how they ended."""
+    past = Cluster(kubeconfig, context).proxy_mode(name).status.history
+    _show(render.history(past, datetime.now(UTC)), past, form)
 
 
 @app.command(rich_help_panel=SEE)
@@ -224,14 +235,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        # Piped output is for grep and awk: a row stays one line.
+        console.width = PIPED_WIDTH
+    return console
 
 
 def _show(table: RenderableType, value: Any, form: output.Format | None) -> None:
     if form is None:
-        console = _console()
-        # Piped output is for grep and awk: a row stays one line.
-        console.print(table, width=None if console.is_terminal else 200)
+        _console().print(table)
     else:
         sys.stdout.write(output.text(value, form))
 

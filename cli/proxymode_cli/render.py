@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxymode_api.nodeproxymode import Verdict
+from proxymode_api.proxymode import RolloutOutcome
 from proxymode_cli import words
 from proxymode_cli.view import NodeState
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from proxymode_api.nodeproxymode import PreflightResult
+    from proxymode_api.proxymode import RolloutRecord
     from proxymode_cli.view import FleetView, NodeView, RolloutView
 
 ATTENTION: Final = (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT)
@@ -156,6 +158,32 @@ def stages(rollout: RolloutView, *, plan: bool = False) -> Table:
             Text(words.left_out(report.blocked, report.skipped), "yellow"),
         )
     return made
+
+
+def history(past: Iterable[RolloutRecord], now: datetime) -> RenderableType:
+    """Rollouts that are over, newest first."""
+    made = table(
+        "REVISION", "FROM", "TO", "OUTCOME", "MOVED", "RESULT", "TOOK", "ENDED", "BY", "CAUSE", right=("MOVED",)
+    )
+    for record in past:
+        result = [f"{record.updated} updated"] + [
+            f"{count} {word}"
+            for count, word in ((record.failed, "failed"), (record.blocked, "blocked"), (record.skipped, "skipped"))
+            if count
+        ]
+        made.add_row(
+            str(record.revision),
+            record.from_mode.value if record.from_mode else words.NOTHING,
+            record.mode.value,
+            Text(record.outcome.value, "green" if record.outcome is RolloutOutcome.COMPLETE else "yellow"),
+            str(record.nodes),
+            ", ".join(result),
+            words.duration(record.ended_at - record.started_at),
+            f"{words.age(record.ended_at, now)} ago",
+            record.changed_by or words.NOTHING,
+            record.change_cause,
+        )
+    return made if made.row_count else Text("No rollout is over yet.", "dim")
 
 
 def _headline(view: FleetView) -> Text:

@@ -280,6 +280,26 @@ async def test_retry_skip_and_unskip(fleet: ApiServer, store: Store) -> None:
     assert "annotations" not in (await store.get(node))["metadata"]
 
 
+async def test_history_as_a_table_and_as_data(fleet: ApiServer, store: Store) -> None:
+    assert (await plugin(fleet, "history")).out == "No rollout is over yet.\n"
+    record = {
+        "revision": 2,
+        "mode": "nftables",
+        "fromMode": "ipvs",
+        "startedAt": "2026-11-21T09:00:00Z",
+        "endedAt": "2026-11-21T09:10:00Z",
+        "outcome": "RolledBack",
+        "changedBy": "kubectl-proxymode",
+    }
+    await store.set_status(FLEET, {"history": [record]})
+    ran = await plugin(fleet, "history", "fleet")
+    assert len(ran.lines) == 2, ran.out
+    line = ran.lines[1]
+    assert line.startswith("2 ipvs nftables RolledBack 0 0 updated 10m ")
+    (found,) = json.loads((await plugin(fleet, "history", "-o", "json")).out)
+    assert record.items() <= found.items()
+
+
 async def test_promote_approves_the_stage_that_waits(fleet: ApiServer, store: Store) -> None:
     assert (await plugin(fleet, "promote")).out == "proxymode/fleet stage all approved\n"
     assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/promote"] == "all"

@@ -13,6 +13,8 @@ from rich.console import Console
 
 import cli_world as world
 import yaml
+from proxymode_api.modes import Mode
+from proxymode_api.proxymode import RolloutOutcome, RolloutRecord
 from proxymode_cli import output, render, words
 from proxymode_cli.errors import ExitCode
 from proxymode_cli.render_node import node as render_node
@@ -47,6 +49,39 @@ def test_status_tells_modes_deprecation_rollouts_and_who_needs_a_person() -> Non
     assert "half ━━━━━━━━╍╍╍╍╍╍╍╍──────── 1/3 Progressing 1 blocked" in shown
     assert "Blocked: node-4" in shown
     assert "No agent: node-8" in shown
+
+
+def test_history_tells_of_every_rollout_in_one_line() -> None:
+    past = [
+        RolloutRecord(
+            revision=2,
+            mode=Mode.IPVS,
+            from_mode=Mode.NFTABLES,
+            started_at=world.NOW - timedelta(hours=2),
+            ended_at=world.NOW - timedelta(minutes=30),
+            outcome=RolloutOutcome.ABORTED,
+            nodes=3,
+            updated=5,
+            failed=1,
+            skipped=2,
+            changed_by="argocd-controller",
+            change_cause="CHG-7",
+        ),
+        RolloutRecord(
+            revision=1,
+            mode=Mode.NFTABLES,
+            started_at=world.NOW - timedelta(days=3),
+            ended_at=world.NOW - timedelta(days=3),
+            outcome=RolloutOutcome.COMPLETE,
+            nodes=8,
+            updated=8,
+        ),
+    ]
+    shown = lines(render.history(past, world.NOW), width=200)
+    assert shown[0] == "REVISION FROM TO OUTCOME MOVED RESULT TOOK ENDED BY CAUSE"
+    assert shown[1] == "2 nftables ipvs Aborted 3 5 updated, 1 failed, 2 skipped 90m 30m ago argocd-controller CHG-7"
+    assert shown[2] == "1 – nftables Complete 8 8 updated 0s 3d ago –"
+    assert lines(render.history([], world.NOW)) == ["No rollout is over yet."]
 
 
 def test_a_quiet_cluster_says_that_nothing_is_asked() -> None:
