@@ -18,6 +18,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from node_bed import OUR_CRDS, ROOT
 from proxymode_testbeds.apiserver import ApiServer, KubectlError
 from proxymode_testbeds.polling import eventually
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-OUR_CRDS = ("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

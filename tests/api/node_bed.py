@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import DataplaneConfig
     from proxymode_testbeds.apiserver import ApiServer
 
-RBAC = Path(__file__).parents[2] / "manifests/base/agent/rbac.yaml"
+ROOT = Path(__file__).parents[2]
+OUR_CRDS = ("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
+RBAC = ROOT / "manifests/base/agent/rbac.yaml"
 DEADLINE_SECONDS = 30.0
 HEALTHY = Facts(kernel="6.1.0-41-amd64", architecture="x86_64", conntrack_count=0, sysctls={"net.ipv4.ip_forward": 1})
 TOO_OLD = replace(HEALTHY, kernel="5.10.0-34-amd64")

@@ -6,8 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from conftest import OUR_CRDS, ROOT
-from node_bed import RBAC, NodeBed
+from node_bed import OUR_CRDS, RBAC, ROOT, NodeBed
 from proxymode_agent.engine import Engine
 from proxymode_agent.feed import feed
 from proxymode_agent.kube import config
