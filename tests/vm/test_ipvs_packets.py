@@ -249,7 +249,7 @@ def test_external_addresses_of_policy_cluster_and_local(
     assert dropped(topology, "client1", BALANCER)
     for name in EVERYWHERE[1:]:
         assert servers(traffic, topology, name, BALANCER) == {"node2-pod1"}
-    assert node.call(node.ipvs().sync, state(away)).written == 1, "only the drained real server goes"
+    assert node.call(node.ipvs().sync, state(away)).written <= 1, "only the drained real server may go, once it is idle"
 
 
 def test_source_ranges_of_a_load_balancer(service_node: NodeMaker, one_node: Topology, traffic: Traffic) -> None:
