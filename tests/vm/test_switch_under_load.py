@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxymode_agent.services.model import Protocol
+from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_agent.switch import Outcome, StepRecord, Switcher, SwitchError
 from proxymode_agent.switch.plan import Step, plan
 from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from proxymode_agent.services.model import ServiceState
     from proxymode_testbeds.fixtures import FleetMaker, Traffic
     from proxymode_testbeds.topology import Topology
     from proxymode_testbeds.traffic.processes import TrafficProcess
@@ -191,15 +190,14 @@ def switch_and_die(
     assert os.waitstatus_to_exitcode(node.call(victim)) == -signal.SIGKILL
 
 
-def test_a_switch_that_fails_is_undone_and_says_why(
-    node: ServiceNode, service_node: NodeMaker, idle: Idle, tmp_path: Path
-) -> None:
-    ports = services(node)
-    crippled = service_node(node.topology, ipvs_scheduler="nonesuch")
-    with closing(crippled.call(Switcher, crippled.config, tmp_path)) as switcher:
+def test_a_switch_that_fails_is_undone_and_says_why(node: ServiceNode, idle: Idle, tmp_path: Path) -> None:
+    """IPVS refuses a real server that is no unicast address (ip_vs_new_dest), which the agent never asks for."""
+    refused = service("10.96.0.12", 82, ["224.0.0.1"], name="refused")
+    ports = ServiceState({**services(node).ports, refused.name: refused})
+    with closing(node.call(Switcher, node.config, tmp_path)) as switcher:
         node.call(switcher.switch, Mode.NFTABLES, ports, lambda step: None)
         idle.open(1)
-        with pytest.raises(SwitchError, match=r"program-target: .*with scheduler nonesuch") as failure:
+        with pytest.raises(SwitchError, match=r"program-target: .*224\.0\.0\.1") as failure:
             node.call(switcher.switch, Mode.IPVS, ports, lambda step: None)
         assert failure.value.record.outcome is Outcome.ROLLED_BACK
         assert node.call(switcher.observe) is ObservedMode.NFTABLES
