@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxymode_api.nodeproxymode import Verdict
-from proxymode_api.proxymode import RolloutOutcome
+from proxymode_api.proxymode_status import RolloutOutcome
 from proxymode_cli import words
 from proxymode_cli.view import NodeState
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from proxymode_api.nodeproxymode import PreflightResult
-    from proxymode_api.proxymode import RolloutRecord
+    from proxymode_api.proxymode_status import RolloutRecord
     from proxymode_cli.view import FleetView, NodeView, RolloutView
 
 ATTENTION: Final = (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT)

@@ -17,7 +17,7 @@ from proxymode_api.annotations import (
     SKIP_ANNOTATION,
 )
 from proxymode_api.modes import Mode
-from proxymode_api.proxymode import FleetStatus, StagePhase
+from proxymode_api.proxymode_status import FleetStatus, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:

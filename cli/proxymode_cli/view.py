@@ -16,14 +16,16 @@ from proxymode_api.annotations import SKIP_ANNOTATION
 from proxymode_api.deprecation import KubeProxyMode, Minor, deprecation, parse_minor
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import LastSwitch, NodeProxyMode, Phase, PreflightResult, Verdict
-from proxymode_api.proxymode import Approval, FleetStatus, NodeCounts, ProxyMode, StagePhase, StageStatus
+from proxymode_api.proxymode_status import FleetStatus, NodeCounts, StagePhase, StageStatus
+from proxymode_api.rollout import Approval
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from proxymode_api.common import Condition
-    from proxymode_api.proxymode import Stage
+    from proxymode_api.proxymode import ProxyMode
+    from proxymode_api.rollout import Stage
 
 SILENT_AFTER: Final = timedelta(minutes=3)
 """An agent writes every minute; after three missed heartbeats nothing is known about its node."""

@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from proxymode_api.modes import Mode
-from proxymode_api.proxymode import FleetStatus
+from proxymode_api.proxymode_status import FleetStatus
 from proxymode_cli import words
 from proxymode_cli.cluster import choose
 from proxymode_cli.errors import ExitCode, UserError

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from proxymode_api.modes import ObservedMode
 from proxymode_api.nodeproxymode import Verdict
-from proxymode_api.proxymode import FleetStatus, StagePhase
+from proxymode_api.proxymode_status import FleetStatus, StagePhase
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:

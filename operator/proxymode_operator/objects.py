@@ -31,7 +31,7 @@ from proxymode_operator.rollout.model import (
 )
 
 if TYPE_CHECKING:
-    from proxymode_api.proxymode import ProxyModeStatus
+    from proxymode_api.proxymode_status import ProxyModeStatus
 
 Json = dict[str, Any]
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)

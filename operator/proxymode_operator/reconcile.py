@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.proxymode import FleetStatus
+from proxymode_api.proxymode_status import FleetStatus
 from proxymode_operator import objects
 from proxymode_operator.cache import RELEASE
 from proxymode_operator.kubeapi import ApiError, Kind
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from proxymode_api.deprecation import Minor
-    from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
+    from proxymode_api.proxymode import ProxyMode
+    from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_operator.cache import Cache
     from proxymode_operator.kubeapi import KubeApi
     from proxymode_operator.rollout.model import Asked, Write

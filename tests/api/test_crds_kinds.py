@@ -13,7 +13,8 @@ import pytest
 from pydantic import BaseModel
 
 from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus
-from proxymode_api.proxymode import ProxyModeSpec, ProxyModeStatus
+from proxymode_api.proxymode import ProxyModeSpec
+from proxymode_api.proxymode_status import ProxyModeStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from proxymode_api.annotations import ABORT_ANNOTATION
 from proxymode_api.common import Mode, ObjectMeta, parse_duration
 from proxymode_api.nodeproxymode import ObservedMode, Phase
-from proxymode_api.proxymode import Approval, ProxyMode, ProxyModeSpec, Rollout, Stage
+from proxymode_api.proxymode import ProxyMode, ProxyModeSpec
+from proxymode_api.rollout import Approval, Rollout, Stage
 from proxymode_operator.rollout.model import (
     Asked,
     Decisions,

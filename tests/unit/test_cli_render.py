@@ -14,7 +14,7 @@ from rich.console import Console
 import cli_world as world
 import yaml
 from proxymode_api.modes import Mode
-from proxymode_api.proxymode import RolloutOutcome, RolloutRecord
+from proxymode_api.proxymode_status import RolloutOutcome, RolloutRecord
 from proxymode_cli import output, render, words
 from proxymode_cli.errors import ExitCode
 from proxymode_cli.render_node import node as render_node

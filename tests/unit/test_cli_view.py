@@ -9,7 +9,7 @@ import pytest
 
 import cli_world as world
 from proxymode_api.modes import ObservedMode
-from proxymode_api.proxymode import StagePhase
+from proxymode_api.proxymode_status import StagePhase
 from proxymode_cli.view import NodeState
 
 

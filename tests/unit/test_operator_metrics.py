@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from proxymode_api.proxymode import FleetStatus
+from proxymode_api.proxymode_status import FleetStatus
 from proxymode_operator.cache import Cache
 from proxymode_operator.kubeapi import Kind
 from proxymode_operator.metrics import REGISTRY

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION, RETRY_ANNOTATION
 from proxymode_api.common import Mode
-from proxymode_api.proxymode import Approval, BlockedPolicy, LabelSelector, OnFailure, Stage, Window
+from proxymode_api.rollout import Approval, BlockedPolicy, OnFailure, Stage, Window
+from proxymode_api.selector import LabelSelector
 from proxymode_operator.rollout.model import Decisions, Write, WriteKind
 from proxymode_operator.rollout.selection import matches
 from proxymode_operator.rollout.stages import rounded_up

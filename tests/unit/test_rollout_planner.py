@@ -10,7 +10,8 @@ import pytest
 from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION
 from proxymode_api.common import IpvsOptions, IpvsScheduler, Mode
 from proxymode_api.nodeproxymode import ObservedMode
-from proxymode_api.proxymode import BlockedPolicy, LabelSelector, OnFailure, Stage
+from proxymode_api.rollout import BlockedPolicy, OnFailure, Stage
+from proxymode_api.selector import LabelSelector
 from proxymode_operator.rollout.model import WriteKind
 from proxymode_operator.rollout.planner import budget
 from proxymode_operator.rollout.writes import release

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxymode_api.common import Mode, ObjectMeta
-from proxymode_api.proxymode import LabelSelector, ProxyMode, ProxyModeSpec
+from proxymode_api.proxymode import ProxyMode, ProxyModeSpec
+from proxymode_api.selector import LabelSelector
 from proxymode_operator.rollout.selection import matches, select
 
 BORN = datetime(2026, 1, 1, tzinfo=UTC)

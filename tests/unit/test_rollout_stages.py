@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxymode_api.proxymode import LabelSelector, Stage
+from proxymode_api.rollout import Stage
+from proxymode_api.selector import LabelSelector
 from proxymode_operator.rollout.model import Node
 from proxymode_operator.rollout.stages import Candidate, membership, ordered, rounded_up
 from rollout_world import percent_stages

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxymode_api.annotations import RETRY_ANNOTATION
 from proxymode_api.common import Mode
-from proxymode_api.proxymode import Approval, OnFailure, Window
+from proxymode_api.rollout import Approval, OnFailure, Window
 from proxymode_operator.rollout.model import WriteKind
 from proxymode_operator.rollout.windows import WindowError, check, hours, parse_schedule
 from rollout_world import START, World, percent_stages

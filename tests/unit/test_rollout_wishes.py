@@ -10,7 +10,7 @@ import pytest
 from proxymode_api.annotations import RETRY_ANNOTATION
 from proxymode_api.common import Mode
 from proxymode_api.nodeproxymode import ObservedMode
-from proxymode_api.proxymode import BlockedPolicy, OnFailure
+from proxymode_api.rollout import BlockedPolicy, OnFailure
 from proxymode_operator.rollout.model import Turn, WriteKind
 from rollout_world import World, percent_stages
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from proxymode_api import GROUP, VERSION, rules
 from proxymode_api.crdgen.schema import structural
 from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, NodeProxyModeStatus
-from proxymode_api.proxymode import ProxyMode, ProxyModeSpec, ProxyModeStatus
+from proxymode_api.proxymode import ProxyMode, ProxyModeSpec
+from proxymode_api.proxymode_status import ProxyModeStatus
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

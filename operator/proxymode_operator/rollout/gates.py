@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxymode_api.common import parse_duration
-from proxymode_api.proxymode import Approval, StagePhase, StageStatus
+from proxymode_api.proxymode_status import StagePhase, StageStatus
+from proxymode_api.rollout import Approval
 from proxymode_operator.rollout.assess import NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-    from proxymode_api.proxymode import Stage
+    from proxymode_api.rollout import Stage
     from proxymode_operator.rollout.assess import Assessment
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxymode_api.deprecation import Minor
-    from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
+    from proxymode_api.proxymode import ProxyMode
+    from proxymode_api.proxymode_status import ProxyModeStatus
 
 TURN_ANNOTATION: Final = "proxymode.io/turn"
 

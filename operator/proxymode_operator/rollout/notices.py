@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_api.common import ConditionStatus
-from proxymode_api.proxymode import FleetStatus
+from proxymode_api.proxymode_status import FleetStatus
 from proxymode_operator.rollout.model import Notice, NoticeType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxymode_api.proxymode import ProxyModeStatus, StageStatus
+    from proxymode_api.proxymode_status import ProxyModeStatus, StageStatus
 
 
 def notices(old: ProxyModeStatus, new: ProxyModeStatus) -> tuple[Notice, ...]:

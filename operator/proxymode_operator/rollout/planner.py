@@ -30,7 +30,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from proxymode_api.common import parse_duration
-from proxymode_api.proxymode import BlockedPolicy, OnFailure, RolloutOutcome
+from proxymode_api.proxymode_status import RolloutOutcome
+from proxymode_api.rollout import BlockedPolicy, OnFailure
 from proxymode_operator.rollout import revisions
 from proxymode_operator.rollout.assess import NodeState, Patience, assess
 from proxymode_operator.rollout.gates import Tolerance, progress, started
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from proxymode_api.proxymode import ProxyMode, ProxyModeStatus
+    from proxymode_api.proxymode import ProxyMode
+    from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_operator.rollout.assess import Assessment
     from proxymode_operator.rollout.gates import StageProgress
     from proxymode_operator.rollout.model import Fleet, Node, Write

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from proxymode_operator.rollout.windows import WindowError, check
 
 if TYPE_CHECKING:
-    from proxymode_api.proxymode import ProxyModeSpec, Stage
+    from proxymode_api.proxymode import ProxyModeSpec
+    from proxymode_api.rollout import Stage
 
 
 def refusal(spec: ProxyModeSpec) -> str:

@@ -18,7 +18,7 @@ from proxymode_api.annotations import (
     RETRY_ALL,
     RETRY_ANNOTATION,
 )
-from proxymode_api.proxymode import RolloutOutcome, RolloutRecord
+from proxymode_api.proxymode_status import RolloutOutcome, RolloutRecord
 from proxymode_operator.rollout.model import Heard, Notice, NoticeType
 from proxymode_operator.rollout.writes import told_at
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxymode_api.common import ManagedFields
-    from proxymode_api.proxymode import NodeCounts, ProxyMode, ProxyModeStatus
+    from proxymode_api.proxymode import ProxyMode
+    from proxymode_api.proxymode_status import NodeCounts, ProxyModeStatus
     from proxymode_operator.rollout.model import Fleet, Template
 
 HISTORY: Final = 10

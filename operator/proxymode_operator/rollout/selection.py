@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.proxymode import SelectorOperator
+from proxymode_api.selector import SelectorOperator
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from proxymode_api.proxymode import LabelSelector, LabelSelectorRequirement, ProxyMode
+    from proxymode_api.proxymode import ProxyMode
+    from proxymode_api.selector import LabelSelector, LabelSelectorRequirement
 
 OS_LABEL: Final = "kubernetes.io/os"
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from proxymode_api.proxymode import Stage
+    from proxymode_api.rollout import Stage
     from proxymode_operator.rollout.model import Node
 
 

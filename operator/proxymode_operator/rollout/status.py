@@ -15,7 +15,7 @@ from proxymode_api.annotations import PROMOTE_ANNOTATION
 from proxymode_api.common import Condition, ConditionStatus, Mode
 from proxymode_api.deprecation import deprecation
 from proxymode_api.nodeproxymode import ObservedMode
-from proxymode_api.proxymode import FleetStatus, NodeCounts, RolloutOutcome, StagePhase
+from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutOutcome, StagePhase
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.stops import with_reasons
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from proxymode_api.proxymode import ProxyModeStatus
+    from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_operator.rollout.assess import Assessment
     from proxymode_operator.rollout.gates import StageProgress
     from proxymode_operator.rollout.model import Fleet, Node

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxymode_api.proxymode import BlockedPolicy
+from proxymode_api.rollout import BlockedPolicy
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.selection import matches
 from proxymode_operator.rollout.writes import told_at

@@ -24,7 +24,7 @@ from proxymode_api.common import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from proxymode_api.proxymode import Window
+    from proxymode_api.rollout import Window
 
 _DAY: Final = timedelta(days=1)
 HORIZON: Final = timedelta(days=8 * 366)
