@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxymode_agent.dataplane.ipvs import sysctls
@@ -239,8 +239,23 @@ def test_changes_lead_from_any_state_to_any_other_and_then_there_are_none(
     assert diff(kernel.state(), wanted.state()).count == 0
 
 
+def _sharing(service: str, number: int, port: int) -> ServicePort:
+    """A Service port of IPv6 that has the external address ::1 of the node, like others."""
+    return ServicePort(
+        ServicePortName("ns", service, str(port), Protocol.TCP, Family.IPV6),
+        Frontend(bytes(15) + bytes((10 + number,)), Protocol.TCP, port),
+        (Endpoint(bytes(15) + b"\x67", 2),),
+        local_endpoints=(Endpoint(bytes(15) + b"\x64", 1),),
+        external_local=True,
+        external_ips=(bytes(15) + b"\xca", bytes(15) + b"\x01"),
+        affinity_seconds=60,
+        hairpin=(bytes(15) + b"\x64",),
+    )
+
+
 @settings(deadline=None)
 @given(st.lists(lists, min_size=1, max_size=5))
+@example([by_name([_sharing("s1", 1, 2), _sharing("s2", 2, 2)]), by_name([_sharing("s2", 2, 2)])])
 def test_changes_port_by_port_lead_where_a_fresh_start_does(
     states: list[dict[ServicePortName, ServicePort]],
 ) -> None:
@@ -327,6 +342,21 @@ def test_a_claim_on_anothers_frontend_is_told_and_goes_when_the_other_goes_for_g
     assert wanted.owner(WEB.cluster_ip) == WEB.name
     wanted.replace({other.name: None})
     assert list(wanted.conflicts()) == []
+
+
+def test_when_the_owner_of_a_frontend_goes_the_next_one_has_it_at_once() -> None:
+    first, second, third = (replace(WEB, name=WEB.name._replace(service=name)) for name in "abc")
+    kernel, wanted = Kernel(), Wanted("rr", NODE)
+    for changes, owner in (
+        (by_name([third, first, second]), first),
+        ({first.name: None}, second),
+        ({second.name: None}, third),
+        ({third.name: None}, None),
+    ):
+        kernel.apply(diff(*wanted.replace(changes)))
+        assert wanted.owner(WEB.cluster_ip) == (owner and owner.name)
+        assert without_drained(kernel.state()) == wanted.state()
+    assert kernel.state() == IpvsState()
 
 
 POD, OTHER = WEB.endpoints

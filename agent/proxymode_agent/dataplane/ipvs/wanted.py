@@ -45,8 +45,8 @@ class NodeAddresses:
 class Wanted:
     """The wanted state of all Service ports.
 
-    A frontend that two ports claim, which the API server does not allow for cluster IPs and NodePorts, belongs to the
-    lesser name; when that port goes, the other gets it at the next full sync.
+    A frontend that several ports claim, which the API server does not allow for cluster IPs and NodePorts, belongs to
+    the least name; when that port goes, the next one gets it in the same change.
     """
 
     def __init__(self, scheduler: str, node: NodeAddresses) -> None:
@@ -54,7 +54,7 @@ class Wanted:
         self._scheduler = scheduler
         self._ports: dict[ServicePortName, ServicePort] = {}
         self._owners: dict[Frontend, ServicePortName] = {}
-        self._losers: set[ServicePortName] = set()
+        self._claimed: dict[Frontend, set[ServicePortName]] = {}  # who else would have a frontend; few ever have one
         self._addresses: Counter[bytes] = Counter()
         self._hairpin: Counter[bytes] = Counter()
         self._endpoints = 0
@@ -79,11 +79,9 @@ class Wanted:
 
     def conflicts(self) -> Iterable[tuple[ServicePortName, ServicePortName, Frontend]]:
         """Ports that lack a frontend because another port has it: (port, the other, frontend)."""
-        for name in sorted(self._losers):
-            for frontend in sorted(self._frontends(self._ports[name])):
-                owner = self._owners.get(frontend)
-                if owner is not None and owner != name:
-                    yield name, owner, frontend
+        yield from sorted(
+            (name, self._owners[frontend], frontend) for frontend, names in self._claimed.items() for name in names
+        )
 
     def state(self) -> IpvsState:
         """The whole wanted state."""
@@ -117,10 +115,17 @@ class Wanted:
         port = self._ports.pop(name, None)
         if port is None:
             return
-        self._losers.discard(name)
         for frontend in self._frontends(port):
-            if self._owners.get(frontend) == name:
+            others = self._claimed.get(frontend, set())
+            if self._owners[frontend] != name:
+                others.discard(name)
+            elif others:
+                self._owners[frontend] = min(others)
+                others.remove(self._owners[frontend])
+            else:
                 del self._owners[frontend]
+            if not others:
+                self._claimed.pop(frontend, None)
         self._count(port, -1)
 
     def _learn(self, name: ServicePortName, port: ServicePort) -> None:
@@ -129,7 +134,7 @@ class Wanted:
             owner = self._owners.setdefault(frontend, name)
             if owner != name:
                 self._owners[frontend] = min(owner, name)
-                self._losers.add(max(owner, name))
+                self._claimed.setdefault(frontend, set()).add(max(owner, name))
         self._count(port, 1)
 
     def _count(self, port: ServicePort, step: int) -> None:
