@@ -72,7 +72,7 @@ class Options:
 
 def parse(arguments: Sequence[str]) -> Options:
     """The options; ends the process with status 2 where they are wrong, 0 for --help and --version."""
-    parser = _parser()
+    parser = flag_parser(os.uname().nodename.strip().lower())
     parsed = parser.parse_args(arguments)
     given = {flag for flag in _DATAPLANE_FLAGS if getattr(parsed, flag) is not None}
     if given and parsed.mode is None and not parsed.cleanup:
@@ -157,7 +157,8 @@ def _standalone(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> 
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def flag_parser(host_name: str) -> argparse.ArgumentParser:
+    """Every flag of the agent; `host_name` is the default of --node-name."""
     parser = argparse.ArgumentParser(
         prog="proxymode-agent",
         description="Programs this node's Service dataplane, in the mode that its NodeProxyMode asks for, or, with "
@@ -172,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         "--node-name",
         "--hostname-override",
         type=values.node_name,
-        default=os.uname().nodename.strip().lower(),
+        default=host_name,
         metavar="NAME",
         help="name of this node's Node object (default: the host name, %(default)s)",
     )

@@ -63,7 +63,7 @@ class Settings:
 def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
     """Reads flags and environment. Ends the process with a message that names the flag when one is wrong."""
     env = os.environ if environ is None else environ
-    parser = _parser(env)
+    parser = flag_parser(env)
     args = parser.parse_args(argv)
     try:
         lease = LeaseTimes(
@@ -85,7 +85,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Sett
     )
 
 
-def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
+def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Every flag of the operator; `env` has defaults of some."""
     parser = argparse.ArgumentParser(
         prog="proxymode-operator",
         description="Carries ProxyModes out: tells the nodes, stage by stage, which Service dataplane to run.",

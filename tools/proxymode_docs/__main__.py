@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from proxymode_docs import alerts, dashboard, metrics
+from proxymode_docs import alerts, api, dashboard, flags, metrics, plugin, preflight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +19,18 @@ def files(root: Path) -> dict[Path, str]:
     """Every generated file of the checkout at `root`, and its text."""
     return {
         root / "docs/metrics.md": metrics.render(alerts.read(root / alerts.FILE)),
+        root / "docs/reference/api.md": api.render(),
+        root / "docs/reference/flags.md": flags.render(),
+        root / "docs/reference/plugin.md": plugin.render(),
+        root / "docs/reference/preflight.md": preflight.render(),
         root / "manifests/monitoring/dashboard.json": dashboard.render(),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Generate docs/metrics.md and Grafana's dashboard.")
+    parser = argparse.ArgumentParser(
+        prog=COMMAND, description="Generate the reference pages of docs/ and Grafana's dashboard."
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
     parser.add_argument("dir", nargs="?", type=Path, default=Path(), metavar="DIR", help="the checkout (default: .)")
     options = parser.parse_args(arguments)
