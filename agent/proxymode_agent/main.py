@@ -38,6 +38,7 @@ from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.switch import Switcher
 from proxymode_agent.switch.journal import Journal
 from proxymode_api.modes import Mode
+from proxymode_api.reasons.codes import Reason
 from proxymode_log import set_up
 
 if TYPE_CHECKING:
@@ -150,23 +151,25 @@ async def _run(options: Options, config: ClusterConfig) -> None:
         node = OwnNode(client, options.node_name, restarted=metrics.watch_restarted("nodes"))
         recorder = Recorder(client, options.node_name, metrics)
 
-        def warn_of_port(name: ServicePortName, reason: str, action: str, text: str) -> None:
+        def warn_of_port(name: ServicePortName, reason: Reason, action: str, text: str) -> None:
             port = f"port {name.port or 'without name'}/{name.protocol.name}"
             key = ObjectKey(name.namespace, name.service)
             recorder.warn(ObjectWarning("Service", key, reason, action, f"{port}: {text}"))
 
         localhost = LocalhostNodePorts(
             metrics,
-            on_failure=lambda name, text: warn_of_port(name, "LocalhostNodePortTaken", "ListenOnLoopback", text),
+            on_failure=lambda name, text: warn_of_port(
+                name, Reason.LOCALHOST_NODE_PORT_TAKEN, "ListenOnLoopback", text
+            ),
         )
         engine = Engine(
             partial(Switcher, state_dir=options.state_dir),
             metrics,
             node_name=options.node_name,
             on_problem=lambda problem: recorder.warn(
-                ObjectWarning(problem.kind, problem.key, "UnusableField", "ReadObject", problem.text)
+                ObjectWarning(problem.kind, problem.key, Reason.UNUSABLE_FIELD, "ReadObject", problem.text)
             ),
-            on_refused=lambda name, text: warn_of_port(name, "RefusedByKernel", "ProgramDataplane", text),
+            on_refused=lambda name, text: warn_of_port(name, Reason.REFUSED_BY_KERNEL, "ProgramDataplane", text),
             on_synced=localhost.synced,
             pace=Pace(sync_period=options.sync_period),
         )

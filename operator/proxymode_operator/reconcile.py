@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.proxymode_status import FleetStatus
+from proxymode_api.reasons.codes import Reason
 from proxymode_operator import objects
 from proxymode_operator.cache import RELEASE
 from proxymode_operator.kubeapi import ApiError, Kind
@@ -208,7 +209,9 @@ def _released_notice(nodes: Sequence[Asked]) -> Notice:
         by_mode[mode] = by_mode.get(mode, 0) + 1
     stay = listed(f"{count} on {mode}" for mode, count in by_mode.items())
     return Notice(
-        reason="NodesReleased", action="Release", note=f"it decides no more about {len(nodes)} nodes; they stay: {stay}"
+        reason=Reason.NODES_RELEASED,
+        action="Release",
+        note=f"it decides no more about {len(nodes)} nodes; they stay: {stay}",
     )
 
 

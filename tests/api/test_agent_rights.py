@@ -16,6 +16,7 @@ from proxymode_agent.kube.own_node import OwnNode
 from proxymode_agent.kube.recorder import ObjectWarning, Recorder
 from proxymode_agent.metrics import Metrics
 from proxymode_api.nodeproxymode import Phase
+from proxymode_api.reasons.codes import Reason
 from proxymode_testbeds.apiserver.rights import NAMESPACE, granted, used
 from proxymode_testbeds.polling import eventually
 
@@ -64,7 +65,7 @@ async def test_the_agent_uses_every_right_that_it_has_and_asks_for_no_other(
         node = OwnNode(client, bed.name)
         recorder = Recorder(client, bed.name, metrics)
         for kind, name in (("Service", "web"), ("EndpointSlice", "web-1")):
-            recorder.warn(ObjectWarning(kind, ObjectKey("default", name), "UnusableField", "ReadObject", "why"))
+            recorder.warn(ObjectWarning(kind, ObjectKey("default", name), Reason.UNUSABLE_FIELD, "ReadObject", "why"))
         tasks = [
             asyncio.create_task(node.run()),
             asyncio.create_task(recorder.run()),

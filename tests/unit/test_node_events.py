@@ -12,6 +12,7 @@ from proxymode_agent.node.events import NodeEvent, deprecation_event, transition
 from proxymode_api.common import Condition, ConditionStatus
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import (
+from proxymode_api.reasons.codes import Reason
     LastSwitch,
     NodeProxyModeStatus,
     Phase,
@@ -106,7 +107,7 @@ def test_drift_is_told_when_the_condition_turns_true() -> None:
         return status(conditions=[condition])
 
     (event,) = transitions(drifted(False), drifted(True, "table ip proxymode is gone"))
-    assert event == NodeEvent(EventType.WARNING, "DriftRepaired", "RepairDataplane", "table ip proxymode is gone")
+    assert event == NodeEvent(EventType.WARNING, Reason.DRIFT_REPAIRED, "RepairDataplane", "table ip proxymode is gone")
     assert reasons(drifted(True, "a table"), drifted(True, "a chain")) == [], "once until it was quiet for a while"
     assert reasons(drifted(True), drifted(False)) == []
 
@@ -125,7 +126,7 @@ def test_deprecation_is_told_once_a_day_as_upstream_does() -> None:
     )
     today = date(2026, 11, 21)
     event = deprecation_event(deprecated, None, today)
-    assert event == NodeEvent(EventType.WARNING, "IPVSDeprecation", "ProxyModeCheck", "ipvs is deprecated.")
+    assert event == NodeEvent(EventType.WARNING, Reason.IPVS_DEPRECATION, "ProxyModeCheck", "ipvs is deprecated.")
     assert deprecation_event(deprecated, today - timedelta(days=1), today) == event
     assert deprecation_event(deprecated, today, today) is None
     assert deprecation_event(status(), None, today) is None

@@ -16,6 +16,7 @@ from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.recorder import BURST, ObjectWarning, Recorder
 from proxymode_agent.metrics import Metrics
+from proxymode_api.reasons.codes import Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fake_api import Answer
 
 KEY = ObjectKey("shop", "web")
-BAD = ObjectWarning("Service", KEY, "UnusableField", "ReadObject", "spec.externalIPs has 127.0.0.1")
+BAD = ObjectWarning("Service", KEY, Reason.UNUSABLE_FIELD, "ReadObject", "spec.externalIPs has 127.0.0.1")
 DEADLINE = 20.0
 
 
@@ -83,7 +84,7 @@ async def test_a_warning_becomes_an_event_about_the_object_that_is_there() -> No
         "name": "web",
         "uid": "uid-1",
     }
-    assert (body["type"], body["reason"], body["action"]) == ("Warning", "UnusableField", "ReadObject")
+    assert (body["type"], body["reason"], body["action"]) == ("Warning", Reason.UNUSABLE_FIELD, "ReadObject")
     assert body["note"] == "node node-a: spec.externalIPs has 127.0.0.1"
 
 

@@ -18,6 +18,7 @@ from proxymode_agent.dataplane.ipvs.addresses import Addresses
 from proxymode_agent.healthcheck.answers import EVERYWHERE, answer, hosts
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.recorder import ObjectWarning
+from proxymode_api.reasons.codes import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -159,7 +160,7 @@ class HealthCheckServers:
             ObjectWarning(
                 kind="Service",
                 key=ObjectKey(name.namespace, name.service),
-                reason="FailedToStartServiceHealthcheck",
+                reason=Reason.FAILED_TO_START_SERVICE_HEALTHCHECK,
                 action="Listen",
                 note=f'failed to start healthcheck "{name}" on port {place.port}: {error}',
             )

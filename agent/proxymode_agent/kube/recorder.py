@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxymode_agent.kube.client import KubeClient
     from proxymode_agent.kube.objects import ObjectKey
     from proxymode_agent.metrics import Metrics
+    from proxymode_api.reasons.codes import Reason
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class ObjectWarning(NamedTuple):
 
     kind: str
     key: ObjectKey
-    reason: str
+    reason: Reason
     action: str
     note: str
 

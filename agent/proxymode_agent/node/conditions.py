@@ -14,6 +14,7 @@ from proxymode_api.common import ConditionStatus
 from proxymode_api.deprecation import KubeProxyMode, Minor, deprecation
 from proxymode_api.modes import ObservedMode
 from proxymode_api.nodeproxymode import SwitchOutcome, Verdict
+from proxymode_api.reasons.codes import Reason
 
 if TYPE_CHECKING:
     from proxymode_agent.engine.snapshot import EngineSnapshot
@@ -65,7 +66,7 @@ class Aspect(NamedTuple):
     """A condition without its times."""
 
     status: ConditionStatus
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -105,99 +106,105 @@ def running_deprecation(observed: ObservedMode, cluster: Minor | None) -> Deprec
     return found if found is not None and found.in_effect else None
 
 
-def _true(reason: str, message: str) -> Aspect:
+def _true(reason: Reason, message: str) -> Aspect:
     return Aspect(ConditionStatus.TRUE, reason, message)
 
 
-def _false(reason: str, message: str) -> Aspect:
+def _false(reason: Reason, message: str) -> Aspect:
     return Aspect(ConditionStatus.FALSE, reason, message)
 
 
 def _ready(seen: Observation) -> Aspect:
     engine = seen.engine
     if seen.options_error:
-        return _false("OptionsRefused", "The node runs as it did before, since its options cannot be followed.")
+        return _false(Reason.OPTIONS_REFUSED, "The node runs as it did before, since its options cannot be followed.")
     match engine.phase:
         case EnginePhase.PENDING:
-            return _false("WaitingForServices", "Services and EndpointSlices are not completely known yet.")
+            return _false(Reason.WAITING_FOR_SERVICES, "Services and EndpointSlices are not completely known yet.")
         case EnginePhase.OBSERVING:
             what = "no Service dataplane" if engine.observed is ObservedMode.NONE else engine.observed.value
-            return Aspect(ConditionStatus.UNKNOWN, "Observing", f"The kernel has {what}; this agent programs nothing.")
+            return Aspect(
+                ConditionStatus.UNKNOWN, Reason.OBSERVING, f"The kernel has {what}; this agent programs nothing."
+            )
         case EnginePhase.SWITCHING:
-            return _false("Switching", f"The node moves to {engine.desired}.")
+            return _false(Reason.SWITCHING, f"The node moves to {engine.desired}.")
         case EnginePhase.FAILED:
-            return _false("SyncFailed", _sentence(engine.error or "the last sync failed"))
+            return _false(Reason.SYNC_FAILED, _sentence(engine.error or "the last sync failed"))
         case EnginePhase.ACTIVE if engine.synced:
-            return _true("Programmed", f"The kernel does in {engine.observed} mode what Services say.")
+            return _true(Reason.PROGRAMMED, f"The kernel does in {engine.observed} mode what Services say.")
         case _:
-            return _false("Programming", "The first complete sync with these options is under way.")
+            return _false(Reason.PROGRAMMING, "The first complete sync with these options is under way.")
 
 
 def _preflight_passed(seen: Observation) -> Aspect:
     preflight = seen.preflight
     if preflight is None:
-        return Aspect(ConditionStatus.UNKNOWN, "NotRun", "No mode is asked for, so there is nothing to check.")
+        return Aspect(ConditionStatus.UNKNOWN, Reason.NOT_RUN, "No mode is asked for, so there is nothing to check.")
     mode, stopping = (seen.spec.mode, seen.refused) if seen.refused else (preflight.mode, blockers(preflight.results))
     if stopping:
         found = " ".join(f"{result.id}: {_sentence(result.found)} {result.remedy}" for result in stopping)
-        return _false("Blocked", f"{mode} is blocked by {found}")
+        return _false(Reason.BLOCKED, f"{mode} is blocked by {found}")
     warnings = [result.id for result in preflight.results if result.verdict is Verdict.WARN]
     if warnings:
-        return _true("PassedWithWarnings", f"{preflight.mode} can run here; warnings: {', '.join(warnings)}.")
-    return _true("Passed", f"{preflight.mode} can run here.")
+        return _true(Reason.PASSED_WITH_WARNINGS, f"{preflight.mode} can run here; warnings: {', '.join(warnings)}.")
+    return _true(Reason.PASSED, f"{preflight.mode} can run here.")
 
 
 def _switching(seen: Observation, last_switch: LastSwitch | None) -> Aspect:
     if seen.engine.phase is EnginePhase.SWITCHING:
-        return _true("SwitchInProgress", f"The node moves from {seen.engine.observed} to {seen.engine.desired}.")
+        return _true(Reason.SWITCH_IN_PROGRESS, f"The node moves from {seen.engine.observed} to {seen.engine.desired}.")
     if last_switch is None or last_switch.outcome is None:
-        return _false("NotSwitching", "")
+        return _false(Reason.NOT_SWITCHING, "")
     way = f"from {last_switch.from_mode} to {last_switch.to_mode}"
     match last_switch.outcome:
         case SwitchOutcome.SUCCEEDED:
-            return _false("SwitchSucceeded", f"The last switch, {way}, succeeded.")
+            return _false(Reason.SWITCH_SUCCEEDED, f"The last switch, {way}, succeeded.")
         case SwitchOutcome.RESUMED:
-            return _false("SwitchResumed", f"The last switch, {way}, was interrupted, resumed and succeeded.")
+            return _false(Reason.SWITCH_RESUMED, f"The last switch, {way}, was interrupted, resumed and succeeded.")
         case SwitchOutcome.ROLLED_BACK:
-            return _false("SwitchRolledBack", f"The last switch, {way}, was undone: {_sentence(last_switch.message)}")
+            return _false(
+                Reason.SWITCH_ROLLED_BACK, f"The last switch, {way}, was undone: {_sentence(last_switch.message)}"
+            )
         case SwitchOutcome.FAILED:
-            return _false("SwitchFailed", f"The last switch, {way}, failed: {_sentence(last_switch.message)}")
+            return _false(Reason.SWITCH_FAILED, f"The last switch, {way}, failed: {_sentence(last_switch.message)}")
 
 
 def _degraded(seen: Observation) -> Aspect:
     engine = seen.engine
     if seen.options_error:
-        return _true("OptionsRefused", _sentence(seen.options_error))
+        return _true(Reason.OPTIONS_REFUSED, _sentence(seen.options_error))
     if engine.error:
-        return _true("SyncFailed", _sentence(engine.error))
+        return _true(Reason.SYNC_FAILED, _sentence(engine.error))
     if engine.refused:
         named = "; ".join(f"{name}: {reason}" for name, reason in engine.refused[:REFUSED_SHOWN])
         more = f"; and {len(engine.refused) - REFUSED_SHOWN} more" if len(engine.refused) > REFUSED_SHOWN else ""
-        return _true("ServicesRefused", f"The kernel does not take {named}{more}.")
-    return _false("AsExpected", "")
+        return _true(Reason.SERVICES_REFUSED, f"The kernel does not take {named}{more}.")
+    return _false(Reason.AS_EXPECTED, "")
 
 
 def _deprecated_mode(seen: Observation) -> Aspect:
     found = running_deprecation(seen.engine.observed, seen.cluster)
     if found is None:
-        return _false("Supported", "")
-    return _true(str(found.state), _sentence(found.message))
+        return _false(Reason.SUPPORTED, "")
+    return _true(Reason(found.state.value), _sentence(found.message))
 
 
 def _kube_proxy_present(seen: Observation) -> Aspect:
     found = seen.facts.kube_proxy
     if found.running:
         mode = f" in {found.mode} mode" if found.mode else ""
-        return _true("Running", f"kube-proxy is running{mode} ({found.running}).")
+        return _true(Reason.RUNNING, f"kube-proxy is running{mode} ({found.running}).")
     if found.rules:
-        return _true("RulesLeft", f"kube-proxy does not run but has left {', '.join(found.rules)}.")
-    return _false("Absent", "")
+        return _true(Reason.RULES_LEFT, f"kube-proxy does not run but has left {', '.join(found.rules)}.")
+    return _false(Reason.ABSENT, "")
 
 
 def _drifted(seen: Observation) -> Aspect:
     if not seen.engine.drift:
-        return _false("AsProgrammed", "")
-    return _true("Repaired", f"Somebody else changed what this agent programs; it was put back: {seen.engine.drift}.")
+        return _false(Reason.AS_PROGRAMMED, "")
+    return _true(
+        Reason.REPAIRED, f"Somebody else changed what this agent programs; it was put back: {seen.engine.drift}."
+    )
 
 
 def _sentence(text: str) -> str:

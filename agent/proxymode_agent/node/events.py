@@ -14,6 +14,7 @@ from proxymode_agent.kube.events import EventType
 from proxymode_agent.node.conditions import DEPRECATED_MODE, DRIFTED, blockers
 from proxymode_api.common import ConditionStatus
 from proxymode_api.nodeproxymode import NodeProxyModeStatus, Phase, SwitchOutcome
+from proxymode_api.reasons.codes import Reason
 
 if TYPE_CHECKING:
     from datetime import date
@@ -26,7 +27,7 @@ class NodeEvent:
     """What an Event about the Node says (events.k8s.io/v1)."""
 
     type: EventType
-    reason: str
+    reason: Reason
     action: str
     note: str
 
@@ -39,17 +40,17 @@ def transitions(before: NodeProxyModeStatus, after: NodeProxyModeStatus) -> tupl
         # A record's own start is a little before its first step's, by which a switch under way is known.
         if earlier is None or (earlier.completed_at is not None and earlier.started_at != switch.started_at):
             events.append(
-                NodeEvent(EventType.NORMAL, "SwitchStarted", "SwitchMode", f"{_way(switch)}: the switch began.")
+                NodeEvent(EventType.NORMAL, Reason.SWITCH_STARTED, "SwitchMode", f"{_way(switch)}: the switch began.")
             )
         if switch.completed_at is not None and (earlier is None or earlier.completed_at != switch.completed_at):
             events.append(_ended(switch))
     if after.phase is Phase.BLOCKED and (before.phase is not Phase.BLOCKED or _blocking(before) != _blocking(after)):
         events.append(
-            NodeEvent(EventType.WARNING, "Blocked", "Preflight", _condition_message(after, "PreflightPassed"))
+            NodeEvent(EventType.WARNING, Reason.BLOCKED, "Preflight", _condition_message(after, "PreflightPassed"))
         )
     if _holds(after, DRIFTED) and not _holds(before, DRIFTED):
         note = _condition_message(after, DRIFTED)
-        events.append(NodeEvent(EventType.WARNING, "DriftRepaired", "RepairDataplane", note))
+        events.append(NodeEvent(EventType.WARNING, Reason.DRIFT_REPAIRED, "RepairDataplane", note))
     return tuple(events)
 
 
@@ -60,7 +61,7 @@ def deprecation_event(status: NodeProxyModeStatus, posted: date | None, today: d
         return None
     for condition in status.conditions:
         if condition.type == DEPRECATED_MODE and condition.status is ConditionStatus.TRUE:
-            return NodeEvent(EventType.WARNING, "IPVSDeprecation", "ProxyModeCheck", condition.message)
+            return NodeEvent(EventType.WARNING, Reason.IPVS_DEPRECATION, "ProxyModeCheck", condition.message)
     return None
 
 
@@ -77,12 +78,12 @@ def _ended(switch: LastSwitch) -> NodeEvent:
             assert switch.completed_at is not None
             seconds = (switch.completed_at - switch.started_at).total_seconds()
             return NodeEvent(
-                EventType.NORMAL, "SwitchSucceeded", "SwitchMode", f"{way}: done in {seconds:.1f} s.{connections}"
+                EventType.NORMAL, Reason.SWITCH_SUCCEEDED, "SwitchMode", f"{way}: done in {seconds:.1f} s.{connections}"
             )
         case SwitchOutcome.ROLLED_BACK:
-            return NodeEvent(EventType.WARNING, "SwitchFailed", "SwitchMode", f"{way}: undone: {switch.message}")
+            return NodeEvent(EventType.WARNING, Reason.SWITCH_FAILED, "SwitchMode", f"{way}: undone: {switch.message}")
         case _:
-            return NodeEvent(EventType.WARNING, "SwitchFailed", "SwitchMode", f"{way}: {switch.message}")
+            return NodeEvent(EventType.WARNING, Reason.SWITCH_FAILED, "SwitchMode", f"{way}: {switch.message}")
 
 
 def _way(switch: LastSwitch) -> str:

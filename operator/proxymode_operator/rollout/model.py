@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proxymode_api.deprecation import Minor
     from proxymode_api.proxymode import ProxyMode
     from proxymode_api.proxymode_status import ProxyModeStatus
+    from proxymode_api.reasons.codes import Reason
 
 TURN_ANNOTATION: Final = "proxymode.io/turn"
 
@@ -237,7 +238,7 @@ class NoticeType(StrEnum):
 class Notice:
     """An Event to post about the ProxyMode (events.k8s.io/v1: reason, action, note)."""
 
-    reason: str
+    reason: Reason
     action: str
     note: str
     type: NoticeType = NoticeType.NORMAL

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxymode_api.common import ConditionStatus
 from proxymode_api.proxymode_status import FleetStatus
+from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.model import Notice, NoticeType
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
     if not same_revision:
         over = f", in place of unfinished revision {old.revision}" if old.revision and not old.completed_at else ""
         yield Notice(
-            reason="RolloutStarted",
+            reason=Reason.ROLLOUT_STARTED,
             action="Rollout",
             note=f"revision {new.revision}: {new.nodes.desired} nodes to {new.mode}{over}",
         )
@@ -39,7 +40,7 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
         skipped = f", {new.nodes.blocked} blocked and passed over" if new.nodes.blocked else ""
         skipped += f", {new.nodes.skipped} skipped" if new.nodes.skipped else ""
         yield Notice(
-            reason="RolloutComplete",
+            reason=Reason.ROLLOUT_COMPLETE,
             action="Rollout",
             note=f"revision {new.revision}: {new.nodes.progress} nodes run {new.mode}{skipped}",
         )
@@ -49,12 +50,12 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
 
 def _stage_notices(old: StageStatus | None, new: StageStatus) -> Iterator[Notice]:
     if new.approved and old is not None and not old.approved and old.phase == "AwaitingApproval":
-        yield Notice(reason="Promoted", action="Promote", note=f"stage {new.name} is approved")
+        yield Notice(reason=Reason.PROMOTED, action="Promote", note=f"stage {new.name} is approved")
     if new.started_at and not (old and old.started_at):
-        yield Notice(reason="StageStarted", action="Rollout", note=f"stage {new.name}: {new.nodes} nodes")
+        yield Notice(reason=Reason.STAGE_STARTED, action="Rollout", note=f"stage {new.name}: {new.nodes} nodes")
     if new.completed_at and not (old and old.completed_at):
         yield Notice(
-            reason="StageComplete", action="Rollout", note=f"stage {new.name}: {new.updated}/{new.nodes} updated"
+            reason=Reason.STAGE_COMPLETE, action="Rollout", note=f"stage {new.name}: {new.updated}/{new.nodes} updated"
         )
 
 
@@ -65,19 +66,19 @@ def _word_notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice
     match new.status:
         case FleetStatus.REFUSED:
             refused = next((c.message for c in new.conditions if c.type == "Accepted"), "")
-            yield Notice(reason="Refused", action="Accept", note=refused, type=warning)
+            yield Notice(reason=Reason.REFUSED, action="Accept", note=refused, type=warning)
         case FleetStatus.PAUSED:
-            yield Notice(reason="Paused", action="Pause", note=f"{new.nodes.progress} nodes updated")
+            yield Notice(reason=Reason.PAUSED, action="Pause", note=f"{new.nodes.progress} nodes updated")
         case FleetStatus.WAITING_FOR_WINDOW:
             waits = next((c.message for c in new.conditions if c.type == "Progressing"), "")
-            yield Notice(reason="OutsideWindow", action="Rollout", note=waits)
+            yield Notice(reason=Reason.OUTSIDE_WINDOW, action="Rollout", note=waits)
         case FleetStatus.AWAITING_APPROVAL:
-            yield Notice(reason="AwaitingApproval", action="Promote", note=f"stage {new.current_stage} waits")
+            yield Notice(reason=Reason.AWAITING_APPROVAL, action="Promote", note=f"stage {new.current_stage} waits")
         case FleetStatus.ROLLING_BACK:
-            yield Notice(reason="RollingBack", action="Rollback", note=degraded, type=warning)
+            yield Notice(reason=Reason.ROLLING_BACK, action="Rollback", note=degraded, type=warning)
         case FleetStatus.STOPPED:
             ended = new.history[0].outcome.value if new.history and new.history[0].revision == new.revision else ""
             note = degraded or f"revision {new.revision} is {ended.lower()}: {new.nodes.progress} nodes updated"
-            yield Notice(reason=f"Rollout{ended or 'Stopped'}", action="Rollout", note=note, type=warning)
+            yield Notice(reason=Reason(f"Rollout{ended or 'Stopped'}"), action="Rollout", note=note, type=warning)
     if old.status is FleetStatus.PAUSED and new.status is not FleetStatus.PAUSED:
-        yield Notice(reason="Resumed", action="Pause", note=f"{new.nodes.progress} nodes updated")
+        yield Notice(reason=Reason.RESUMED, action="Pause", note=f"{new.nodes.progress} nodes updated")

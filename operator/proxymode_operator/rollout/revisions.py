@@ -19,6 +19,7 @@ from proxymode_api.annotations import (
     RETRY_ANNOTATION,
 )
 from proxymode_api.proxymode_status import RolloutOutcome, RolloutRecord
+from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.model import Heard, Notice, NoticeType
 from proxymode_operator.rollout.writes import told_at
 
@@ -136,7 +137,7 @@ def promotion(proxy_mode: ProxyMode, *, begins: bool) -> Promotion:
 
 
 def _unheeded(note: str) -> Promotion:
-    notice = Notice(reason="PromoteIgnored", action="Promote", note=note, type=NoticeType.WARNING)
+    notice = Notice(reason=Reason.PROMOTE_IGNORED, action="Promote", note=note, type=NoticeType.WARNING)
     return Promotion(heard=Heard(annotation=PROMOTE_ANNOTATION, notices=(notice,)))
 
 
@@ -170,10 +171,10 @@ def retrial(proxy_mode: ProxyMode, failed: Collection[str], *, begins: bool, hel
     if not nodes:
         return _untried(f"{said}: no such node has failed; write names of failed nodes with commas, or {RETRY_ALL}")
     told = ", ".join(nodes[:_NAMED]) + (f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else "")
-    notice = Notice(reason="Retried", action="Retry", note=f"told to try again: {told}")
+    notice = Notice(reason=Reason.RETRIED, action="Retry", note=f"told to try again: {told}")
     return Retrial(nodes, Heard(annotation=RETRY_ANNOTATION, notices=(notice,)))
 
 
 def _untried(note: str) -> Retrial:
-    notice = Notice(reason="RetryIgnored", action="Retry", note=note, type=NoticeType.WARNING)
+    notice = Notice(reason=Reason.RETRY_IGNORED, action="Retry", note=note, type=NoticeType.WARNING)
     return Retrial(heard=Heard(annotation=RETRY_ANNOTATION, notices=(notice,)))

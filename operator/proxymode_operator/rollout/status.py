@@ -16,6 +16,7 @@ from proxymode_api.common import Condition, ConditionStatus, Mode
 from proxymode_api.deprecation import deprecation
 from proxymode_api.nodeproxymode import ObservedMode
 from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutOutcome, StagePhase
+from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.stops import with_reasons
 
@@ -177,35 +178,35 @@ def conditions(s: Situation, now: datetime) -> list[Condition]:
     return result
 
 
-def _accepted(s: Situation) -> tuple[bool, str, str]:
+def _accepted(s: Situation) -> tuple[bool, Reason, str]:
     if s.refusal:
-        return False, "Refused", s.refusal
+        return False, Reason.REFUSED, s.refusal
     winners = listed(set(s.fleet.overridden.values()))
     lost = f"{len(s.fleet.overridden)} more that it selects are decided by {winners}"
     if not s.fleet.nodes and s.fleet.overridden:
-        return False, "Overridden", f"it decides about no node; {lost}"
+        return False, Reason.OVERRIDDEN, f"it decides about no node; {lost}"
     if s.fleet.overridden:
-        return True, "PartlyOverridden", f"it decides about {len(s.fleet.nodes)} nodes; {lost}"
+        return True, Reason.PARTLY_OVERRIDDEN, f"it decides about {len(s.fleet.nodes)} nodes; {lost}"
     if not s.fleet.nodes:
-        return True, "NoNodes", "spec.nodeSelector selects no Linux node"
-    return True, "Accepted", f"it decides about {len(s.fleet.nodes)} nodes"
+        return True, Reason.NO_NODES, "spec.nodeSelector selects no Linux node"
+    return True, Reason.ACCEPTED, f"it decides about {len(s.fleet.nodes)} nodes"
 
 
-def _progressing(s: Situation) -> tuple[bool, str, str]:
+def _progressing(s: Situation) -> tuple[bool, Reason, str]:
     status = word(s)
     match status:
         case FleetStatus.REFUSED:
-            return False, "Refused", s.refusal
+            return False, Reason.REFUSED, s.refusal
         case FleetStatus.PENDING:
-            return False, "NoNodes", "there is no node to move"
+            return False, Reason.NO_NODES, "there is no node to move"
         case FleetStatus.COMPLETE:
-            return False, "RolloutComplete", "; ".join([_tally(s), *_skipped(s)])
+            return False, Reason.ROLLOUT_COMPLETE, "; ".join([_tally(s), *_skipped(s)])
         case FleetStatus.PAUSED:
-            return False, "Paused", f"spec.rollout.paused is true; {_tally(s)}"
+            return False, Reason.PAUSED, f"spec.rollout.paused is true; {_tally(s)}"
         case FleetStatus.ROLLING_BACK:
-            return True, "RollingBack", f"going back: {listed(s.rollback.under_way if s.rollback else ())}"
+            return True, Reason.ROLLING_BACK, f"going back: {listed(s.rollback.under_way if s.rollback else ())}"
         case FleetStatus.STOPPED if s.ended is not None:
-            return False, s.ended.value, f"this revision has ended; {_tally(s)}"
+            return False, Reason(s.ended.value), f"this revision has ended; {_tally(s)}"
         case FleetStatus.STOPPED:
             assert s.stop is not None
             return False, s.stop.reason, s.stop.message
@@ -213,13 +214,13 @@ def _progressing(s: Situation) -> tuple[bool, str, str]:
     name = current.status.name if current else ""
     if status is FleetStatus.AWAITING_APPROVAL:
         how = f"kubectl annotate proxymode {s.fleet.proxy_mode.metadata.name} {PROMOTE_ANNOTATION}={name}"
-        return False, "AwaitingApproval", f"stage {name} waits to be promoted: {how}"
+        return False, Reason.AWAITING_APPROVAL, f"stage {name} waits to be promoted: {how}"
     if status is FleetStatus.SOAKING:
         until = f" until {current.due:%Y-%m-%dT%H:%M:%SZ}" if current and current.due else ""
-        return True, "Soaking", f"stage {name} is watched{until}"
+        return True, Reason.SOAKING, f"stage {name} is watched{until}"
     if status is FleetStatus.WAITING_FOR_WINDOW:
-        return False, "OutsideWindow", "; ".join([_next_window(s), _tally(s), *_waiting(s), *_skipped(s)])
-    return True, "NodesSwitching", "; ".join([_tally(s), *_waiting(s), *_skipped(s)])
+        return False, Reason.OUTSIDE_WINDOW, "; ".join([_next_window(s), _tally(s), *_waiting(s), *_skipped(s)])
+    return True, Reason.NODES_SWITCHING, "; ".join([_tally(s), *_waiting(s), *_skipped(s)])
 
 
 def _next_window(s: Situation) -> str:
@@ -260,39 +261,39 @@ def _waiting(s: Situation) -> list[str]:
     return result
 
 
-def _complete(s: Situation) -> tuple[bool, str, str]:
+def _complete(s: Situation) -> tuple[bool, Reason, str]:
     if word(s) is not FleetStatus.COMPLETE:
-        return False, "NotComplete", _tally(s)
+        return False, Reason.NOT_COMPLETE, _tally(s)
     blocked = s.names(NodeState.BLOCKED)
     if left_out := [*([f"blocked and passed over: {listed(blocked)}"] if blocked else []), *_skipped(s)]:
-        return True, "NodesSkipped", "; ".join([_tally(s), *left_out])
-    return True, "RolloutComplete", _tally(s)
+        return True, Reason.NODES_SKIPPED, "; ".join([_tally(s), *left_out])
+    return True, Reason.ROLLOUT_COMPLETE, _tally(s)
 
 
-def _degraded(s: Situation) -> tuple[bool, str, str]:
+def _degraded(s: Situation) -> tuple[bool, Reason, str]:
     if s.ended is RolloutOutcome.ROLLED_BACK:
         stuck = s.rollback.stuck if s.rollback else ()
         stay = f"; nothing to return to on {listed(stuck)}" if stuck else ""
-        return True, "RolledBack", f"too many nodes failed, this revision was taken back{stay}"
+        return True, Reason.ROLLED_BACK, f"too many nodes failed, this revision was taken back{stay}"
     if s.stop is not None:
         return True, s.stop.reason, s.stop.message
     if failed := s.names(NodeState.FAILED):
-        return True, "NodesFailed", f"failed: {with_reasons(failed, s.states)}"
+        return True, Reason.NODES_FAILED, f"failed: {with_reasons(failed, s.states)}"
     missed = {n: found for n, found in s.states.items() if found.state is not NodeState.SKIPPED}
     silent = [n for n, found in missed.items() if found.unheard or (found.silent and found.at_template)]
     if silent:
-        return True, "AgentsSilent", f"no agent has been heard of lately on {listed(silent)}"
-    return False, "AsExpected", ""
+        return True, Reason.AGENTS_SILENT, f"no agent has been heard of lately on {listed(silent)}"
+    return False, Reason.AS_EXPECTED, ""
 
 
-def _paused(s: Situation) -> tuple[bool, str, str]:
+def _paused(s: Situation) -> tuple[bool, Reason, str]:
     if s.paused:
-        return True, "Requested", "spec.rollout.paused is true: nothing new starts"
-    return False, "NotPaused", ""
+        return True, Reason.REQUESTED, "spec.rollout.paused is true: nothing new starts"
+    return False, Reason.NOT_PAUSED, ""
 
 
-def _deprecated(s: Situation) -> tuple[bool, str, str]:
+def _deprecated(s: Situation) -> tuple[bool, Reason, str]:
     found = deprecation(s.fleet.proxy_mode.spec.mode, s.fleet.cluster)
     if found is None:
-        return False, "NotDeprecated", ""
-    return found.in_effect, found.state.value, found.message
+        return False, Reason.NOT_DEPRECATED, ""
+    return found.in_effect, Reason(found.state.value), found.message

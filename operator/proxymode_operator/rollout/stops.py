@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxymode_api.reasons.codes import Reason
 from proxymode_api.rollout import BlockedPolicy
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.selection import matches
@@ -28,7 +29,7 @@ _SHOWN = 5
 class Stop:
     """Why nothing more starts: the reason of conditions Degraded and Progressing, and their message."""
 
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -59,17 +60,17 @@ def stop(fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Ass
     failed = failed_nodes(states)
     if len(failed) >= rollout.failure_threshold:
         why = f"{len(failed)} failed, failureThreshold is {rollout.failure_threshold}: {with_reasons(failed, states)}"
-        return Stop("FailureThresholdReached", why)
+        return Stop(Reason.FAILURE_THRESHOLD_REACHED, why)
     if rollout.on_blocked is BlockedPolicy.STOP:
         blocked = [n for s in stages if s.is_open for n in s.members if states[n].state is NodeState.BLOCKED]
         if blocked:
             why = f"{len(blocked)} blocked, onBlocked is Stop: {with_reasons(blocked, states)}"
-            return Stop("NodesBlocked", why)
+            return Stop(Reason.NODES_BLOCKED, why)
     hollow = hollow_stages(fleet)
     for stage in stages:
         if stage.status.name in hollow and not stage.status.completed_at and fleet.nodes:
             why = f"stage {stage.status.name}: its selector matches none of the {len(fleet.nodes)} nodes"
-            return Stop("StageSelectsNothing", f"{why}; correct it or take the stage out")
+            return Stop(Reason.STAGE_SELECTS_NOTHING, f"{why}; correct it or take the stage out")
     return None
 
 
