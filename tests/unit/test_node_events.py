@@ -12,7 +12,6 @@ from proxymode_agent.node.events import NodeEvent, deprecation_event, transition
 from proxymode_api.common import Condition, ConditionStatus
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import (
-from proxymode_api.reasons.codes import Reason
     LastSwitch,
     NodeProxyModeStatus,
     Phase,
@@ -21,6 +20,7 @@ from proxymode_api.reasons.codes import Reason
     SwitchOutcome,
     Verdict,
 )
+from proxymode_api.reasons.codes import Reason
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
