@@ -57,7 +57,7 @@ def verdict(rollout: RolloutView) -> ExitCode | None:
     match rollout.status:
         case FleetStatus.COMPLETE:
             return ExitCode.DONE
-        case FleetStatus.STOPPED | FleetStatus.REFUSED:
+        case FleetStatus.STOPPED | FleetStatus.ABORTED | FleetStatus.REFUSED:
             return ExitCode.NOT_AS_WISHED
         case _:
             return None

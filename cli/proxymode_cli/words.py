@@ -29,6 +29,7 @@ STATE_STYLE: Final[Mapping[NodeState, str]] = {
 STATUS_STYLE: Final[Mapping[FleetStatus, str]] = {
     FleetStatus.COMPLETE: "green",
     FleetStatus.STOPPED: "bold red",
+    FleetStatus.ABORTED: "yellow",
     FleetStatus.REFUSED: "bold red",
     FleetStatus.ROLLING_BACK: "bold red",
     FleetStatus.PAUSED: "yellow",

@@ -99,6 +99,7 @@ class FleetStatus(StrEnum):
     WAITING_FOR_WINDOW = "WaitingForWindow"
     PAUSED = "Paused"
     STOPPED = "Stopped"
+    ABORTED = "Aborted"
     ROLLING_BACK = "RollingBack"
     COMPLETE = "Complete"
     REFUSED = "Refused"

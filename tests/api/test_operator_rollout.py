@@ -180,10 +180,10 @@ async def test_paused_and_aborted_start_nothing_new(fleet: Bed) -> None:
         await fleet.answer("n0")
         await fleet.until("n0 has switched", lambda: fleet.agents["n0"].kernel == "nftables")
         await fleet.edit({"metadata": {"annotations": {"proxymode.io/abort": "1"}}})
-        await fleet.until_status("Stopped")
+        await fleet.until_status("Aborted")
         await fleet.edit({"spec": {"rollout": {"paused": False}}})
         await fleet.until_observed()
-        assert (await fleet.status())["status"] == "Stopped"
+        assert (await fleet.status())["status"] == "Aborted"
     assert list(fleet.modes().values()).count("nftables") == 1
     assert (await fleet.status())["history"][0]["outcome"] == "Aborted"
 

@@ -167,6 +167,7 @@ def test_without_a_terminal_each_change_is_a_line_once() -> None:
         ("Complete", 4, ExitCode.DONE),
         ("Complete", 3, None),
         ("Stopped", 4, ExitCode.NOT_AS_WISHED),
+        ("Aborted", 4, ExitCode.NOT_AS_WISHED),
         ("Refused", 4, ExitCode.NOT_AS_WISHED),
         ("Progressing", 4, None),
         ("Paused", 4, None),

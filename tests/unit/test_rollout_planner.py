@@ -283,7 +283,8 @@ def test_abort_starts_nothing_new_and_leaves_every_node_in_a_state_that_it_was_a
     world.run(20)
     assert world.told() == ["n0"]
     assert world.modes() == {"n0": "nftables", "n1": "ipvs", "n2": "ipvs"}
-    assert world.status.status == "Stopped"
+    assert world.status.status == "Aborted"
+    assert world.condition("Degraded").status == "False"
     assert world.status.history[0].outcome == "Aborted"
     assert "RolloutAborted" in world.reasons()
 

@@ -1,7 +1,7 @@
 """Every reason that operator and agent write into conditions and Events: the words, apart from what they mean.
 
 A reason that is not here cannot be written: who writes one takes a `Reason`, and mypy sees to it. What each means, and
-what to do about it, is its page in `node`, `rollout` or `events` beside this module; a test asks for it. Apart, since
+what to do about it, is its page in `node`, `rollout` or `services` beside this module; a test asks for it. Apart, since
 an agent needs the words but not the pages.
 """
 
@@ -58,17 +58,21 @@ class Reason(StrEnum):
     REFUSED = "Refused"
     OVERRIDDEN = "Overridden"
     PARTLY_OVERRIDDEN = "PartlyOverridden"
+    STAGES_OVERLAP = "StagesOverlap"
     NO_NODES = "NoNodes"
     NODES_SWITCHING = "NodesSwitching"
     SOAKING = "Soaking"
     OUTSIDE_WINDOW = "OutsideWindow"
     AWAITING_APPROVAL = "AwaitingApproval"
+    AWAITING_GATES = "AwaitingGates"
+    CLUSTER_UNHEALTHY = "ClusterUnhealthy"
     PAUSED = "Paused"
     ROLLING_BACK = "RollingBack"
     ABORTED = "Aborted"
     ROLLED_BACK = "RolledBack"
     FAILURE_THRESHOLD_REACHED = "FailureThresholdReached"
     NODES_BLOCKED = "NodesBlocked"
+    GATE_FAILED = "GateFailed"
     STAGE_SELECTS_NOTHING = "StageSelectsNothing"
     ROLLOUT_COMPLETE = "RolloutComplete"
     NOT_COMPLETE = "NotComplete"
@@ -78,6 +82,10 @@ class Reason(StrEnum):
     REQUESTED = "Requested"
     NOT_PAUSED = "NotPaused"
     NOT_DEPRECATED = "NotDeprecated"
+    NO_GATES = "NoGates"
+    GATES_NOT_ASKED = "GatesNotAsked"
+    GATES_PASSED = "GatesPassed"
+    GATE_UNANSWERED = "GateUnanswered"
 
     # Events that the operator posts.
     ROLLOUT_STARTED = "RolloutStarted"
@@ -86,8 +94,10 @@ class Reason(StrEnum):
     PROMOTED = "Promoted"
     PROMOTE_IGNORED = "PromoteIgnored"
     RESUMED = "Resumed"
+    GATE_PASSED = "GatePassed"
     RETRIED = "Retried"
     RETRY_IGNORED = "RetryIgnored"
+    UNDO_IGNORED = "UndoIgnored"
     ROLLOUT_STOPPED = "RolloutStopped"
     ROLLOUT_ABORTED = "RolloutAborted"
     ROLLOUT_ROLLED_BACK = "RolloutRolledBack"

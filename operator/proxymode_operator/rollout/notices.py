@@ -76,9 +76,12 @@ def _word_notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice
             yield Notice(reason=Reason.AWAITING_APPROVAL, action="Promote", note=f"stage {new.current_stage} waits")
         case FleetStatus.ROLLING_BACK:
             yield Notice(reason=Reason.ROLLING_BACK, action="Rollback", note=degraded, type=warning)
+        case FleetStatus.ABORTED:
+            note = f"revision {new.revision} is aborted: {new.nodes.progress} nodes updated"
+            yield Notice(reason=Reason.ROLLOUT_ABORTED, action="Rollout", note=note)
         case FleetStatus.STOPPED:
-            ended = new.history[0].outcome.value if new.history and new.history[0].revision == new.revision else ""
-            note = degraded or f"revision {new.revision} is {ended.lower()}: {new.nodes.progress} nodes updated"
-            yield Notice(reason=Reason(f"Rollout{ended or 'Stopped'}"), action="Rollout", note=note, type=warning)
+            rolled_back = any(r.revision == new.revision and r.outcome == "RolledBack" for r in new.history[:1])
+            reason = Reason.ROLLOUT_ROLLED_BACK if rolled_back else Reason.ROLLOUT_STOPPED
+            yield Notice(reason=reason, action="Rollout", note=degraded, type=warning)
     if old.status is FleetStatus.PAUSED and new.status is not FleetStatus.PAUSED:
         yield Notice(reason=Reason.RESUMED, action="Pause", note=f"{new.nodes.progress} nodes updated")

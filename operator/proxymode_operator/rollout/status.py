@@ -116,6 +116,8 @@ def word(s: Situation) -> FleetStatus:
         return FleetStatus.REFUSED
     if s.rollback is not None and s.rollback.under_way:
         return FleetStatus.ROLLING_BACK
+    if s.ended is RolloutOutcome.ABORTED:
+        return FleetStatus.ABORTED
     if s.ended is not None:
         return FleetStatus.STOPPED
     if not s.fleet.nodes:
@@ -205,6 +207,8 @@ def _progressing(s: Situation) -> tuple[bool, Reason, str]:
             return False, Reason.PAUSED, f"spec.rollout.paused is true; {_tally(s)}"
         case FleetStatus.ROLLING_BACK:
             return True, Reason.ROLLING_BACK, f"going back: {listed(s.rollback.under_way if s.rollback else ())}"
+        case FleetStatus.ABORTED:
+            return False, Reason.ABORTED, f"a person has ended this revision; {_tally(s)}"
         case FleetStatus.STOPPED if s.ended is not None:
             return False, Reason(s.ended.value), f"this revision has ended; {_tally(s)}"
         case FleetStatus.STOPPED:
