@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 _OPENING: Final = """# The API, field by field
 
 `kubectl explain proxymode.spec` says the same, on the cluster itself. This page is written from the code
-(`make generate`). A field with a default may be left out; one that is _required_ may not. `[]` stands for each item of a
-list.
+(`make generate`). A field with a default may be left out; one that is _required_ may not. `[]` stands for each item of
+a list.
 """
 
 
