@@ -121,11 +121,20 @@ def test_it_switches_only_to_what_is_wanted_and_syncs_only_what_is_there_or_want
 
 
 def test_pacing_leaves_the_dataplane_most_of_its_time() -> None:
-    assert rest_after(0.0) == 0.02
-    assert rest_after(0.01) == pytest.approx(0.03)
-    assert rest_after(10.0) == 0.1
+    assert rest_after(0.0, 0.0) == 0.02
+    assert rest_after(0.01, 0.0) == pytest.approx(0.03)
+    assert rest_after(10.0, 0.0) == 0.1
     assert rest_after_look(1.0, 0.001) == 1.0
     assert rest_after_look(1.0, 0.1) == pytest.approx(1.9)
+
+
+def test_batches_grow_while_changes_do_not_cease() -> None:
+    rests = [0.0]
+    for _ in range(4):
+        rests.append(rest_after(0.001, rests[-1]))
+    assert rests[1:] == [0.02, 0.04, 0.05, 0.05]
+    assert rest_after(0.001, 0.0) == 0.02, "and are small again after a moment of quiet"
+    assert rest_after(0.03, 0.05) == pytest.approx(0.09)
 
 
 @pytest.mark.parametrize(

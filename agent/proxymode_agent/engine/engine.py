@@ -109,6 +109,7 @@ class Engine:
         self._drift = Drift(pace.sync_period, pace.look_period, pace.drift_shown)
         # Not before when: start anew or retry a failure, write changes, try a switch.
         self._full_at = self._pending_at = self._switch_at = -math.inf
+        self._rest_seconds = 0.0
         self._retry = Backoff(pace.retry_first, pace.retry_cap)
         self._refused_retry = Backoff(pace.retry_first, pace.retry_cap)
         self._switch_retry = Backoff(pace.switch_retry_first, pace.switch_retry_cap)
@@ -250,6 +251,8 @@ class Engine:
         began = self._clock()
         kind = "full" if full else "incremental"
         first = not self._cell.value.synced
+        since = self._inbox.waiting_since
+        waited = self._rest_seconds if since is not None and since < self._pending_at else 0.0
         try:
             if full:
                 before, self._kernel = self._kernel, await self._worker.observe()
@@ -285,7 +288,8 @@ class Engine:
             self._full_at = math.inf
             self._pending_at = -math.inf
         else:
-            self._pending_at = ended + rest_after(seconds)
+            self._rest_seconds = rest_after(seconds, waited)
+            self._pending_at = ended + self._rest_seconds
         told.synced(result, kind, seconds)
         if full:
             drift = self._drift.repaired(began, ended, expected=expected, written=result.written)
