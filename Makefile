@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # a test file's tests share what they set up
 PROOF_ARGS ?=
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -51,14 +52,20 @@ lint: install ## ruff, mypy, layer contracts, generated files up to date
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m proxymode_api.crdgen --check
 	@$(BIN)/python -m proxymode_docs --check
+	@$(BIN)/sphinx-build -q -W --keep-going -b dirhtml docs build/docs
+
+.PHONY: docs
+docs: install ## the documentation as web pages, in build/docs; what leads nowhere is an error
+	@$(BIN)/sphinx-build -q -W --keep-going -b dirhtml docs build/docs
+	@echo "build/docs/index.html"
 
 .PHONY: test-unit
 test-unit: install ## pure functions; seconds, no root
-	@$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+	@$(BIN)/pytest $(PARALLEL) tests/unit $(PYTEST_ARGS)
 
 .PHONY: test-host
 test-host: install ## API surface and this host's kernel (root)
-	@$(BIN)/pytest tests/api tests/kernel tests/packets $(PYTEST_ARGS)
+	@$(BIN)/pytest $(PARALLEL) tests/api tests/kernel tests/packets $(PYTEST_ARGS)
 
 .PHONY: test-vm
 test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
