@@ -143,7 +143,8 @@ class Metrics:
         )
         self.switch_connections: Final = Counter(
             f"{_PREFIX}_switch_connections_total",
-            "Established connections that switches found on the old mode, by what became of them (kept, lost).",
+            "Established connections that switches found on the old mode, by what became of them (kept, drained, "
+            "lost).",
             ["outcome"],
             registry=self.registry,
         )
@@ -182,7 +183,7 @@ class Metrics:
             self.sync_duration.labels(kind)
         for finding in Finding:
             self.looks.labels(finding.value)
-        for outcome in ("kept", "lost"):
+        for outcome in ("kept", "drained", "lost"):
             self.switch_connections.labels(outcome)
         for result in ("success", "failure", "dropped"):
             self.events.labels(result)
@@ -217,6 +218,7 @@ class Metrics:
         """Note what became of connections in a switch, whether or not it succeeded."""
         if record.connections is not None:
             self.switch_connections.labels("kept").inc(record.connections.kept)
+            self.switch_connections.labels("drained").inc(record.connections.drained)
             self.switch_connections.labels("lost").inc(record.connections.lost)
 
     def deprecated(self, found: Deprecation | None) -> None:

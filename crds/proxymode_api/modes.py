@@ -27,6 +27,7 @@ class ConnectionPolicy(StrEnum):
     """What a switch does with connections that the old mode holds."""
 
     HANDOVER = "Handover"
+    DRAIN = "Drain"
     CUT = "Cut"
 
 

@@ -12,8 +12,9 @@ from typing import Literal
 from pydantic import Field
 
 from proxymode_api import API_VERSION
-from proxymode_api.common import Condition, ConnectionPolicy, DataplaneOptions, Mode, Model, ObjectMeta
+from proxymode_api.common import Condition, ConnectionPolicy, DataplaneOptions, Duration, Mode, Model, ObjectMeta
 from proxymode_api.modes import ObservedMode as ObservedMode
+from proxymode_api.switch import DRAIN_TIMEOUT, DRAIN_TIMEOUT_DESCRIPTION
 
 
 class NodeProxyModeSpec(DataplaneOptions):
@@ -30,6 +31,7 @@ class NodeProxyModeSpec(DataplaneOptions):
         default=ConnectionPolicy.HANDOVER,
         description="What the switch does with connections open on the old mode.",
     )
+    drain_timeout: Duration = Field(default=DRAIN_TIMEOUT, description=DRAIN_TIMEOUT_DESCRIPTION)
     attempt: int = Field(
         default=0,
         ge=0,
@@ -113,7 +115,31 @@ class SwitchStepStatus(Model):
 
     name: str = Field(description="Name of the step.")
     started_at: datetime = Field(description="When it began.")
-    milliseconds: int = Field(ge=0, description="How long it took.")
+    milliseconds: int = Field(ge=0, description="How long it took; of one that was repeated: from its first begin.")
+    tries: int = Field(default=1, ge=1, description="How often it was begun; more than 1 after an interruption.")
+
+
+class FrontendKind(StrEnum):
+    """Where a Service is reached."""
+
+    CLUSTER_IP = "ClusterIP"
+    EXTERNAL_IP = "ExternalIP"
+    LOAD_BALANCER_IP = "LoadBalancerIP"
+    NODE_PORT = "NodePort"
+
+
+class SwitchProbes(Model):
+    """TCP connections from the node to a sample of one kind of frontend, before and after the mode changed."""
+
+    kind: FrontendKind = Field(description="What was probed.")
+    probed: int = Field(ge=0, description="Frontends in the sample.")
+    before: int = Field(ge=0, description="Those that answered in the old mode.")
+    after: int = Field(ge=0, description="Of those, the ones that answered in the new mode.")
+    failed: list[str] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Frontends that answered before and did not after, although one of their endpoints does.",
+    )
 
 
 class LastSwitch(Model):
@@ -130,7 +156,23 @@ class LastSwitch(Model):
         default=None, ge=0, description="Connections open on the old mode at the start."
     )
     connections_kept: int | None = Field(default=None, ge=0, description="Those of them that live on.")
+    connections_drained: int | None = Field(
+        default=None,
+        ge=0,
+        description="Those of them that ended by themselves while they were given time (policy Drain).",
+    )
     connections_lost: int | None = Field(default=None, ge=0, description="Those of them that were cut.")
+    drain_deadline: datetime | None = Field(
+        default=None, description="With policy Drain: when connections that are left on the old mode will be cut."
+    )
+    attempts: int = Field(
+        default=1,
+        ge=1,
+        description="How often it was begun; more than 1 where it was interrupted or had failed half-way.",
+    )
+    verification: list[SwitchProbes] = Field(
+        default_factory=list, max_length=8, description="What answered before and after, by kind of frontend."
+    )
 
 
 class NodeProxyModeStatus(Model):

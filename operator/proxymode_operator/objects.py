@@ -105,6 +105,7 @@ def _intent(spec: NodeProxyModeSpec, turn: Turn | None) -> Intent:
         target_mode=spec.target_mode,
         options=dataplane_options(spec),
         connections=spec.connections,
+        drain_timeout=spec.drain_timeout,
         proxy_mode=spec.proxy_mode,
         revision=spec.revision,
         stage=spec.stage,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,20 @@ from proxymode_agent.services.model import (
     ServicePortName,
     ServiceState,
 )
-from proxymode_agent.switch import Connections, Outcome, StepRecord, Switcher, SwitchError
+from proxymode_agent.switch import (
+    Connections,
+    Outcome,
+    Probes,
+    StepRecord,
+    Switcher,
+    SwitchError,
+    SwitchPending,
+)
 from proxymode_agent.switch import connections as counting
 from proxymode_agent.switch.journal import Entry as JournalEntry
 from proxymode_agent.switch.journal import Journal
 from proxymode_agent.switch.plan import Step, plan
+from proxymode_agent.switch.probes.sample import Target
 from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 
 if TYPE_CHECKING:
@@ -51,7 +60,7 @@ def test_nothing_of_the_old_mode_goes_before_the_target_was_verified(
 ) -> None:
     found = plan(present, to, policy, handover_begun=begun)
     steps = found.steps
-    assert steps[:2] == (Step.PROGRAM, Step.VERIFY)
+    assert steps.index(Step.PROGRAM) + 1 == steps.index(Step.VERIFY) < len(found.reversible)
     assert {REMOVALS[step] for step in steps if step in REMOVALS} == present - {to}
     assert all(step in found.final for step in steps if step in REMOVALS)
     assert len(set(steps)) == len(steps)
@@ -73,7 +82,7 @@ def test_what_a_handover_began_is_ended_before_the_old_mode_is_gone(
 
 def test_connections_are_caught_before_they_are_carried_and_carried_before_ipvs_goes() -> None:
     assert plan({Mode.IPVS}, Mode.NFTABLES, ConnectionPolicy.HANDOVER) == (
-        (Step.PROGRAM, Step.VERIFY, Step.COUNT, Step.CATCH),
+        (Step.PROBE_BEFORE, Step.PROGRAM, Step.VERIFY, Step.PROBE_TARGET, Step.COUNT, Step.CATCH),
         (
             Step.CARRY,
             Step.REMOVE_VIRTUAL_SERVERS,
@@ -81,6 +90,7 @@ def test_connections_are_caught_before_they_are_carried_and_carried_before_ipvs_
             Step.END_HANDOVER,
             Step.RELEASE_ADDRESSES,
             Step.REMOVE_SIDE_TABLE,
+            Step.PROBE_AFTER,
             Step.COMPARE,
         ),
     )
@@ -88,9 +98,32 @@ def test_connections_are_caught_before_they_are_carried_and_carried_before_ipvs_
 
 def test_cut_waits_for_what_is_being_opened_and_removes_masquerading_last() -> None:
     assert plan({Mode.IPVS}, Mode.NFTABLES, ConnectionPolicy.CUT) == (
-        (Step.PROGRAM, Step.VERIFY, Step.SETTLE, Step.COUNT),
-        (Step.REMOVE_VIRTUAL_SERVERS, Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE, Step.COMPARE),
+        (Step.PROBE_BEFORE, Step.PROGRAM, Step.VERIFY, Step.PROBE_TARGET, Step.SETTLE, Step.COUNT),
+        (
+            Step.REMOVE_VIRTUAL_SERVERS,
+            Step.RELEASE_ADDRESSES,
+            Step.REMOVE_SIDE_TABLE,
+            Step.PROBE_AFTER,
+            Step.COMPARE,
+        ),
     )
+
+
+def test_drain_waits_while_ipvs_is_whole_and_then_cuts() -> None:
+    begun = plan({Mode.IPVS}, Mode.NFTABLES, ConnectionPolicy.DRAIN)
+    assert begun.reversible[-2:] == (Step.COUNT, Step.DRAIN)
+    assert begun.final == plan({Mode.IPVS}, Mode.NFTABLES, ConnectionPolicy.CUT).final
+    both = {Mode.IPVS, Mode.NFTABLES}
+    assert plan(both, Mode.NFTABLES, ConnectionPolicy.DRAIN, draining=True) == ((Step.DRAIN,), begun.final)
+    assert Step.DRAIN not in plan({Mode.NFTABLES}, Mode.IPVS, ConnectionPolicy.DRAIN).steps
+
+
+def test_a_switch_that_was_interrupted_at_its_very_end_is_still_verified() -> None:
+    assert plan({Mode.NFTABLES}, Mode.NFTABLES, HANDOVER, probed=True).final == (Step.PROBE_AFTER,)
+    assert plan({Mode.NFTABLES}, Mode.NFTABLES, HANDOVER).final == ()
+
+
+ANSWERED = frozenset({Target(bytes((10, 96, 0, 1)), 443)})
 
 
 class Killed(BaseException):
@@ -99,14 +132,19 @@ class Killed(BaseException):
 
 @dataclass
 class FakeKernel:
-    """Modes that are there wholly or not at all; `fails` and `dies` name a step, or undo."""
+    """Modes that are there wholly or not at all; `fails` and `dies` name a step, or undo; `once`: not a second time."""
 
     there: set[Mode] = field(default_factory=set)
     fails: set[str] = field(default_factory=set)
+    once: set[str] = field(default_factory=set)
     dies: str = ""
     done: list[str] = field(default_factory=list)
     carrying: bool = False
+    held: int = 0
+    tried: int = 0
     connections: Connections | None = None
+    answered: frozenset[Target] | None = None
+    verification: tuple[Probes, ...] = ()
 
     def close(self) -> None: ...
 
@@ -137,12 +175,18 @@ class FakeKernel:
             self.there.discard(REMOVALS[step])
         if step in (Step.CATCH, Step.END_HANDOVER):
             self.carrying = step is Step.CATCH
+        if step is Step.PROBE_BEFORE and self.answered is None:
+            self.tried += 1
+            self.answered = ANSWERED
+        if step is Step.PROBE_AFTER:
+            self.verification = (Probes("ClusterIP", 1, len(self.answered or ()), 1, ()),)
         if step is Step.COMPARE:
-            self.connections = Connections(3, 1)
+            self.connections = Connections(self.held, 1)
 
     def note(self, what: str) -> None:
         self.done.append(what)
         if what in self.fails:
+            self.fails -= {what} & self.once
             raise DataplaneError(f"{what} is refused")
 
 
@@ -154,7 +198,7 @@ def switcher(folder: Path, kernel: FakeKernel, policy: ConnectionPolicy = HANDOV
 
 
 def test_a_switch_does_its_steps_tells_of_each_and_leaves_no_journal(tmp_path: Path) -> None:
-    kernel = FakeKernel({Mode.IPVS})
+    kernel = FakeKernel({Mode.IPVS}, held=3)
     heard: list[StepRecord] = []
     record = switcher(tmp_path / "new" / "folder", kernel).switch(Mode.NFTABLES, NOTHING, heard.append)
     assert (record.from_mode, record.to_mode, record.outcome) == (ObservedMode.IPVS, Mode.NFTABLES, Outcome.SUCCEEDED)
@@ -162,6 +206,8 @@ def test_a_switch_does_its_steps_tells_of_each_and_leaves_no_journal(tmp_path: P
     assert [step.name for step in heard] == list(plan({Mode.IPVS}, Mode.NFTABLES, HANDOVER).steps)
     assert record.connections == Connections(found=3, kept=1)
     assert record.connections.lost == 2
+    assert record.attempts == 1
+    assert record.verification == (Probes("ClusterIP", 1, 1, 1, ()),)
     assert kernel.there == {Mode.NFTABLES}
     assert list((tmp_path / "new" / "folder").iterdir()) == []
 
@@ -174,31 +220,113 @@ def test_from_nothing_the_target_is_programmed_and_no_connections_are_reported(t
 @pytest.mark.parametrize("policy", list(ConnectionPolicy))
 @pytest.mark.parametrize("to", list(Mode))
 @pytest.mark.parametrize("step", list(Step))
-def test_a_step_that_fails_is_undone_or_gone_on_from(
+def test_a_step_that_fails_leaves_the_node_as_it_was(
     tmp_path: Path, to: Mode, step: Step, policy: ConnectionPolicy
 ) -> None:
     old = next(mode for mode in Mode if mode is not to)
     steps = plan({old}, to, policy)
-    kernel = FakeKernel({old}, fails={step})
+    kernel = FakeKernel({old}, fails={step}, once={step})
     one = switcher(tmp_path, kernel, policy)
     if step not in steps.steps:
+        kernel.held = 0
         assert one.switch(to, NOTHING, lambda step: None).outcome is Outcome.SUCCEEDED
         return
     with pytest.raises(SwitchError, match=f"{step}: {step} is refused") as failure:
         one.switch(to, NOTHING, lambda step: None)
-    if step in steps.reversible:
-        assert failure.value.record.outcome is Outcome.ROLLED_BACK
-        assert kernel.there == {old}
-        assert kernel.done[-1] == "undo"
-        assert one.unfinished() is None
-    else:
-        assert failure.value.record.outcome is Outcome.FAILED
-        assert to in kernel.there
-        assert one.unfinished() is to
-        kernel.fails.clear()
-        assert one.switch(to, NOTHING, lambda step: None).outcome is Outcome.RESUMED
-        assert kernel.there == {to}
-        assert one.unfinished() is None
+    assert failure.value.record.outcome is Outcome.ROLLED_BACK
+    assert kernel.there == {old}
+    assert one.unfinished() is None
+    assert (kernel.done[-1] == "undo") is (step in steps.reversible)
+
+
+@pytest.mark.parametrize("to", list(Mode))
+@pytest.mark.parametrize("step", [Step.REMOVE_TABLE, Step.RESTORE, Step.REMOVE_VIRTUAL_SERVERS])
+def test_where_the_way_back_fails_too_the_next_switch_goes_on(tmp_path: Path, to: Mode, step: Step) -> None:
+    old = next(mode for mode in Mode if mode is not to)
+    if step not in plan({old}, to, HANDOVER).final:
+        return
+    kernel = FakeKernel({old}, fails={step})
+    one = switcher(tmp_path, kernel)
+
+    def no_way_back(record: StepRecord) -> None:
+        if record.name == Step.COUNT:
+            kernel.fails.add(Step.VERIFY)
+
+    with pytest.raises(SwitchError, match=f"{step} is refused; and the way back failed: verify-target: ") as failure:
+        one.switch(to, NOTHING, no_way_back)
+    assert failure.value.record.outcome is Outcome.FAILED
+    assert to in kernel.there
+    assert one.unfinished() is to
+    kernel.fails.clear()
+    record = one.switch(to, NOTHING, lambda step: None)
+    assert (record.outcome, record.attempts) == (Outcome.RESUMED, 2)
+    assert kernel.there == {to}
+    assert one.unfinished() is None
+
+
+@pytest.mark.parametrize("to", list(Mode))
+@pytest.mark.parametrize("step", [Step.PROBE_TARGET, Step.PROBE_AFTER])
+def test_a_verification_that_fails_brings_the_node_back(tmp_path: Path, to: Mode, step: Step) -> None:
+    old = next(mode for mode in Mode if mode is not to)
+    kernel = FakeKernel({old}, fails={step})
+    if step not in plan({old}, to, HANDOVER).steps:
+        return
+    with pytest.raises(SwitchError, match=f"{step}: ") as failure:
+        switcher(tmp_path, kernel).switch(to, NOTHING, lambda step: None)
+    assert failure.value.record.outcome is Outcome.ROLLED_BACK
+    assert kernel.there == {old}
+    assert kernel.done.count(step) == 1, "the way back is not verified by what answered after it"
+
+
+def drain(folder: Path, kernel: FakeKernel, seconds: int) -> Switcher:
+    return Switcher(DataplaneConfig(connections=ConnectionPolicy.DRAIN, drain_seconds=seconds), folder, kernel)
+
+
+def test_drain_is_called_again_until_connections_have_ended(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, held=5)
+    one = drain(tmp_path, kernel, 3600)
+    for left in (5, 3, 3):
+        kernel.held = left
+        with pytest.raises(SwitchPending) as pending:
+            one.switch(Mode.NFTABLES, NOTHING, lambda step: None)
+        record = pending.value.record
+        assert (record.outcome, record.completed_at, record.attempts) == (None, None, 1)
+        assert record.drain_until is not None
+        assert 0 < pending.value.seconds <= 5
+        assert one.unfinished() is Mode.NFTABLES
+    assert kernel.done.count(Step.PROGRAM) == 1, "the engine keeps the target up to date meanwhile"
+    kernel.held = 0
+    record = one.switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert record.outcome is Outcome.SUCCEEDED
+    assert kernel.there == {Mode.NFTABLES}
+    assert record.connections is not None
+    assert (record.connections.found, record.connections.drained) == (5, 5)
+
+
+def test_at_the_deadline_of_a_drain_what_is_left_is_cut_also_by_the_next_agent(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, held=5)
+    with pytest.raises(SwitchPending) as pending:
+        drain(tmp_path, kernel, 3600).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    deadline = pending.value.record.drain_until
+    journal = Journal(tmp_path)
+    entry = journal.read()
+    assert entry is not None
+    assert entry.drain_until == deadline
+    journal.write(replace(entry, drain_until=datetime.now(UTC)))
+    kernel.held = 2
+    record = drain(tmp_path, kernel, 3600).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert record.connections == Connections(found=5, kept=1, drained=3)
+    assert record.connections.lost == 1
+
+
+def test_a_drain_can_be_called_off(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, held=5)
+    one = drain(tmp_path, kernel, 3600)
+    with pytest.raises(SwitchPending):
+        one.switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert one.switch(Mode.IPVS, NOTHING, lambda step: None).outcome is Outcome.SUCCEEDED
+    assert kernel.there == {Mode.IPVS}
+    assert one.unfinished() is None
 
 
 def test_an_undo_that_fails_is_told_and_the_next_switch_goes_on(tmp_path: Path) -> None:
@@ -232,7 +360,9 @@ def test_killed_at_any_step_the_next_agent_finishes(tmp_path: Path, to: Mode, st
     next_agent = switcher(tmp_path, kernel)
     assert next_agent.unfinished() is to
     record = next_agent.switch(to, NOTHING, lambda step: None)
-    assert (record.from_mode, record.outcome) == (ObservedMode(old), Outcome.RESUMED)
+    assert (record.from_mode, record.outcome, record.attempts) == (ObservedMode(old), Outcome.RESUMED, 2)
+    assert all(done.tries <= 2 for done in record.steps)
+    assert kernel.tried == 1, "what answered before is what did in the old mode"
     assert kernel.there == {to}
     assert next_agent.unfinished() is None
 
@@ -262,7 +392,17 @@ def test_a_folder_that_cannot_be_written_stops_the_switch_before_it_begins(tmp_p
 
 def test_the_journal_keeps_what_it_was_given(tmp_path: Path) -> None:
     now = datetime(2026, 11, 21, 4, 5, 6, 789, tzinfo=UTC)
-    entry = JournalEntry(ObservedMode.IPVS, Mode.NFTABLES, now, final=True, steps=(StepRecord("one", now, 12),))
+    entry = JournalEntry(
+        ObservedMode.IPVS,
+        Mode.NFTABLES,
+        now,
+        final=True,
+        steps=(StepRecord("one", now, 12, tries=3),),
+        attempts=2,
+        found=7,
+        drain_until=now,
+        answered=ANSWERED,
+    )
     journal = Journal(tmp_path)
     assert journal.read() is None
     journal.write(entry)
@@ -272,7 +412,7 @@ def test_the_journal_keeps_what_it_was_given(tmp_path: Path) -> None:
     assert journal.read() is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", json.dumps({"format": 2}), json.dumps({"format": 1})])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", json.dumps({"format": 1}), json.dumps({"format": 2})])
 def test_a_journal_that_makes_no_sense_counts_as_none_and_is_told(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:

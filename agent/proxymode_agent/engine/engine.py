@@ -22,7 +22,7 @@ from proxymode_agent.engine.inbox import Inbox
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
 from proxymode_agent.services.model import HealthChecks
-from proxymode_agent.switch.record import SwitchError
+from proxymode_agent.switch.record import SwitchError, SwitchPending
 from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Engine:
         self._refused_retry = Backoff(pace.retry_first, pace.retry_cap)
         self._switch_retry = Backoff(pace.switch_retry_first, pace.switch_retry_cap)
         self._sync_error = self._switch_error = ""
+        self._draining = False  # a switch waits for connections to end
 
     def set_desired(self, mode: Mode | None, config: DataplaneConfig, attempt: int = 0) -> None:
         """What the node shall run. None: keep whatever mode of ours is in the kernel up to date, switch nothing.
@@ -264,7 +265,7 @@ class Engine:
                 self._publish_checks(mode)
                 return
             expected = first or bool(self._inbox.changed)
-            if first:
+            if first and not self._draining:
                 self._publish(phase=EnginePhase.PROGRAMMING)
             changed = None if full else frozenset(self._inbox.changed)
             result = await self._worker.sync(mode, state, changed)
@@ -297,7 +298,11 @@ class Engine:
                 self._metrics.drift_repairs.inc()
                 told.drifted(drift, result.written)
                 self._publish(drift=drift)
+        if result.read_back_in is not None:
+            self._drift.read_back_at(ended + result.read_back_in)
         self._tell_refused(result.refused, full=full)
+        if result.instead and result.instead != self._cell.value.instead:
+            told.instead(result.instead)
         if self._opened is not None:
             self._on_synced(mode, self._opened, state, changed)
         self._metrics.synced(result, kind, seconds, now.timestamp())
@@ -314,11 +319,19 @@ class Engine:
         goal = self._goal
         state = self._inbox.take()
         began = self._clock()
-        told.switch_begins(self._kernel, to)
+        if not self._draining:
+            told.switch_begins(self._kernel, to)
+        self._draining = False
         self._publish(phase=EnginePhase.SWITCHING, synced=False, steps=())
         try:
             record = await self._worker.switch(to, state, self._stepped)
         except Exception as error:
+        except SwitchPending as pending:
+            self._inbox.kept_waiting(began)  # the sync that follows writes to the target
+            self._draining = goal is self._goal
+            self._switch_at = self._clock() + pending.seconds if self._draining else -math.inf
+            self._publish(last_switch=pending.record)
+            result = ""
             delay = self._switch_retry.next()
             if goal is self._goal:  # else the new wish is tried at once
                 self._switch_at = self._clock() + delay
@@ -337,7 +350,8 @@ class Engine:
             told.switch_ended(to, self._clock() - began)
             self._publish(last_switch=record)
             self._metrics.switched(record)
-        self._metrics.switch_duration.labels(to.value, result).observe(self._clock() - began)
+        if result:
+            self._metrics.switch_duration.labels(to.value, result).observe(self._clock() - began)
         # A full sync follows in either case: it verifies the new mode, or mends the old one.
         self._full_at = -math.inf
         try:
@@ -365,7 +379,8 @@ class Engine:
 
     def _stepped(self, step: StepRecord) -> None:
         if self._cell.value.phase is EnginePhase.SWITCHING:
-            self._publish(steps=(*self._cell.value.steps, step))
+            done = (earlier for earlier in self._cell.value.steps if earlier.name != step.name)
+            self._publish(steps=(*done, step))
 
     def _failed(self, what: str, error: Exception, goal: _Goal | None) -> None:
         """Note a failure of what was done for this goal; another goal is tried at once, the same one later."""
@@ -382,6 +397,8 @@ class Engine:
         if self._goal is None or not self._inbox.complete:
             return EnginePhase.PENDING
         current = ours(self._kernel.observed)
+        if self._draining:
+            return EnginePhase.SWITCHING
         if self._goal.mode is None:
             if current is None:
                 return EnginePhase.OBSERVING

@@ -152,6 +152,12 @@ def _preflight_passed(seen: Observation) -> Aspect:
 
 def _switching(seen: Observation, last_switch: LastSwitch | None) -> Aspect:
     if seen.engine.phase is EnginePhase.SWITCHING:
+        if last_switch is not None and last_switch.outcome is None and last_switch.drain_deadline is not None:
+            until = last_switch.drain_deadline.isoformat(timespec="seconds")
+            message = (
+                f"New connections are on {seen.engine.desired}; those on {last_switch.from_mode} have until {until}."
+            )
+            return _true(Reason.SWITCH_IN_PROGRESS, message)
         return _true(Reason.SWITCH_IN_PROGRESS, f"The node moves from {seen.engine.observed} to {seen.engine.desired}.")
     if last_switch is None or last_switch.outcome is None:
         return _false(Reason.NOT_SWITCHING, "")

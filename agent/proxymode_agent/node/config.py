@@ -10,7 +10,8 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from proxymode_agent.kube.own_node import internal_ips, pod_networks
-from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
+from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
+from proxymode_api.common import parse_duration
 from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
@@ -43,10 +44,17 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
         ipvs_strict_arp=options.ipvs.strict_arp,
         ipvs_exclude_cidrs=_networks("ipvs.excludeCIDRs", options.ipvs.exclude_cidrs),
         connections=options.connections,
+        ipvs_timeouts=IpvsTimeouts(*map(_seconds, (timeouts.tcp, timeouts.tcp_fin, timeouts.udp))),
+        ipvs_drain_seconds=_seconds(options.ipvs.drain_timeout),
     )
+        drain_seconds=_seconds(options.drain_timeout),
 
 
 def _pods(options: DataplaneOptions, node: Node | None) -> PodNetworks | PodInterface | None:
+def _seconds(duration: str) -> int:
+    return int(parse_duration(duration).total_seconds())
+
+
     detect = options.detect_local
     match detect.mode:
         case DetectLocalMode.CLUSTER_CIDR:

@@ -69,8 +69,9 @@ def _ended(switch: LastSwitch) -> NodeEvent:
     way = _way(switch)
     connections = ""
     if switch.connections_found is not None:
+        drained = f", {switch.connections_drained} drained" if switch.connections_drained else ""
         connections = (
-            f" Of {switch.connections_found} connections {switch.connections_kept or 0} were kept"
+            f" Of {switch.connections_found} connections {switch.connections_kept or 0} were kept{drained}"
             f" and {switch.connections_lost or 0} lost."
         )
     match switch.outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_agent.engine.snapshot import EnginePhase
-from proxymode_api.nodeproxymode import LastSwitch, SwitchOutcome, SwitchStepStatus
+from proxymode_api.nodeproxymode import FrontendKind, LastSwitch, SwitchOutcome, SwitchProbes, SwitchStepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,9 +20,7 @@ MESSAGE_MAXIMUM = 4096
 
 def last_switch(engine: EngineSnapshot, previous: LastSwitch | None) -> LastSwitch | None:
     """The switch that is under way, else the last one that this agent made, else what an earlier run has reported."""
-    if engine.phase is EnginePhase.SWITCHING:
-        if engine.desired is None or not engine.steps:
-            return previous
+    if engine.phase is EnginePhase.SWITCHING and engine.desired is not None and engine.steps:
         return LastSwitch(
             from_mode=engine.observed,
             to_mode=engine.desired,
@@ -39,18 +37,36 @@ def _done(record: SwitchRecord) -> LastSwitch:
         to_mode=record.to_mode,
         started_at=record.started_at,
         completed_at=record.completed_at,
-        outcome=SwitchOutcome(record.outcome.value),
+        outcome=None if record.outcome is None else SwitchOutcome(record.outcome.value),
         message=record.message[:MESSAGE_MAXIMUM],
         steps=_steps(record.steps),
         connections_found=None if connections is None else connections.found,
         connections_kept=None if connections is None else connections.kept,
+        connections_drained=None if connections is None else connections.drained,
         connections_lost=None if connections is None else connections.lost,
+        drain_deadline=record.drain_until,
+        attempts=record.attempts,
+        verification=[
+            SwitchProbes(
+                kind=FrontendKind(probes.kind),
+                probed=probes.probed,
+                before=probes.before,
+                after=probes.after,
+                failed=list(probes.failed),
+            )
+            for probes in record.verification
+        ],
     )
 
 
 def _steps(records: Iterable[StepRecord]) -> list[SwitchStepStatus]:
     steps = [
-        SwitchStepStatus(name=record.name, started_at=record.started_at, milliseconds=record.milliseconds)
+        SwitchStepStatus(
+            name=record.name,
+            started_at=record.started_at,
+            milliseconds=record.milliseconds,
+            tries=record.tries,
+        )
         for record in records
     ]
     return steps[:STEPS_MAXIMUM]

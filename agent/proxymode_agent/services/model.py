@@ -163,7 +163,9 @@ class DataplaneConfig:
     `pods`: who is a pod, and so is not masqueraded; None: nobody can be told, and nothing is masqueraded but hairpin
     and external traffic, as kube-proxy without --cluster-cidr. `node_port_addresses`: None means the mode's default.
     `localhost_node_ports`: in nftables mode TCP NodePorts answer on loopback too. `service_cidrs`: what is sent to an
-    address in them that no Service has is dropped. `connections`: what a switch does with connections that IPVS holds.
+    address in them that no Service has is dropped. `ipvs_drain_seconds`: how long a real server may keep its
+    connections after its endpoint is gone; 0: as long as there are any. `connections`: what a switch
+    does with connections that IPVS holds; `drain_seconds`: with policy Drain, how long it waits for them to end.
     """
 
     pods: PodNetworks | PodInterface | None = None
@@ -190,3 +192,4 @@ class HealthChecks(NamedTuple):
     mode: Mode
     config: DataplaneConfig
     checks: Mapping[ServiceName, HealthCheck]
+    drain_seconds: int = 300

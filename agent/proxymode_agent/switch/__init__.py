@@ -4,7 +4,24 @@ The target is programmed beside the old mode and read back before anything of th
 idempotent, so that a switch that was killed is finished by switching again.
 """
 
-from proxymode_agent.switch.record import Connections, Outcome, StepRecord, SwitchError, SwitchRecord
+from proxymode_agent.switch.record import (
+    Connections,
+    Outcome,
+    Probes,
+    StepRecord,
+    SwitchError,
+    SwitchPending,
+    SwitchRecord,
+)
 from proxymode_agent.switch.switcher import Switcher
 
-__all__ = ["Connections", "Outcome", "StepRecord", "SwitchError", "SwitchRecord", "Switcher"]
+__all__ = [
+    "Connections",
+    "Outcome",
+    "Probes",
+    "StepRecord",
+    "SwitchError",
+    "SwitchPending",
+    "SwitchRecord",
+    "Switcher",
+]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from proxymode_agent.switch.probes.sample import Target
 from proxymode_agent.switch.record import StepRecord
 from proxymode_api.modes import Mode, ObservedMode
 
@@ -22,18 +23,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A switch that is under way. `final`: the old mode is no longer whole."""
+    """A switch that is under way.
+
+    `final`: the old mode is no longer whole. `attempts`: how often it was begun. `found`: connections that the old mode
+    held at the beginning; `drain_until`: until when they may end by themselves. `answered`: frontends that did before.
+    """
 
     from_mode: ObservedMode
     to_mode: Mode
     started_at: datetime
     final: bool
     steps: tuple[StepRecord, ...]
+    attempts: int = 1
+    found: int | None = None
+    drain_until: datetime | None = None
+    answered: frozenset[Target] | None = None
 
 
 class Journal:
@@ -86,22 +95,40 @@ def _wire(entry: Entry) -> dict[str, Any]:
         "startedAt": entry.started_at.isoformat(),
         "final": entry.final,
         "steps": [
-            {"name": step.name, "startedAt": step.started_at.isoformat(), "milliseconds": step.milliseconds}
+            {
+                "name": step.name,
+                "startedAt": step.started_at.isoformat(),
+                "milliseconds": step.milliseconds,
+                "tries": step.tries,
+            }
             for step in entry.steps
         ],
+        "attempts": entry.attempts,
+        "found": entry.found,
+        "drainUntil": entry.drain_until and entry.drain_until.isoformat(),
+        "answered": None
+        if entry.answered is None
+        else sorted((target.address.hex(), target.port) for target in entry.answered),
     }
 
 
 def _parse(wire: Any) -> Entry:
     if wire["format"] != _FORMAT:
         raise ValueError(f"format {wire['format']!r} is not {_FORMAT}")
+    answered = wire["answered"]
     return Entry(
         from_mode=ObservedMode(wire["from"]),
         to_mode=Mode(wire["to"]),
         started_at=datetime.fromisoformat(wire["startedAt"]),
         final=bool(wire["final"]),
         steps=tuple(
-            StepRecord(step["name"], datetime.fromisoformat(step["startedAt"]), int(step["milliseconds"]))
+            StepRecord(
+                step["name"], datetime.fromisoformat(step["startedAt"]), int(step["milliseconds"]), int(step["tries"])
+            )
             for step in wire["steps"]
         ),
+        attempts=int(wire["attempts"]),
+        found=wire["found"],
+        drain_until=wire["drainUntil"] and datetime.fromisoformat(wire["drainUntil"]),
+        answered=None if answered is None else frozenset(Target(bytes.fromhex(at), port) for at, port in answered),
     )

@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.base import DataplaneError, Finding
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.dataplane.nftables import NftablesDataplane
 from proxymode_agent.switch import connections, observe
 from proxymode_agent.switch.handover.carrier import Carrier
 from proxymode_agent.switch.plan import Step, old_mode
+from proxymode_agent.switch.probes.connect import answering, still_answering
+from proxymode_agent.switch.probes.sample import Target, failure, judge, sample
 from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxymode_agent.dataplane.base import Dataplane
+    from proxymode_agent.dataplane.base import Dataplane, SyncResult
     from proxymode_agent.dataplane.conntrack.entries import Key
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
     from proxymode_agent.switch.connections import Held
-    from proxymode_agent.switch.record import Connections
+    from proxymode_agent.switch.record import Connections, Probes
 
 _VERIFY_TRIES: Final = 3  # a real server that was draining may end its last connection between two reads
 _SETTLE_SECONDS: Final = 5.0
@@ -33,12 +35,23 @@ class Kernel:
     """Both modes of one configuration in the network namespace that this object was made in."""
 
     def __init__(self, config: DataplaneConfig, state_dir: Path) -> None:
+        self._config = config
         self._ipvs = IpvsDataplane(config)
         self._nftables = NftablesDataplane(config)
         self._carrier = Carrier(state_dir)
         self._held: Held = {}
+        self._written: set[Mode] = set()
         self.connections: Connections | None = None
         """What the last COMPARE found."""
+        self.answered: frozenset[Target] | None = None
+        """Frontends that answered in the old mode; None: not tried yet."""
+        self.verification: tuple[Probes, ...] = ()
+        """What the last probe of the target found."""
+
+    @property
+    def held(self) -> int:
+        """Connections that the old mode held when they were counted last."""
+        return len(self._held)
 
     def close(self) -> None:
         self._ipvs.close()
@@ -73,8 +86,11 @@ class Kernel:
     def run(self, step: Step, to: Mode, state: ServiceState) -> None:
         """Do one step. Raises DataplaneError and OSError."""
         match step:
+            case Step.PROBE_BEFORE:
+                if self.answered is None:
+                    self.answered = answering(probe.target for probe in sample(state, self._config))
             case Step.PROGRAM:
-                result = self.dataplane(to).sync(state, None)
+                result = self._write(to, state)
                 if result.refused:
                     name, reason = result.refused[0]
                     raise DataplaneError(f"{len(result.refused)} Service ports refused; {name}: {reason}")
@@ -82,13 +98,16 @@ class Kernel:
                 self._verify(to, state)
             case Step.SETTLE:
                 self._settle(state)
-            case Step.COUNT:
+            case Step.PROBE_TARGET:
+                self._probe(state)
+            case Step.COUNT | Step.DRAIN:
                 self._count(to, state)
             case Step.CATCH:
                 self._carrier.catch(state)
             case Step.CARRY:
                 self._carrier.carry(state)
             case Step.REMOVE_VIRTUAL_SERVERS:
+                self._keep_whole(to, state)
                 self._ipvs.remove_virtual_servers()
             case Step.RESTORE:
                 self._carrier.restore(state)
@@ -99,7 +118,11 @@ class Kernel:
             case Step.REMOVE_SIDE_TABLE:
                 self._ipvs.remove_table()
             case Step.REMOVE_TABLE:
+                self._keep_whole(to, state)
                 self._nftables.remove()
+            case Step.PROBE_AFTER:
+                self.dataplane(to).sync(state, None)
+                self._probe(state)
             case Step.COMPARE:
                 held = {key: path for key, path in self._held.items() if key not in self._carrier.ended}
                 with ConntrackTable() as table:
@@ -107,10 +130,31 @@ class Kernel:
 
     def _verify(self, to: Mode, state: ServiceState) -> None:
         for _ in range(_VERIFY_TRIES):
-            written = self.dataplane(to).sync(state, None).written
+            written = self._write(to, state).written
             if not written:
                 return
         raise DataplaneError(f"{written} kernel objects were not as they had been written; who else writes them?")
+
+    def _keep_whole(self, mode: Mode, state: ServiceState) -> None:
+        """The node is about to depend on this mode alone: mend what others have done to it since it was verified."""
+        if mode not in self._written or self.dataplane(mode).look().finding in (Finding.CHANGED, Finding.DOUBTFUL):
+            self._write(mode, state)
+
+    def _write(self, mode: Mode, state: ServiceState) -> SyncResult:
+        self._written.add(mode)
+        return self.dataplane(mode).sync(state, None)
+
+    def _probe(self, state: ServiceState) -> None:
+        """Try what answered before. Raises DataplaneError if something does not and should."""
+        before = self.answered or frozenset()
+        probes = sample(state, self._config)
+        after = still_answering(probe.target for probe in probes if probe.target in before)
+        silent = [probe for probe in probes if probe.target in before - after]
+        direct = answering(endpoint for probe in silent for endpoint in probe.endpoints)
+        self.verification = judge(probes, before, after, direct)
+        reason = failure(self.verification)
+        if reason:
+            raise DataplaneError(reason)
 
     def _settle(self, state: ServiceState) -> None:
         """Let connections that were being opened through IPVS get over it: until none of them has come or gone for a

@@ -2,9 +2,10 @@
 
 The orders are those of measured experiments. Towards nftables: its table takes new connections the moment it is there,
 because netfilter's NAT comes before IPVS. Then established connections are carried over flow by flow (policy Handover),
-or what was just being opened is given the time to open (policy Cut). Then the virtual servers go, the addresses, and
-the masquerading last. Towards ipvs: the whole mode is put up unseen behind the nftables table, which goes last; what it
-translated lives on in conntrack, as the side table of the ipvs mode keeps conntrack's translation working.
+or are given time to end (policy Drain), or what was just being opened is given the time to open (policy Cut). Then the
+virtual servers go, the addresses, and the masquerading last. Towards ipvs: the whole mode is put up unseen behind the
+nftables table, which goes last; what it translated lives on in conntrack, as the side table of the ipvs mode keeps
+conntrack's translation working.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 class Step(StrEnum):
     """Every step is idempotent: done again after it was done, or half done, it leaves the same state."""
 
+    PROBE_BEFORE = "probe-before"
     PROGRAM = "program-target"
     VERIFY = "verify-target"
+    PROBE_TARGET = "probe-target"
     SETTLE = "settle-new-connections"
     COUNT = "count-connections"
+    DRAIN = "drain-connections"
     CATCH = "catch-packets"
     CARRY = "carry-connections"
     REMOVE_VIRTUAL_SERVERS = "remove-virtual-servers"
@@ -33,6 +37,7 @@ class Step(StrEnum):
     RELEASE_ADDRESSES = "release-addresses"
     REMOVE_SIDE_TABLE = "remove-ipvs-table"
     REMOVE_TABLE = "remove-nftables-table"
+    PROBE_AFTER = "probe-after"
     COMPARE = "compare-connections"
 
 
@@ -52,25 +57,41 @@ def old_mode(present: AbstractSet[Mode], to: Mode) -> Mode | None:
     return next((mode for mode in Mode if mode in present and mode is not to), None)
 
 
-def plan(present: AbstractSet[Mode], to: Mode, policy: ConnectionPolicy, *, handover_begun: bool = False) -> Plan:
+def plan(
+    present: AbstractSet[Mode],
+    to: Mode,
+    policy: ConnectionPolicy,
+    *,
+    handover_begun: bool = False,
+    draining: bool = False,
+    probed: bool = False,
+) -> Plan:
     """The steps to `to`, where anything of the modes in `present` is in the kernel, be it whole or half.
 
     `handover_begun`: connections were being carried over when a former switch was interrupted, in whichever direction;
-    what they need is done before anything else goes.
+    what they need is done before anything else goes. `draining`: this switch waits for connections to end; the target
+    was verified and is kept up to date meanwhile. `probed`: this switch was interrupted, and knows what
+    answered before.
     """
     old = old_mode(present, to)
     if old is None:
-        return Plan((Step.PROGRAM, Step.VERIFY), ())
+        return Plan((Step.PROGRAM, Step.VERIFY), (Step.PROBE_AFTER,) if probed else ())
+    begin = (Step.PROBE_BEFORE, Step.PROGRAM, Step.VERIFY)
+    end = (Step.PROBE_AFTER, Step.COMPARE)
     if old is Mode.NFTABLES:
         rest = (Step.RESTORE, Step.END_HANDOVER) if handover_begun else ()
-        return Plan((Step.PROGRAM, Step.VERIFY, Step.COUNT), (*rest, Step.REMOVE_TABLE, Step.COMPARE))
-    gone = (Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE, Step.COMPARE)
+        return Plan((*begin, Step.COUNT), (*rest, Step.REMOVE_TABLE, *end))
+    # New connections meet the nftables mode as soon as it is there, so it can be tried while IPVS is whole.
+    tried = (*begin, Step.PROBE_TARGET)
+    gone = (Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE)
     if policy is ConnectionPolicy.HANDOVER or handover_begun:
         return Plan(
-            (Step.PROGRAM, Step.VERIFY, Step.COUNT, Step.CATCH),
-            (Step.CARRY, Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER, *gone),
+            (*tried, Step.COUNT, Step.CATCH),
+            (Step.CARRY, Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER, *gone, *end),
         )
-    return Plan(
-        (Step.PROGRAM, Step.VERIFY, Step.SETTLE, Step.COUNT),
-        (Step.REMOVE_VIRTUAL_SERVERS, *gone),
-    )
+    final = (Step.REMOVE_VIRTUAL_SERVERS, *gone, *end)
+    if policy is ConnectionPolicy.CUT:
+        return Plan((*tried, Step.SETTLE, Step.COUNT), final)
+    if draining:
+        return Plan((Step.DRAIN,), final)
+    return Plan((*tried, Step.COUNT, Step.DRAIN), final)

@@ -19,18 +19,19 @@ class Outcome(StrEnum):
     RESUMED = "Resumed"
     """A switch that had been interrupted was finished."""
     ROLLED_BACK = "RolledBack"
-    """It failed before anything of the old mode was taken away, and was undone."""
+    """It failed and was undone: the node is in its old mode again."""
     FAILED = "Failed"
-    """It failed half-way; the next attempt goes on."""
+    """It failed half-way, and so did the way back; the next attempt goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step that was done."""
+    """One step that was done. Of one that was begun several times: from its first begin to its end."""
 
     name: str
     started_at: datetime
     milliseconds: int
+    tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +39,47 @@ class Connections:
     """Established TCP connections to Services when the old mode was about to go, and what became of them.
 
     Those that their own ends closed in the meantime, as far as that was seen, do not count. `kept`: afterwards still
-    translated to the same endpoint. The others were cut.
+    translated to the same endpoint. `drained`: ended by themselves while they were given time. The others were cut.
     """
 
     found: int
     kept: int
+    drained: int = 0
 
     @property
     def lost(self) -> int:
-        return self.found - self.kept
+        return self.found - self.kept - self.drained
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Connections from the node to frontends of one kind. `before`: so many answered in the old mode; `after`: so many
+    of these in the new one; `failed`: those that did not although one of their endpoints does."""
+
+    kind: str
+    probed: int
+    before: int
+    after: int
+    failed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchRecord:
-    """One switch. `connections`: None where there was no old mode, or it did not come so far."""
+    """One switch. `connections`: None where there was no old mode, or it did not come so far. `attempts`: how often it
+    was begun. `outcome` and `completed_at`: None while it waits for connections to end. `drain_until`: when those that
+    are left on the old mode are cut, with policy Drain."""
 
     from_mode: ObservedMode
     to_mode: Mode
     started_at: datetime
-    completed_at: datetime
-    outcome: Outcome
+    completed_at: datetime | None
+    outcome: Outcome | None
     message: str
     steps: tuple[StepRecord, ...]
     connections: Connections | None
+    attempts: int = 1
+    drain_until: datetime | None = None
+    verification: tuple[Probes, ...] = ()
 
 
 class SwitchError(Exception):
@@ -69,3 +88,12 @@ class SwitchError(Exception):
     def __init__(self, record: SwitchRecord) -> None:
         super().__init__(record.message)
         self.record = record
+
+
+class SwitchPending(Exception):  # noqa: N818 - not an error: nothing has failed
+    """A switch waits for connections to end; it goes on when it is called again, in `seconds` at the latest."""
+
+    def __init__(self, record: SwitchRecord, seconds: float) -> None:
+        super().__init__(record.message)
+        self.record = record
+        self.seconds = seconds

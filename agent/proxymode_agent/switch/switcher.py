@@ -1,4 +1,4 @@
-"""Does the steps of a switch one after another, keeps the journal, and undoes what failed.
+"""Does the steps of a switch one after another, keeps the journal, and goes back when something fails.
 
 What to do in which order is decided in `plan`, what a step does to the kernel is in `kernel`. Synchronous, for the
 dataplane thread. Steps fail with DataplaneError and OSError; whatever else is a bug and passes through.
@@ -9,33 +9,47 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.switch.journal import Entry, Journal
 from proxymode_agent.switch.kernel import Kernel
-from proxymode_agent.switch.plan import old_mode, plan
-from proxymode_agent.switch.record import Connections, Outcome, StepRecord, SwitchError, SwitchRecord
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_agent.switch.plan import Step, old_mode, plan
+from proxymode_agent.switch.record import (
+    Connections,
+    Outcome,
+    StepRecord,
+    SwitchError,
+    SwitchPending,
+    SwitchRecord,
+)
+from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from proxymode_agent.dataplane.base import Dataplane
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
-    from proxymode_agent.switch.plan import Step
+    from proxymode_agent.switch.probes.sample import Target
+    from proxymode_agent.switch.record import Probes
+
+    OnStep = Callable[[StepRecord], None]
 
 _log = logging.getLogger(__name__)
-_STEPS_KEPT: Final = 32
+_DRAIN_POLL_SECONDS: Final = 5.0
 
 
 class KernelSteps(Protocol):
     """What a switch asks of the kernel; see switch.kernel.Kernel."""
 
     connections: Connections | None
+    answered: frozenset[Target] | None
+    verification: tuple[Probes, ...]
 
+    @property
+    def held(self) -> int: ...
     def close(self) -> None: ...
     def dataplane(self, mode: Mode) -> Dataplane: ...
     def present(self) -> frozenset[Mode]: ...
@@ -54,6 +68,7 @@ class Switcher:
     def __init__(self, config: DataplaneConfig, state_dir: Path, kernel: KernelSteps | None = None) -> None:
         self._journal = Journal(state_dir)
         self._policy = config.connections
+        self._drain = timedelta(seconds=config.drain_seconds)
         self._kernel = kernel or Kernel(config, state_dir)
 
     def close(self) -> None:
@@ -76,70 +91,146 @@ class Switcher:
             return entry.to_mode
         return Mode.NFTABLES if len(self._kernel.present()) > 1 else None
 
-    def switch(self, to: Mode, state: ServiceState, on_step: Callable[[StepRecord], None]) -> SwitchRecord:
+    def switch(self, to: Mode, state: ServiceState, on_step: OnStep) -> SwitchRecord:
         """Bring the node into mode `to`, from whatever is there; `on_step` hears of each step that was done.
 
         Raises SwitchError: ROLLED_BACK when the node is in its old mode as before, FAILED when it is half-way and the
-        next call goes on from there. Traffic flows in either case.
+        next call goes on from there; SwitchPending when connections are given time to end, and the next call looks
+        again. Traffic flows in each of these cases.
         """
         present = self._kernel.present()
         entry, resumed = self._begin(to)
-        steps = plan(present, to, self._policy, handover_begun=self._kernel.handover_begun())
+        self._kernel.answered, self._kernel.connections, self._kernel.verification = entry.answered, None, ()
+        steps = plan(
+            present,
+            to,
+            self._policy,
+            handover_begun=self._kernel.handover_begun(),
+            draining=entry.drain_until is not None,
+            probed=entry.answered is not None,
+        )
         try:
-            for step in steps.reversible:
-                entry = self._do(step, to, state, entry, on_step)
+            entry = self._do_all(steps.reversible, to, state, entry, on_step)
             if steps.final:
                 entry = replace(entry, final=True)
                 self._journal.write(entry)
-            for step in steps.final:
-                entry = self._do(step, to, state, entry, on_step)
+            entry = self._do_all(steps.final, to, state, entry, on_step)
             self._journal.clear()
         except _StepError as failure:
-            raise SwitchError(self._fail(failure, to, state, present)) from failure.cause
+            raise SwitchError(self._fail(failure, to, state, present, on_step)) from failure.cause
         except OSError as error:
-            raise SwitchError(_ended(entry, Outcome.FAILED, f"journal: {error}", None)) from error
-        connections = self._kernel.connections if steps.final else None
-        return _ended(entry, Outcome.RESUMED if resumed else Outcome.SUCCEEDED, "", connections)
+            raise SwitchError(self._told(entry, Outcome.FAILED, f"journal: {error}")) from error
+        return self._told(entry, Outcome.RESUMED if resumed else Outcome.SUCCEEDED, "")
 
     def _begin(self, to: Mode) -> tuple[Entry, bool]:
-        """The journal's entry of this switch, on disk, and whether it was there already."""
+        """The journal's entry of this switch, on disk, and whether it was interrupted before."""
         found = self._journal.read()
         if found is not None and found.to_mode is to:
-            return found, True
-        entry = Entry(self._kernel.observe(), to, datetime.now(UTC), final=False, steps=())
+            waited = found.drain_until is not None and not found.final
+            entry = found if waited else replace(found, attempts=found.attempts + 1)
+            resumed = entry.attempts > 1
+        else:
+            entry, resumed = Entry(self._kernel.observe(), to, datetime.now(UTC), final=False, steps=()), False
         try:
             self._journal.write(entry)
         except OSError as error:
-            raise SwitchError(_ended(entry, Outcome.ROLLED_BACK, f"journal: {error}", None)) from error
-        return entry, False
+            raise SwitchError(self._told(entry, Outcome.ROLLED_BACK, f"journal: {error}")) from error
+        return entry, resumed
 
-    def _do(
-        self, step: Step, to: Mode, state: ServiceState, entry: Entry, on_step: Callable[[StepRecord], None]
-    ) -> Entry:
+    def _do_all(self, steps: Iterable[Step], to: Mode, state: ServiceState, entry: Entry, on_step: OnStep) -> Entry:
+        for step in steps:
+            entry = self._do(step, to, state, entry, on_step)
+        return entry
+
+    def _do(self, step: Step, to: Mode, state: ServiceState, entry: Entry, on_step: OnStep) -> Entry:
         started_at, started = datetime.now(UTC), time.monotonic()
         try:
             self._kernel.run(step, to, state)
         except (DataplaneError, OSError) as error:
             raise _StepError(step, error, entry) from error
-        record = StepRecord(step, started_at, round((time.monotonic() - started) * 1000))
-        entry = replace(entry, steps=(*entry.steps, record)[-_STEPS_KEPT:])
+        if step is Step.DRAIN:
+            entry = self._drained(entry, started_at)
+            started_at = entry.drain_until - self._drain if entry.drain_until else started_at
+            milliseconds = round((datetime.now(UTC) - started_at).total_seconds() * 1000)
+        else:
+            milliseconds = round((time.monotonic() - started) * 1000)
+        done = _again(entry.steps, StepRecord(step, started_at, milliseconds))
+        entry = replace(entry, steps=(*(old for old in entry.steps if old.name != step), done))
+        if step is Step.PROBE_BEFORE:
+            entry = replace(entry, answered=self._kernel.answered)
+        elif step is Step.COUNT:
+            entry = replace(entry, found=max(entry.found or 0, self._kernel.held))
         self._journal.write(entry)
-        _log.info("switch step", extra={"step": str(step), "to": str(to), "milliseconds": record.milliseconds})
-        on_step(record)
+        _log.info("switch step", extra={"step": str(step), "to": str(to), "milliseconds": milliseconds})
+        on_step(done)
         return entry
 
-    def _fail(self, failure: _StepError, to: Mode, state: ServiceState, present: frozenset[Mode]) -> SwitchRecord:
-        """Undo while the old mode is whole; where the target is all there is, or the old mode is going, go on later."""
-        message = f"{failure.step}: {failure.cause}"
-        old = old_mode(present, to)
-        if failure.entry.final or (old is None and to in present):
-            return _ended(failure.entry, Outcome.FAILED, message, None)
+    def _drained(self, entry: Entry, now: datetime) -> Entry:
+        """The entry with which the switch goes on. Raises SwitchPending while connections are left and time is."""
+        left = self._kernel.held
+        until = entry.drain_until or now + self._drain
+        entry = replace(entry, drain_until=until, found=max(entry.found or 0, left))
+        if left and now < until:
+            self._journal.write(entry)
+            wait = min(_DRAIN_POLL_SECONDS, (until - now).total_seconds())
+            raise SwitchPending(self._told(entry, None, ""), wait)
+        return entry
+
+    def _fail(
+        self, failure: _StepError, to: Mode, state: ServiceState, present: frozenset[Mode], on_step: OnStep
+    ) -> SwitchRecord:
+        """Undo while the old mode is whole, else switch back to it. Where the target is all there was, go on later."""
+        entry, message = failure.entry, f"{failure.step}: {failure.cause}"
+        old = _ours(entry.from_mode) if entry.final else old_mode(present, to)
+        if old is to or (old is None and (entry.final or to in present)):
+            return self._told(entry, Outcome.FAILED, message)
+        _log.warning("switch goes back", extra={"step": str(failure.step), "reason": str(failure.cause)})
         try:
-            self._kernel.undo(old, to, state)
+            if entry.final and old is not None:
+                entry = self._go_back(old, state, entry, on_step)
+            else:
+                self._kernel.undo(old, to, state)
             self._journal.clear()
+        except _StepError as second:
+            error = f"{second.step}: {second.cause}"
+            return self._told(second.entry, Outcome.FAILED, f"{message}; and the way back failed: {error}")
         except (DataplaneError, OSError) as error:
-            return _ended(failure.entry, Outcome.FAILED, f"{message}; and could not be undone: {error}", None)
-        return _ended(failure.entry, Outcome.ROLLED_BACK, message, None)
+            return self._told(entry, Outcome.FAILED, f"{message}; and could not be undone: {error}")
+        return self._told(entry, Outcome.ROLLED_BACK, message)
+
+    def _go_back(self, old: Mode, state: ServiceState, entry: Entry, on_step: OnStep) -> Entry:
+        """A switch in the other direction, which has nothing to wait for and nothing to compare with."""
+        policy = ConnectionPolicy.CUT if self._policy is ConnectionPolicy.CUT else ConnectionPolicy.HANDOVER
+        steps = plan(self._kernel.present(), old, policy, handover_begun=self._kernel.handover_begun()).steps
+        verification = self._kernel.verification
+        entry = self._do_all((step for step in steps if step not in _PROBING), old, state, entry, on_step)
+        self._kernel.verification = verification
+        return entry
+
+    def _told(self, entry: Entry, outcome: Outcome | None, message: str) -> SwitchRecord:
+        return SwitchRecord(
+            from_mode=entry.from_mode,
+            to_mode=entry.to_mode,
+            started_at=entry.started_at,
+            completed_at=None if outcome is None else datetime.now(UTC),
+            outcome=outcome,
+            message=message,
+            steps=entry.steps,
+            connections=self._connections(entry),
+            attempts=entry.attempts,
+            drain_until=entry.drain_until,
+            verification=self._kernel.verification,
+        )
+
+    def _connections(self, entry: Entry) -> Connections | None:
+        """What was compared; of what had been found before connections were given time, the rest has drained."""
+        compared = self._kernel.connections
+        if compared is None or entry.drain_until is None or entry.found is None:
+            return compared
+        return replace(compared, found=entry.found, drained=max(0, entry.found - compared.found))
+
+
+_PROBING: Final = frozenset({Step.PROBE_BEFORE, Step.PROBE_TARGET, Step.PROBE_AFTER})
 
 
 class _StepError(Exception):
@@ -148,14 +239,15 @@ class _StepError(Exception):
         self.step, self.cause, self.entry = step, cause, entry
 
 
-def _ended(entry: Entry, outcome: Outcome, message: str, connections: Connections | None) -> SwitchRecord:
-    return SwitchRecord(
-        from_mode=entry.from_mode,
-        to_mode=entry.to_mode,
-        started_at=entry.started_at,
-        completed_at=datetime.now(UTC),
-        outcome=outcome,
-        message=message,
-        steps=entry.steps,
-        connections=connections,
-    )
+def _ours(observed: ObservedMode) -> Mode | None:
+    return next((mode for mode in Mode if mode.value == observed.value), None)
+
+
+def _again(steps: Iterable[StepRecord], done: StepRecord) -> StepRecord:
+    """The record of a step that may have been done before: in an earlier attempt, or on the way there."""
+    for earlier in steps:
+        if earlier.name == done.name:
+            until = done.started_at + timedelta(milliseconds=done.milliseconds)
+            milliseconds = round((until - earlier.started_at).total_seconds() * 1000)
+            return StepRecord(done.name, earlier.started_at, milliseconds, earlier.tries + 1)
+    return done

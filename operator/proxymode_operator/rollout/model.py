@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from proxymode_api.common import ConnectionPolicy, DataplaneOptions, Mode, Model
 from proxymode_api.nodeproxymode import NodeProxyModeSpec, ObservedMode, Phase
+from proxymode_api.switch import DRAIN_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +96,7 @@ class Intent:
     options: DataplaneOptions = field(default_factory=DataplaneOptions)
     connections: ConnectionPolicy = ConnectionPolicy.HANDOVER
     proxy_mode: str = ""
+    drain_timeout: str = DRAIN_TIMEOUT
     revision: int = 0
     stage: str = ""
     attempt: int = 0
@@ -111,6 +113,7 @@ class Intent:
             target_mode=self.target_mode,
             connections=self.connections,
             proxy_mode=self.proxy_mode,
+            drain_timeout=self.drain_timeout,
             revision=self.revision,
             stage=self.stage,
             attempt=self.attempt,

@@ -48,6 +48,7 @@ def turn(node: Node, template: Template, proxy_mode: ProxyMode, stage: str, now:
         target_mode=template.mode,
         options=template.options,
         connections=proxy_mode.spec.switch.connections,
+        drain_timeout=proxy_mode.spec.switch.drain_timeout,
         proxy_mode=proxy_mode.metadata.name,
         revision=proxy_mode.status.revision,
         stage=stage,
@@ -109,6 +110,7 @@ def prepare(
                 target_mode=template.mode,
                 options=template.options,
                 connections=proxy_mode.spec.switch.connections,
+                drain_timeout=proxy_mode.spec.switch.drain_timeout,
                 proxy_mode=name,
                 stage=stages[node.name],
             )

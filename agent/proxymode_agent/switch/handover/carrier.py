@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 _MOVE_ROUNDS: Final = 20
 _RESTORE_SECONDS: Final = 30.0
 _RESTORE_POLL_SECONDS: Final = 0.005
+_SPARE_ENTRIES: Final = 64  # as many as one batch deletes and creates
 _PROTOCOLS: Final = {"TCP": 6, "UDP": 17}
 
 
@@ -59,6 +60,7 @@ class Carrier:
     def catch(self, state: ServiceState) -> None:
         """Load the maps for all connections to Services. Those on netfilter's NAT already are among them: one may have
         the addresses and ports of a connection that IPVS still remembers."""
+        _check_room()
         services = frontends(state)
         with ConntrackTable() as table:
             entries = list(table.entries())
@@ -66,20 +68,24 @@ class Carrier:
         self._catch.add(caught for entry in held for caught in flows.catches(entry))
 
     def carry(self, state: ServiceState) -> None:
-        """Move all entries, then write down which connections there are."""
+        """Move all entries, and write down which connections there are: before, because the kernel may refuse to create
+        what was deleted, and after, because new ones have come."""
         services = frontends(state)
+        known = self._read()  # a former attempt may have got further than this one: what it wrote down still counts
         with ConntrackTable() as table:
-            for _ in range(_MOVE_ROUNDS):
+            for attempt in range(_MOVE_ROUNDS):
                 left = flows.on_ipvs(table.entries(), services)
+                if not attempt:
+                    known |= {key_of(entry): entry for entry in left if entry.tcp is None or entry.established}
+                    self._write(known.values())
                 self.ended.update(key_of(entry) for entry in left if entry.tcp is not None and not entry.established)
                 if not left:
                     break
                 table.replace(left)
             else:
                 raise DataplaneError(f"{len(left)} connections stay with IPVS after {_MOVE_ROUNDS} attempts")
-            # A former attempt may have got further than this one: what it wrote down still counts.
-            known = self._read() | {key_of(entry): entry for entry in flows.on_nat(table.entries(), services)}
-        self._write(known.values())
+            known |= {key_of(entry): entry for entry in flows.on_nat(table.entries(), services)}
+        self._write(entry for key, entry in known.items() if key not in self.ended)
 
     def restore(self, state: ServiceState) -> None:
         """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more.
@@ -141,6 +147,17 @@ class Carrier:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._file)
+
+
+def _check_room() -> None:
+    """Raises DataplaneError where the conntrack table is full: entries could not be put back."""
+    folder = Path("/proc/sys/net/netfilter")  # of the calling thread's network namespace
+    count, most = (int((folder / f"nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+    if most and count + _SPARE_ENTRIES > most:
+        raise DataplaneError(
+            f"the conntrack table has {count} of {most} entries and a hand-over needs {_SPARE_ENTRIES} to spare: "
+            "raise net.netfilter.nf_conntrack_max"
+        )
 
 
 def _to_row(entry: Entry) -> list[Any]:
