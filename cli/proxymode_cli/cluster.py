@@ -24,7 +24,8 @@ from proxymode_api.common import Model
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli.errors import ExitCode, UserError
-from proxymode_cli.view import FleetView, MachineView, fleet_view
+from proxymode_cli.joining import fleet_view
+from proxymode_cli.view import FleetView, MachineView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,7 +46,7 @@ M = TypeVar("M", bound=Model)
 class Cluster:
     """One cluster, as a kubeconfig's context names it. Its methods raise UserError."""
 
-    def __init__(self, kubeconfig: str | None, context: str | None) -> None:
+    def __init__(self, kubeconfig: str | None, context: str | None, *, timeout: tuple[float, float] = TIMEOUT) -> None:
         urllib3.disable_warnings()  # insecure-skip-tls-verify is the user's choice; kubectl does not complain either
         configuration = Configuration()
         configuration.retries = False
@@ -57,6 +58,7 @@ class Cluster:
             where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
             raise UserError(f"kubeconfig {where} cannot be used: {_one_line(error)}", ExitCode.CLUSTER) from error
         self.server = str(configuration.host)
+        self._timeout = timeout
 
     def fleet(self, machines: Iterable[MachineView] | None = None) -> FleetView:
         """Everything, now; `machines`: Nodes that were read a moment ago, which cost most."""
@@ -84,6 +86,14 @@ class Cluster:
         """The ProxyMode called so; without a name the only one there is."""
         found = {str(item["metadata"]["name"]): item for item in self._list(PROXY_MODES)}
         return _decode(ProxyMode, found[choose(name, found)])
+
+    def proxy_mode_names(self) -> list[str]:
+        """Of all ProxyModes."""
+        return [str(item["metadata"]["name"]) for item in self._list(PROXY_MODES)]
+
+    def node_names(self) -> list[str]:
+        """Of all nodes that have a NodeProxyMode."""
+        return [str(item["metadata"]["name"]) for item in self._list(NODE_PROXY_MODES)]
 
     def patch_proxy_mode(self, name: str, patch: Mapping[str, Any]) -> list[str]:
         """A JSON merge patch (RFC 7396) of the ProxyMode; the warnings that the API server gave."""
@@ -143,7 +153,7 @@ class Cluster:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = self._client.call_api(method, url, headers, body, _request_timeout=TIMEOUT)
+            response = self._client.call_api(method, url, headers, body, _request_timeout=self._timeout)
             text = "" if 200 <= response.status < 300 else (response.read() or b"").decode(errors="replace")
         except ApiException as error:
             raise _refusal(error.status or 0, error.reason or "", path) from error

@@ -6,13 +6,21 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Documented in --help; scripts may rely on them."""
+    """Exit codes and what they mean: the one table, which --help and the reference print; scripts may rely on it."""
 
-    DONE = 0
-    NOT_AS_WISHED = 1
-    USAGE = 2
-    CLUSTER = 3
-    NOT_FOUND = 4
+    means: str
+
+    def __new__(cls, value: int, means: str) -> ExitCode:
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.means = means
+        return member
+
+    DONE = 0, "done"
+    NOT_AS_WISHED = 1, "not as wished (a rollout has stopped, a check or a finding blocks)"
+    USAGE = 2, "wrong usage"
+    CLUSTER = 3, "the cluster cannot be reached or refuses"
+    NOT_FOUND = 4, "not found"
 
 
 class UserError(Exception):

@@ -15,14 +15,15 @@ import yaml
 
 
 class Format(StrEnum):
-    """-o: what a read command prints instead of tables."""
+    """-o: what a read command prints instead of tables; wide: tables with more columns."""
 
     JSON = "json"
     YAML = "yaml"
+    WIDE = "wide"
 
 
 def text(value: Any, form: Format) -> str:
-    """The value in the format, with a line break at the end."""
+    """The value as JSON, or else as YAML, with a line break at the end."""
     found = plain(value)
     if form is Format.JSON:
         return json.dumps(found, indent=2, ensure_ascii=False) + "\n"

@@ -50,8 +50,11 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     return made
 
 
-def status(view: FleetView) -> RenderableType:
-    """The fleet at a glance: what runs, what is deprecated, where rollouts stand, what needs a person."""
+def status(view: FleetView, *, wide: bool = False) -> RenderableType:
+    """The fleet at a glance: what runs, what is deprecated, where rollouts stand, what needs a person.
+
+    Wide: every node too.
+    """
     parts: list[RenderableType] = [_headline(view)]
     if view.deprecation:
         parts.append(Text(f"! {view.deprecation}", "yellow"))
@@ -60,12 +63,14 @@ def status(view: FleetView) -> RenderableType:
         parts += ["", rollout_head(rollout), Padding(stages(rollout), (0, 0, 0, 2))]
     if not view.rollouts:
         parts += ["", Text("No ProxyMode: nothing is asked of any node.", "dim")]
+    if wide and view.nodes:
+        parts += ["", _nodes(view)]
     parts += _attention(view.nodes)
     return Group(*parts)
 
 
-def plan(view: FleetView, rollout: RolloutView) -> RenderableType:
-    """What would change, node by node, and why a node cannot."""
+def plan(view: FleetView, rollout: RolloutView, *, wide: bool = False) -> RenderableType:
+    """What would change, node by node, and why a node cannot. Wide: on which kernel and kubelet."""
     nodes = sorted(rollout.nodes, key=lambda node: (ORDER.index(node.state), node.name))
     changing = sum(node.changes for node in nodes)
     parts: list[RenderableType] = [
@@ -74,7 +79,8 @@ def plan(view: FleetView, rollout: RolloutView) -> RenderableType:
         "",
         Text(f"{words.plural(changing, 'node')} of {len(nodes)} {'is' if changing == 1 else 'are'} to change."),
     ]
-    listing = table("NODE", "ZONE", "NOW", "", "THEN", "STATE", "STAGE", "CHECKS")
+    more = ("KERNEL", "KUBELET", "AGENT") if wide else ()
+    listing = table("NODE", "ZONE", "NOW", "", "THEN", "STATE", "STAGE", *more, "CHECKS")
     for node in nodes:
         listing.add_row(
             node.name,
@@ -84,6 +90,7 @@ def plan(view: FleetView, rollout: RolloutView) -> RenderableType:
             node.target.value if node.changes and node.target else "",
             words.state(node.state),
             node.stage or words.NOTHING,
+            *((node.machine.kernel, node.machine.kubelet, node.agent) if wide else ()),
             _checks(node),
         )
     if nodes:
@@ -95,8 +102,8 @@ def plan(view: FleetView, rollout: RolloutView) -> RenderableType:
     return Group(*parts)
 
 
-def preflight(nodes: Iterable[NodeView], now: datetime) -> RenderableType:
-    """Every check that does not pass, by check; and who passes all."""
+def preflight(nodes: Iterable[NodeView], now: datetime, *, wide: bool = False) -> RenderableType:
+    """Every check that does not pass, by check; and who passes all. Wide: every check on every node."""
     nodes = list(nodes)
     summary = table("NODE", "TARGET", "PASS", "WARN", "BLOCK", "CHECKED", right=("PASS", "WARN", "BLOCK"))
     for node in nodes:
@@ -109,7 +116,13 @@ def preflight(nodes: Iterable[NodeView], now: datetime) -> RenderableType:
             Text(str(count[Verdict.BLOCK]), "bold red" if count[Verdict.BLOCK] else "dim"),
             f"{words.age(node.checked_at, now)} ago" if node.checked_at else "not yet",
         )
-    return Group(summary, *_findings(nodes))
+    if not wide:
+        return Group(summary, *_findings(nodes))
+    every = table("NODE", "CHECK", "VERDICT", "FOUND")
+    for node in nodes:
+        for result in node.preflight:
+            every.add_row(node.name, result.id, words.verdict(result.verdict), result.found)
+    return Group(summary, "", every)
 
 
 def rollout_head(rollout: RolloutView) -> Text:
@@ -210,6 +223,39 @@ def _by_mode(view: FleetView) -> Table:
             _names(sorted({node.machine.kernel for node in nodes if node.machine.kernel}), 3),
             _names(sorted({node.agent for node in nodes if node.agent}), 3),
             Text(next((node.deprecated for node in nodes if node.deprecated), ""), "yellow"),
+        )
+    return made
+
+
+def _nodes(view: FleetView) -> Table:
+    """Node by node, what it runs and who says so."""
+    columns = (
+        "NODE",
+        "ZONE",
+        "MODE",
+        "STATE",
+        "READY",
+        "PROXYMODE",
+        "SERVICES",
+        "ENDPOINTS",
+        "KERNEL",
+        "AGENT",
+        "HEARD",
+    )
+    made = table(*columns, right=("SERVICES", "ENDPOINTS"))
+    for node in view.nodes:
+        made.add_row(
+            node.name,
+            node.machine.zone or words.NOTHING,
+            words.mode(node.mode),
+            words.state(node.state),
+            words.ready(node.ready),
+            node.proxy_mode or words.NOTHING,
+            str(node.services),
+            str(node.endpoints),
+            node.machine.kernel or words.NOTHING,
+            node.agent or words.NOTHING,
+            f"{words.age(node.heartbeat, view.at)} ago" if node.heartbeat else words.NOTHING,
         )
     return made
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
-from proxymode_cli.view import FleetView, MachineView, fleet_view
+from proxymode_cli.joining import fleet_view
+from proxymode_cli.view import FleetView, MachineView
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 KERNEL = "6.1.0-41-amd64"

@@ -17,8 +17,8 @@ from proxymode_api.modes import Mode
 from proxymode_api.proxymode_status import RolloutOutcome, RolloutRecord
 from proxymode_cli import output, render, words
 from proxymode_cli.errors import ExitCode
+from proxymode_cli.joining import fleet_view
 from proxymode_cli.render_node import node as render_node
-from proxymode_cli.view import fleet_view
 from proxymode_cli.watching import changes, tree, verdict
 
 if TYPE_CHECKING:

@@ -1,0 +1,139 @@
+"""The commands that read: what each asks the cluster for, and in which shape it answers."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version as distribution_version
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from proxymode_cli import completing, output, render, render_explain
+from proxymode_cli.cluster import choose
+from proxymode_cli.errors import ExitCode, UserError
+from proxymode_cli.explaining import explained
+from proxymode_cli.options import Access, Name, Output, command, console, show
+from proxymode_cli.render_node import node as render_node
+from proxymode_cli.watching import watch as watch_rollout
+
+if TYPE_CHECKING:
+    from proxymode_cli.view import FleetView, RolloutView
+
+PANEL = "See"
+
+NodeName = Annotated[str, typer.Argument(metavar="NODE", autocompletion=completing.nodes)]
+AnyNodeName = Annotated[
+    Optional[str],  # noqa: UP045 - typer 0.29 resolves this form for every Python
+    typer.Argument(metavar="NODE", help="All nodes by default.", autocompletion=completing.nodes),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Puts the commands of this module on the app, in the order of --help."""
+    for function in (status, plan, preflight, node, watch, history, explain, version):
+        command(app, PANEL)(function)
+
+
+def status(access: Access, *, form: Output = None) -> None:
+    """The fleet at a glance: what runs, what is deprecated, where rollouts stand, what needs a person."""
+    view = access.cluster().fleet()
+    # Nodes are listed once, at the top level.
+    brief = replace(view, rollouts=tuple(replace(rollout, nodes=()) for rollout in view.rollouts))
+    show(lambda wide: render.status(view, wide=wide), brief, form)
+
+
+def plan(access: Access, name: Name = None, *, form: Output = None) -> None:
+    """What would change, node by node, in which stages, and why a node cannot."""
+    view = access.cluster().fleet()
+    rollout = _rollout(view, name)
+    show(lambda wide: render.plan(view, rollout, wide=wide), rollout, form)
+
+
+def preflight(access: Access, node_name: AnyNodeName = None, *, form: Output = None) -> None:
+    """Whether nodes can run the mode that they are to go to: every check, what was found, what to do.
+
+    Ends with 1 where a check blocks.
+    """
+    view = access.cluster().fleet()
+    if node_name is None:
+        nodes = view.nodes
+        show(lambda wide: render.preflight(nodes, view.at, wide=wide), nodes, form)
+    else:
+        nodes = (_node(view, node_name),)
+        show(lambda _: render.results(nodes[0].preflight), nodes[0].preflight, form)
+    if any(node.blockers for node in nodes):
+        raise typer.Exit(ExitCode.NOT_AS_WISHED)
+
+
+def node(access: Access, node_name: NodeName, *, form: Output = None) -> None:
+    """Everything about one node: conditions, preflight with remedies, the last switch step by step."""
+    view = access.cluster().fleet()
+    found = _node(view, node_name)
+    show(lambda _: render_node(found, view.at), found, form)
+
+
+def watch(
+    access: Access,
+    name: Name = None,
+    *,
+    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
+    plain: Annotated[bool, typer.Option("--plain", help="A line for each change, as without a terminal.")] = False,
+) -> None:
+    """A rollout live. Ends with 0 when it is complete, with 1 when it has stopped."""
+    raise typer.Exit(watch_rollout(access.cluster(), name, console(), interval, plain=plain))
+
+
+def history(access: Access, name: Name = None, *, form: Output = None) -> None:
+    """The last ten rollouts that are over: from where to where, by whom and why, and how they ended."""
+    past = access.cluster().proxy_mode(name).status.history
+    show(lambda _: render.history(past, datetime.now(UTC)), past, form)
+
+
+def explain(
+    _: Access,
+    code: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="CODE",
+            help="A reason of a condition or an Event, or a preflight check; all of them by default.",
+            autocompletion=completing.codes,
+        ),
+    ] = None,
+    *,
+    form: Output = None,
+) -> None:
+    """What a reason or a preflight check means, and what to do about it. Asks no cluster."""
+    if code is None:
+        show(lambda wide: render_explain.contents(wide=wide), explained(), form)
+    else:
+        (page,) = explained(code)
+        show(lambda _: render_explain.page(page), page, form)
+
+
+def version(access: Access, *, form: Output = None) -> None:
+    """Versions of the plugin, the cluster and the agents."""
+    own = distribution_version("proxymode")
+    tables = form is None or form is output.Format.WIDE
+    if tables:
+        console().print(f"plugin   {own}")
+    view = access.cluster().fleet(())
+    agents = sorted({found.agent for found in view.nodes if found.agent})
+    if tables:
+        console().print(f"cluster  {view.cluster_version}\nagents   {', '.join(agents) or 'none'}")
+    else:
+        assert form is not None
+        sys.stdout.write(output.text({"plugin": own, "cluster": view.cluster_version, "agents": agents}, form))
+
+
+def _rollout(view: FleetView, name: str | None) -> RolloutView:
+    rollout = view.rollout(choose(name, (rollout.name for rollout in view.rollouts)))
+    assert rollout is not None
+    return rollout
+
+
+def _node(view: FleetView, name: str) -> Any:
+    if (found := view.node(name)) is None:
+        raise UserError(f"node {name!r} not found", ExitCode.NOT_FOUND)
+    return found

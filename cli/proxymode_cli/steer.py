@@ -1,0 +1,145 @@
+"""The commands that change something: each finds the ProxyMode, asks `verbs` what to write, and writes it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from proxymode_cli import completing, verbs
+from proxymode_cli.options import Access, Name, command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from proxymode_api.nodeproxymode import NodeProxyMode
+    from proxymode_api.proxymode import ProxyMode
+    from proxymode_cli.cluster import Cluster
+    from proxymode_cli.verbs import Deed
+
+PANEL = "Steer a rollout"
+
+Nodes = Annotated[
+    list[str],
+    typer.Option("--node", metavar="NODE", help="As often as needed.", autocompletion=completing.nodes),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Puts the commands of this module on the app, in the order of --help."""
+    for function in (pause, resume, promote, retry, skip, unskip, abort, undo):
+        command(app, PANEL)(function)
+
+
+def pause(access: Access, name: Name = None) -> None:
+    """Nothing new starts; nodes in mid-switch finish."""
+    _do(access.cluster(), name, verbs.pause)
+
+
+def resume(access: Access, name: Name = None) -> None:
+    """Go on after pause."""
+    _do(access.cluster(), name, verbs.resume)
+
+
+def promote(
+    access: Access,
+    stage: Annotated[
+        Optional[str],  # noqa: UP045 - typer 0.29 resolves this form for every Python
+        typer.Argument(metavar="STAGE", help="By default the stage that waits.", autocompletion=completing.stages),
+    ] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All stages of this rollout.")] = False,
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--proxymode",
+            "-p",
+            metavar="PROXYMODE",
+            help="Needed only where there are several.",
+            autocompletion=completing.proxy_modes,
+        ),
+    ] = None,
+) -> None:
+    """Approve a stage that waits for a person."""
+    _do(access.cluster(), name, lambda found: verbs.promote(found, stage, everything=everything))
+
+
+def retry(
+    access: Access,
+    name: Name = None,
+    *,
+    nodes: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--node",
+            metavar="NODE",
+            help="This one, as often as needed; by default all that failed.",
+            autocompletion=completing.nodes,
+        ),
+    ] = None,
+) -> None:
+    """Nodes whose switch failed try again, and the rollout goes on if that was what stopped it."""
+    cluster = access.cluster()
+    known = cluster.node_proxy_modes() if nodes else {}
+    _do(cluster, name, lambda found: verbs.retry(found, nodes or [], known))
+
+
+def skip(
+    access: Access,
+    name: Name = None,
+    *,
+    nodes: Nodes,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown wherever the node is.")],
+) -> None:
+    """Rollouts go round a node until unskip. One that failed goes back to the mode that it had before."""
+    _do_nodes(access.cluster(), name, nodes, lambda found, known: verbs.skip(found, nodes, known, reason))
+
+
+def unskip(access: Access, name: Name = None, *, nodes: Nodes) -> None:
+    """Rollouts go round a node no more."""
+    _do_nodes(access.cluster(), name, nodes, lambda found, known: verbs.unskip(found, nodes, known))
+
+
+def abort(access: Access, name: Name = None) -> None:
+    """End the rollout here: nothing new starts, every node stays as it was asked to be."""
+    _do(access.cluster(), name, verbs.abort)
+
+
+def undo(
+    access: Access,
+    name: Name = None,
+    *,
+    now: Annotated[
+        bool, typer.Option("--now", help="Do not wait for a window: take spec.rollout.windows out.")
+    ] = False,
+) -> None:
+    """Go back to the mode before, by the same stages."""
+    _do(access.cluster(), name, lambda found: verbs.undo(found, now=now))
+
+
+def _do(cluster: Cluster, name: str | None, verb: Callable[[ProxyMode], Deed]) -> None:
+    found = cluster.proxy_mode(name)
+    deed = verb(found)
+    if deed.patch is not None:
+        _warn(cluster.patch_proxy_mode(found.metadata.name, deed.patch))
+    sys.stdout.write(f"proxymode/{found.metadata.name} {deed.told}\n")
+
+
+def _do_nodes(
+    cluster: Cluster,
+    name: str | None,
+    nodes: Sequence[str],
+    verb: Callable[[ProxyMode, Mapping[str, NodeProxyMode]], Deed],
+) -> None:
+    found = cluster.proxy_mode(name)
+    deed = verb(found, cluster.node_proxy_modes())
+    if deed.patch is not None:
+        for node_name in dict.fromkeys(nodes):
+            _warn(cluster.patch_node_proxy_mode(node_name, deed.patch))
+    sys.stdout.write(f"proxymode/{found.metadata.name} {deed.told}\n")
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        sys.stderr.write(f"Warning: {warning}\n")
