@@ -6,17 +6,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nfnetlink import userdata
-from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, fields, matches, parse, to_text, to_u32
+from proxymode_agent.dataplane.nfnetlink.attributes import (
+    Attributes,
+    encode,
+    fields,
+    matches,
+    parse,
+    text,
+    to_text,
+    to_u32,
+)
 from proxymode_agent.dataplane.nfnetlink.objects import Chain, Hook, Rule, Set, Table
+from proxymode_agent.dataplane.nfnetlink.transaction import Command
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     ChainAttr,
+    DataAttr,
+    ExprAttr,
     HookAttr,
     HookNumber,
+    ImmediateAttr,
+    Message,
+    MessageFlag,
     NfProto,
     Policy,
     RuleAttr,
     SetAttr,
     TableAttr,
+    VerdictAttr,
 )
 
 if TYPE_CHECKING:
@@ -33,11 +49,12 @@ class DumpedTable:
 
 @dataclass(frozen=True, slots=True)
 class DumpedRule:
-    """A rule as it is: `expressions` is the content of NFTA_RULE_EXPRESSIONS."""
+    """A rule as it is: `expressions` is the content of NFTA_RULE_EXPRESSIONS. `handle`: its number in its table."""
 
     chain: str
     expressions: memoryview
     comment: str | None
+    handle: bytes = bytes(8)
 
     def is_(self, rule: Rule) -> bool:
         """Whether it is what `rule` declares."""
@@ -47,6 +64,28 @@ class DumpedRule:
         return len(dumped) == len(rule.expressions) and all(
             matches(expression.attribute, found) for expression, found in zip(rule.expressions, dumped, strict=True)
         )
+
+    @property
+    def leads_to(self) -> str | None:
+        """The chain that it jumps or goes to, where it says so by itself and not by a map."""
+        for _, expression in parse(self.expressions):
+            parts = fields(expression)
+            if to_text(parts[ExprAttr.NAME]) == "immediate":
+                verdict = fields(fields(fields(parts[ExprAttr.DATA])[ImmediateAttr.DATA]).get(DataAttr.VERDICT, b""))
+                if VerdictAttr.CHAIN in verdict:
+                    return to_text(verdict[VerdictAttr.CHAIN])
+        return None
+
+    def delete(self, table: Table) -> Command:
+        """Delete it from this table, whatever it is made of; ENOENT if it is gone."""
+        body = encode(
+            (
+                (RuleAttr.TABLE, text(table.name)),
+                (RuleAttr.CHAIN, text(self.chain)),
+                (RuleAttr.HANDLE, self.handle),
+            )
+        )
+        return Command(Message.DELRULE, MessageFlag(0), table.family, body, f"delete a rule of {table} {self.chain}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +145,7 @@ def parse_rule(body: memoryview) -> DumpedRule:
         to_text(attributes[RuleAttr.CHAIN]),
         attributes.get(RuleAttr.EXPRESSIONS, memoryview(b"")),
         userdata.comment_of(attributes.get(RuleAttr.USERDATA)),
+        bytes(attributes[RuleAttr.HANDLE]),
     )
 
 
