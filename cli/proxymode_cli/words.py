@@ -35,12 +35,14 @@ STATUS_STYLE: Final[Mapping[FleetStatus, str]] = {
     FleetStatus.PAUSED: "yellow",
     FleetStatus.WAITING_FOR_WINDOW: "yellow",
     FleetStatus.AWAITING_APPROVAL: "yellow",
+    FleetStatus.AWAITING_GATES: "yellow",
 }
 STAGE_STYLE: Final[Mapping[StagePhase, str]] = {
     StagePhase.PENDING: "dim",
     StagePhase.AWAITING_APPROVAL: "yellow",
     StagePhase.PROGRESSING: "cyan",
     StagePhase.SOAKING: "cyan",
+    StagePhase.AWAITING_GATES: "yellow",
     StagePhase.COMPLETE: "green",
 }
 VERDICT_STYLE: Final[Mapping[Verdict, str]] = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.BLOCK: "bold red"}

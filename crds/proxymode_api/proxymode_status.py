@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import Field
 
 from proxymode_api.common import Condition, Mode, Model
+from proxymode_api.gates import MOST_GATES, GateStatus
 
 
 class NodeCounts(Model):
@@ -38,6 +39,7 @@ class StagePhase(StrEnum):
     AWAITING_APPROVAL = "AwaitingApproval"
     PROGRESSING = "Progressing"
     SOAKING = "Soaking"
+    AWAITING_GATES = "AwaitingGates"
     COMPLETE = "Complete"
 
 
@@ -45,7 +47,7 @@ class StageStatus(Model):
     """One stage of the current rollout."""
 
     name: str = Field(description="Name of the stage.")
-    phase: StagePhase = Field(description="Pending, AwaitingApproval, Progressing, Soaking or Complete.")
+    phase: StagePhase = Field(description="Pending, AwaitingApproval, Progressing, Soaking, AwaitingGates or Complete.")
     nodes: int = Field(default=0, ge=0, description="Nodes that belong to this stage and to no earlier one.")
     updated: int = Field(default=0, ge=0, description="Those of them that run the wanted mode and are Ready.")
     blocked: int = Field(default=0, ge=0, description="Those of them that cannot run the wanted mode.")
@@ -54,6 +56,9 @@ class StageStatus(Model):
     started_at: datetime | None = Field(default=None, description="When its first node was told to switch.")
     completed_at: datetime | None = Field(
         default=None, description="When its last node was updated; soak counts from here."
+    )
+    gates_passed_at: datetime | None = Field(
+        default=None, description="When, after its soak, the gates had passed that are between it and what follows."
     )
 
 
@@ -96,6 +101,7 @@ class FleetStatus(StrEnum):
     PROGRESSING = "Progressing"
     AWAITING_APPROVAL = "AwaitingApproval"
     SOAKING = "Soaking"
+    AWAITING_GATES = "AwaitingGates"
     WAITING_FOR_WINDOW = "WaitingForWindow"
     PAUSED = "Paused"
     STOPPED = "Stopped"
@@ -123,10 +129,16 @@ class ProxyModeStatus(Model):
     completed_at: datetime | None = Field(default=None, description="When its last stage was complete.")
     stages: list[StageStatus] = Field(default_factory=list, max_length=32, description="Stages of this rollout.")
     nodes: NodeCounts = Field(default_factory=NodeCounts, description="Nodes by state.")
+    gates_checked_at: datetime | None = Field(
+        default=None, description="When, before the first stage, every gate had answered; no node is told before."
+    )
+    gates: list[GateStatus] = Field(
+        default_factory=list, max_length=MOST_GATES, description="What every gate of this rollout answered last."
+    )
     conditions: list[Condition] = Field(
         default_factory=list,
         max_length=16,
-        description="Accepted, Progressing, Complete, Degraded, Paused, DeprecatedMode.",
+        description="Accepted, Progressing, Complete, Degraded, Paused, DeprecatedMode, GatesPassing.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     history: list[RolloutRecord] = Field(

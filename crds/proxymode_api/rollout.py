@@ -1,4 +1,4 @@
-"""How a fleet moves, as ProxyMode.spec.rollout says it: stages, budget, windows and what stops a rollout."""
+"""How a fleet moves, as ProxyMode.spec.rollout says it: stages, budget, windows, gates and what stops a rollout."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field
 
 from proxymode_api import rules
 from proxymode_api.common import Duration, Model
+from proxymode_api.gates import MOST_GATES, NAME_PATTERN, Gate
 from proxymode_api.selector import LabelKey, LabelSelector  # noqa: TC001 - pydantic resolves annotations at run time
 
-NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 PERCENT_PATTERN: Final = r"^(100|[1-9][0-9]?)%$"
 IntOrPercent = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=PERCENT_PATTERN)]
 """A number of nodes, or a percentage of the selected nodes such as `25%`."""
@@ -74,6 +74,13 @@ class BlockedPolicy(StrEnum):
     STOP = "Stop"
 
 
+class TopologyPolicy(StrEnum):
+    """What the values of topologyKey, the domains, mean for the order within a stage."""
+
+    SPREAD = "Spread"
+    ONE_DOMAIN = "OneDomain"
+
+
 class Window(Model):
     """Hours in which a rollout may start something."""
 
@@ -103,12 +110,16 @@ class Window(Model):
 class Rollout(Model):
     """How the fleet moves: in which stages, how many nodes at a time, and what stops it."""
 
+    model_config = ConfigDict(json_schema_extra=rules.extra(rules.TOPOLOGY))
+
     stages: list[Stage] = Field(
         default_factory=lambda: [Stage(name="all", percent=100)],
         min_length=1,
         max_length=32,
         description="Steps in order; the last must reach every selected node (percent: 100 or an empty selector).",
-        json_schema_extra=rules.extra(*rules.STAGES, list_type="map", list_map_keys=["name"]),
+        json_schema_extra=rules.extra(
+            *rules.STAGES, *rules.STAGE_UNIQUE_REACH, list_type="map", list_map_keys=["name"]
+        ),
     )
     max_unavailable: IntOrPercent = Field(
         default=1,
@@ -119,8 +130,13 @@ class Rollout(Model):
     )
     topology_key: LabelKey | None = Field(
         default=None,
-        description="Node label over whose values the order within a stage is spread.",
+        description="Node label whose values are the domains that topologyPolicy is about.",
         examples=["topology.kubernetes.io/zone"],
+    )
+    topology_policy: TopologyPolicy = Field(
+        default=TopologyPolicy.SPREAD,
+        description="Spread: the order within a stage goes round the domains. OneDomain: nodes of one domain move at a "
+        "time; the next domain of the stage begins when those of the one before are done.",
     )
     min_ready_seconds: int = Field(
         default=0,
@@ -157,5 +173,12 @@ class Rollout(Model):
         description="When nodes may be told to move: while one of these windows is open; none given: at any time. "
         "Outside of them nodes in mid-switch finish, soak goes on, and what makes good a failure is done all the same: "
         "rollback, kubectl proxymode retry and skip.",
+    )
+    gates: list[Gate] = Field(
+        default_factory=list,
+        max_length=MOST_GATES,
+        description="Questions whose answers let the rollout go on: to Prometheus, or to a server of your own. They do "
+        "not hold back an undo or a rollback.",
+        json_schema_extra=rules.extra(rules.GATES, list_type="map", list_map_keys=["name"]),
     )
     paused: bool = Field(default=False, description="True: nothing new starts; nodes in mid-switch finish.")

@@ -44,6 +44,11 @@ AT_MOST_A_WEEK: Final = Rule(
     "'\"' + self + '\" is more than a week: write at most 168h'",
 )
 
+AT_MOST_FIVE_MINUTES: Final = Rule(
+    "!self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') || self == '' || duration(self) <= duration('5m')",
+    "'\"' + self + '\" is more than five minutes: write at most 5m'",
+)
+
 SCHEDULE: Final = Rule(
     "self.matches('^[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}$')",
     "'\"' + self + '\" is not a cron schedule: write minute, hour, day, month and weekday, as in 0 22 * * mon-fri'",
@@ -113,6 +118,47 @@ STAGES: Final = (
         "self.filter(s, has(s.count)).map(s, s.count).isSorted()",
         "'stages are cumulative: count must be at least that of the stages before'",
     ),
+)
+
+STAGE_UNIQUE_REACH: Final = (
+    Rule(
+        "self.filter(s, has(s.percent)).all(s, self.exists_one(t, has(t.percent) && t.percent == s.percent))",
+        "'stages are cumulative: two of the same percent are one; give each a percent of its own'",
+    ),
+    Rule(
+        "self.filter(s, has(s.count)).all(s, self.exists_one(t, has(t.count) && t.count == s.count))",
+        "'stages are cumulative: two of the same count are one; give each a count of its own'",
+    ),
+)
+
+GATE_URL: Final = Rule(
+    "isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != '' && "
+    "!self.contains('@') && !self.contains('?') && !self.contains('#')",
+    "'\"' + self + '\" is not the address of an HTTP server: write it as in https://prometheus.monitoring.svc:9090, "
+    "without user, query and fragment'",
+)
+
+GATE_HTTPS: Final = (
+    Rule(
+        "!has(self.bearerTokenSecret) || self.url.startsWith('https://')",
+        "'bearerTokenSecret would be sent in clear text to ' + self.url + ': use https or leave it out'",
+    ),
+    Rule(
+        "!has(self.ca) || self.ca == '' || self.url.startsWith('https://')",
+        "'ca means nothing for ' + self.url + ': use https or leave it out'",
+    ),
+)
+
+GATE_KIND: Final = Rule(
+    "has(self.prometheus) != has(self.webhook)",
+    "'gate ' + self.name + ' needs exactly one of prometheus and webhook'",
+)
+
+GATES: Final = Rule("self.all(g, self.exists_one(h, h.name == g.name))", "'each gate needs a name of its own'")
+
+TOPOLOGY: Final = Rule(
+    "!has(self.topologyPolicy) || self.topologyPolicy != 'OneDomain' || has(self.topologyKey)",
+    "'topologyPolicy OneDomain needs topologyKey: the node label that tells domains apart'",
 )
 
 SHORT_NAME: Final = Rule("self.metadata.name.size() <= 63", "'metadata.name must have at most 63 characters'")

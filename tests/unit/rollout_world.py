@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from proxymode_api.annotations import ABORT_ANNOTATION
 from proxymode_api.common import Mode, ObjectMeta, parse_duration
+from proxymode_api.gates import GateResult
 from proxymode_api.nodeproxymode import ObservedMode, Phase
 from proxymode_api.proxymode import ProxyMode, ProxyModeSpec
 from proxymode_api.rollout import Approval, Rollout, Stage
+from proxymode_operator.rollout.gates import Measurement, Question
 from proxymode_operator.rollout.model import (
     Asked,
     Decisions,
@@ -78,6 +80,11 @@ class World:
     writes: list[Write] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     asked_modes: set[Mode] = field(default_factory=set)
+    gate_answers: dict[str, GateResult] = field(default_factory=dict)
+    """How each gate answers when it is asked; one that is not here passes."""
+    questions: list[tuple[str, str, datetime]] = field(default_factory=list)
+    """Gates that were asked, about which stage, when."""
+    answers: dict[str, Measurement] = field(default_factory=dict)
 
     @classmethod
     def of(cls, count: int, mode: Mode = Mode.NFTABLES, **rollout: Any) -> World:
@@ -248,7 +255,8 @@ class World:
 
     def look(self) -> Decisions:
         """What the planner would do."""
-        return plan(Fleet(proxy_mode=self.proxy_mode, nodes=tuple(self.nodes.values())), self.now)
+        nodes, answers = tuple(self.nodes.values()), tuple(self.answers.values())
+        return plan(Fleet(proxy_mode=self.proxy_mode, nodes=nodes, answers=answers), self.now)
 
     def decide(self, *, crash_after: int | None = None) -> Decisions:
         """One reconcile. `crash_after`: the operator dies after so many effects, the status being the first."""
@@ -262,7 +270,24 @@ class World:
         for heard in decisions.heard if crash_after is None else ():
             self.annotate(heard.annotation, None)
             self.notices += heard.notices
+        for question in decisions.questions if crash_after is None else ():
+            self.ask(question)
         return decisions
+
+    def ask(self, question: Question) -> None:
+        """The gate answers at once."""
+        name = question.gate.name
+        self.questions.append((name, question.stage, self.now))
+        result = self.gate_answers.get(name, GateResult.PASS)
+        self.answers[name] = Measurement(
+            gate=name,
+            definition=question.definition,
+            revision=question.revision,
+            stage=question.stage,
+            at=self.now,
+            result=result,
+            message=f"says {result}",
+        )
 
     def apply(self, write: Write) -> None:
         node = self.nodes[write.node]
@@ -282,10 +307,10 @@ class World:
     def run(self, rounds: int = 200, seconds: float = 1) -> World:
         """Operator, agents and time take turns until nothing changes but the clock, for at most so many rounds."""
         for _ in range(rounds):
-            before = (self.proxy_mode, dict(self.nodes))
+            before = (self.proxy_mode, dict(self.nodes), len(self.questions))
             decisions = self.decide()
             self.agents_step()
-            unchanged = (self.proxy_mode, self.nodes) == before
+            unchanged = (self.proxy_mode, self.nodes, len(self.questions)) == before
             self.pass_time(seconds)
             if unchanged and (decisions.wake_at is None or decisions.wake_at > self.now + timedelta(seconds=100)):
                 return self

@@ -750,6 +750,7 @@ def test_conditions_keep_their_transition_time_while_their_status_stays() -> Non
         "Degraded",
         "Paused",
         "DeprecatedMode",
+        "GatesPassing",
     ]
 
 

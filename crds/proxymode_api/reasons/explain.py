@@ -6,7 +6,7 @@ import difflib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.reasons import checks, node, rollout, services
+from proxymode_api.reasons import checks, gates, node, rollout, services
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHAPTERS: Final[Mapping[str, tuple[Page, ...]]] = MappingProxyType(
     {
         "Nodes": node.PAGES,
-        "Rollouts": rollout.PAGES,
+        "Rollouts": (*rollout.PAGES, *gates.PAGES),
         "Services": services.PAGES,
         "Preflight checks": checks.PAGES,
     }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyMode
     from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_api.reasons.codes import Reason
+    from proxymode_operator.rollout.gates import Measurement, Question
 
 TURN_ANNOTATION: Final = "proxymode.io/turn"
 
@@ -95,8 +96,8 @@ class Intent:
     target_mode: Mode | None = None
     options: DataplaneOptions = field(default_factory=DataplaneOptions)
     connections: ConnectionPolicy = ConnectionPolicy.HANDOVER
-    proxy_mode: str = ""
     drain_timeout: str = DRAIN_TIMEOUT
+    proxy_mode: str = ""
     revision: int = 0
     stage: str = ""
     attempt: int = 0
@@ -112,8 +113,8 @@ class Intent:
             mode=self.mode,
             target_mode=self.target_mode,
             connections=self.connections,
-            proxy_mode=self.proxy_mode,
             drain_timeout=self.drain_timeout,
+            proxy_mode=self.proxy_mode,
             revision=self.revision,
             stage=self.stage,
             attempt=self.attempt,
@@ -193,13 +194,15 @@ class Node:
 class Fleet:
     """One ProxyMode and the nodes that it decides about.
 
-    `overridden` maps the nodes that it selects too but does not decide about to the ProxyMode that does.
+    `overridden` maps the nodes that it selects too but does not decide about to the ProxyMode that does. `answers`:
+    what its gates have answered last.
     """
 
     proxy_mode: ProxyMode
     nodes: tuple[Node, ...]
     overridden: Mapping[str, str] = field(default_factory=dict)
     cluster: Minor | None = None
+    answers: tuple[Measurement, ...] = ()
 
 
 class WriteKind(StrEnum):
@@ -260,11 +263,13 @@ class Decisions:
     """What to do now, in this order: store the status, post the Events about its change, write the NodeProxyModes, drop
     the annotations that were heard and post what came of them.
 
-    `wake_at` is when something can change without an event: a soak that ends, a deadline that passes.
+    `wake_at` is when something can change without an event: a soak that ends, a deadline that passes. `questions`:
+    gates to ask meanwhile; whoever asks one that is being asked already may let it be.
     """
 
     status: ProxyModeStatus
     writes: tuple[Write, ...] = ()
     notices: tuple[Notice, ...] = ()
     heard: tuple[Heard, ...] = ()
+    questions: tuple[Question, ...] = ()
     wake_at: datetime | None = None

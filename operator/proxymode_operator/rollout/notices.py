@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_api.common import ConditionStatus
+from proxymode_api.gates import GateResult
 from proxymode_api.proxymode_status import FleetStatus
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.model import Notice, NoticeType
@@ -16,6 +17,7 @@ from proxymode_operator.rollout.model import Notice, NoticeType
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from proxymode_api.gates import GateStatus
     from proxymode_api.proxymode_status import ProxyModeStatus, StageStatus
 
 
@@ -33,6 +35,10 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
             action="Rollout",
             note=f"revision {new.revision}: {new.nodes.desired} nodes to {new.mode}{over}",
         )
+    answers = {gate.name: (gate.stage, gate.result) for gate in old.gates}
+    for gate in new.gates:
+        if answers.get(gate.name) != (gate.stage, gate.result):
+            yield _gate_notice(gate)
     before = {stage.name: stage for stage in old.stages} if same_revision else {}
     for stage in new.stages:
         yield from _stage_notices(before.get(stage.name), stage)
@@ -46,6 +52,15 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
         )
     if new.status is not old.status:
         yield from _word_notices(old, new)
+
+
+def _gate_notice(gate: GateStatus) -> Notice:
+    about = f"after stage {gate.stage}" if gate.stage else "before the first stage"
+    reason = {GateResult.PASS: Reason.GATE_PASSED, GateResult.FAIL: Reason.GATE_FAILED}.get(
+        gate.result, Reason.GATE_UNANSWERED
+    )
+    type_ = NoticeType.NORMAL if gate.result is GateResult.PASS else NoticeType.WARNING
+    return Notice(reason=reason, action="Gate", note=f"gate {gate.name} {about}: {gate.message}", type=type_)
 
 
 def _stage_notices(old: StageStatus | None, new: StageStatus) -> Iterator[Notice]:

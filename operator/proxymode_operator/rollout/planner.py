@@ -5,13 +5,13 @@ What it promises, whatever fails and whenever it runs:
 - A node is told only while fewer than maxUnavailable nodes are unavailable: in flight, their Node not Ready or
   cordoned, or their agent silent. One that is in flight already may be told anew once it failed or is overdue, since
   that makes no further node unavailable. A node whose agent has not reported a passed preflight is never told.
-- No node of a stage is told before every earlier stage is complete, has soaked, and the stage is approved, by what is
-  stored in the status. Paused, stopped and aborted mean that nothing new starts. Two exceptions, neither of which
-  makes a further node unavailable: a failed node is told to try again, and a skipped one sent back, when a person says
-  so, even where failures have stopped the rollout, since that is the way out of it. Outside the rollout's windows no
-  further node is told either; neither these nor a rollback wait for one. One exception to the stages: a node
-  whose switch failed or is overdue, when what is wanted now is what it ran before, is sent back at once; else an undo
-  would wait for a budget that only this node can free.
+- No node of a stage is told before every earlier stage is complete, has soaked and passed its gates, and the stage is
+  approved, by what is stored in the status; none at all before every gate has answered. Paused, stopped and aborted
+  mean that nothing new starts. Two exceptions, neither of which makes a further node unavailable: a failed node is told
+  to try again, and a skipped one sent back, when a person says so, even where failures have stopped the rollout, since
+  that is the way out of it. Outside the rollout's windows no further node is told either; neither these nor a rollback
+  wait for one. One exception to the stages: a node whose switch failed or is overdue, when what is wanted now is what
+  it ran before, is sent back at once; else an undo would wait for a budget that only this node can free.
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
 - At most four writes for a node in a rollout: prepared once (created, or told the mode to come, which moves nothing),
   told once (mode, options, connections and revision together), noted once that its switch failed, and in a rollback
@@ -34,15 +34,17 @@ from proxymode_api.proxymode_status import RolloutOutcome
 from proxymode_api.rollout import BlockedPolicy, OnFailure
 from proxymode_operator.rollout import revisions
 from proxymode_operator.rollout.assess import NodeState, Patience, assess
-from proxymode_operator.rollout.gates import Tolerance, progress, started
+from proxymode_operator.rollout.gates import fold, questions
 from proxymode_operator.rollout.model import Decisions, Template, dataplane_options
 from proxymode_operator.rollout.notices import notices
+from proxymode_operator.rollout.progress import Gating, Tolerance, progress, started
 from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
 from proxymode_operator.rollout.status import Situation, counts, status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
+from proxymode_operator.rollout.telling import stage_of, tell, to_mark, told_times
 from proxymode_operator.rollout.windows import hours
-from proxymode_operator.rollout.writes import mark, prepare, retry, return_, told_at, turn
+from proxymode_operator.rollout.writes import mark, prepare, told_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,8 +53,9 @@ if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyMode
     from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_operator.rollout.assess import Assessment
-    from proxymode_operator.rollout.gates import StageProgress
-    from proxymode_operator.rollout.model import Fleet, Node, Write
+    from proxymode_operator.rollout.model import Fleet, Node
+    from proxymode_operator.rollout.progress import StageProgress
+    from proxymode_operator.rollout.windows import Hours
 
 
 def budget(max_unavailable: int | str, total: int) -> int:
@@ -92,21 +95,29 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         failed=len(failed) < rollout.failure_threshold,
     )
     promotion = revisions.promotion(proxy_mode, begins=begins)
+    open_hours = hours(rollout.windows, now) if rollout.windows else None
+    gating = _gating(fleet, open_hours)
+    hold = gating.at_begin(before, now)
     by_name = {stage.name: stage for stage in before.stages}
     stages = progress(
         rollout.stages,
         by_name,
         _members(fleet, states, skip_blocked=tolerance.blocked),
         states,
+        may_begin=hold is None,
         promoted=promotion.stages,
         hollow=hollow_stages(fleet),
         tolerance=tolerance,
+        gating=gating,
         now=now,
     )
     end = _end(fleet, stages, tolerance)
     if end.early:
         # The stages stay as they were when the revision ended.
-        stages = tuple(replace(s, status=by_name.get(s.status.name, s.status), is_open=False) for s in stages)
+        stages = tuple(
+            replace(s, status=by_name.get(s.status.name, s.status), is_open=False, hold=None) for s in stages
+        )
+        hold = None
     back = rollback(fleet, states) if end.outcome is RolloutOutcome.ROLLED_BACK else None
     situation = Situation(
         fleet=fleet,
@@ -116,15 +127,17 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         completed=end.outcome is RolloutOutcome.COMPLETE,
         ended=end.outcome if end.early else None,
         rollback=back,
-        stop=None if end.early else stop(fleet, stages, states),
-        hours=hours(rollout.windows, now) if rollout.windows else None,
+        stop=None if end.early else stop(fleet, stages, states, gating.statuses),
+        hours=open_hours,
+        hold=hold or next((stage.hold for stage in stages if stage.hold is not None), None),
+        answers=gating.statuses,
         outstanding=tuple(name for name, found in states.items() if not tolerance.finished(found)),
     )
     # What is not yet on record (a revision that begins, an end) moves no node before it is.
     retrial = revisions.retrial(proxy_mode, failed, begins=begins, held=end.new or situation.paused)
-    told = () if begins or end.new else _tell(situation, template, retrial.nodes, now)
+    told = () if begins or end.new else tell(situation, template, retrial.nodes, now)
     names = {write.node for write in told}
-    marked = tuple(mark(node) for node in fleet.nodes if node.name not in names and _to_mark(node, states))
+    marked = tuple(mark(node) for node in fleet.nodes if node.name not in names and to_mark(node, states))
     base = before.model_copy(
         update={
             "completed_at": before.completed_at or (now if end.outcome is RolloutOutcome.COMPLETE else None),
@@ -136,18 +149,35 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
                 ),
                 *before.history,
             ][: revisions.HISTORY],
-            "stages": started(stages, _told(fleet, names, now)),
+            "stages": started(stages, told_times(fleet, names, now)),
+            "gates": list(gating.statuses),
+            "gates_checked_at": before.gates_checked_at or (now if hold is not None and hold.passed else None),
         }
     )
     busy = names | {write.node for write in marked}
-    writes = (*told, *marked, *prepare(fleet, template, _stage_of(stages), exclude=busy, ended=end.early))
-    dues = [*(stage.due for stage in stages), situation.hours.due if situation.hours is not None else None]
+    writes = (*told, *marked, *prepare(fleet, template, stage_of(stages), exclude=busy, ended=end.early))
+    dues = [*(stage.due for stage in stages), open_hours.due if open_hours is not None else None]
+    if situation.hold is not None:
+        dues += situation.hold.due.values()
     decisions = _decisions(stored, status(situation, base, now), states.values(), dues, now)
     return replace(
         decisions,
         writes=writes,
         heard=tuple(heard for heard in (promotion.heard, retrial.heard) if heard is not None),
+        # A revision that begins is told apart from the one before by its number, which is not on record yet.
+        questions=questions(situation.hold, before.revision, now) if situation.hold is not None and not begins else (),
     )
+
+
+def _gating(fleet: Fleet, open_hours: Hours | None) -> Gating:
+    """The gates of a rollout that is under way, with what they have answered by now."""
+    proxy_mode, before = fleet.proxy_mode, fleet.proxy_mode.status
+    rollout = proxy_mode.spec.rollout
+    statuses = fold(before.gates, rollout.gates, before.revision, fleet.answers)
+    if before.completed_at is not None or revisions.ended(proxy_mode) is not None:
+        return Gating(statuses=statuses)
+    quiet = rollout.paused or (open_hours is not None and not open_hours.open)
+    return Gating(gates=rollout.gates, statuses=statuses, quiet=quiet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +200,8 @@ def _end(fleet: Fleet, stages: Sequence[StageProgress], tolerance: Tolerance) ->
         return _End(RolloutOutcome.COMPLETE)
     if revisions.abort_asked(proxy_mode):
         return _End(RolloutOutcome.ABORTED, new=True)
-    if not tolerance.failed and proxy_mode.spec.rollout.on_failure is OnFailure.ROLLBACK:
+    gate_failed = any(stage.hold is not None and stage.hold.failed for stage in stages)
+    if (gate_failed or not tolerance.failed) and proxy_mode.spec.rollout.on_failure is OnFailure.ROLLBACK:
         return _End(RolloutOutcome.ROLLED_BACK, new=True)
     if fleet.nodes and all(stage.over for stage in stages):
         return _End(RolloutOutcome.COMPLETE, new=True)
@@ -201,61 +232,6 @@ def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bo
     complete = {stage.name: stage.completed_at for stage in before.stages if stage.completed_at}
     rollout = fleet.proxy_mode.spec.rollout
     return membership(rollout.stages, complete, map(candidate, fleet.nodes), rollout.topology_key)
-
-
-def _tell(s: Situation, template: Template, retried: Sequence[str], now: datetime) -> tuple[Write, ...]:
-    """The writes that move nodes, by a revision that is on record. `retried`: failed nodes that are to try again."""
-    proxy_mode = s.fleet.proxy_mode
-    nodes = {node.name: node for node in s.fleet.nodes}
-    if s.paused:
-        return ()
-    if s.rollback is not None and not revisions.abort_asked(proxy_mode):
-        return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.states))
-    if s.ended is not None:
-        return ()
-    wished = (
-        *(retry(nodes[name], now) for name in retried),
-        *(return_(nodes[name], now) for name, found in s.states.items() if found.to_return),
-    )
-    if s.stop is not None:
-        return wished
-    stage_of = _stage_of(s.stages)
-    homeward = sorted(name for name, found in s.states.items() if found.homeward)
-    may_start = [stage for stage in s.stages if stage.is_open and not s.closed]
-    staged = [name for stage in may_start for name in stage.members if s.states[name].tellable]
-    order = dict.fromkeys([*homeward, *staged])
-    told = _within(s.budget, order, s.states)
-    return (*wished, *(turn(nodes[name], template, proxy_mode, stage_of[name], now) for name in told))
-
-
-def _stage_of(stages: Sequence[StageProgress]) -> Mapping[str, str]:
-    """The name of every node's stage."""
-    return {node: stage.status.name for stage in stages for node in stage.members}
-
-
-def _to_mark(node: Node, states: Mapping[str, Assessment]) -> bool:
-    noted = node.asked is not None and node.asked.intent.turn is not None
-    return noted and states[node.name].to_mark
-
-
-def _within(allowed: int, order: Iterable[str], states: Mapping[str, Assessment]) -> list[str]:
-    """The nodes that may be told now. One that is in flight makes no further node unavailable."""
-    unavailable = sum(found.unavailable for found in states.values())
-    told: list[str] = []
-    for name in order:
-        if not states[name].in_flight:
-            if unavailable >= allowed:
-                continue
-            unavailable += not states[name].unavailable
-        told.append(name)
-    return told
-
-
-def _told(fleet: Fleet, now_told: set[str], now: datetime) -> dict[str, datetime]:
-    """When this revision told each node, the ones told just now included."""
-    name, revision = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status.revision
-    before = {node.name: when for node in fleet.nodes if (when := told_at(node, name, revision)) is not None}
-    return dict.fromkeys(now_told, now) | before
 
 
 def _decisions(

@@ -1,8 +1,9 @@
 """How far each stage is, and which stages are open.
 
-Solves: a stage opens when every earlier one is complete and has soaked, and it is approved. What opens a stage is read
-from the *stored* status only (completedAt, approved), never from what was computed a moment ago: whatever made a node
-move was on record before it moved, so that a restart, or a second replica, comes to the same conclusion.
+Solves: a stage opens when every earlier one is complete, has soaked and has passed its gates, and it is approved. What
+opens a stage is read from the *stored* status only (completedAt, gatesPassedAt, approved), never from what was computed
+a moment ago: whatever made a node move was on record before it moved, so that a restart, or a second replica, comes to
+the same conclusion.
 Deliberately tells no node; that is `planner`.
 """
 
@@ -15,20 +16,23 @@ from proxymode_api.common import parse_duration
 from proxymode_api.proxymode_status import StagePhase, StageStatus
 from proxymode_api.rollout import Approval
 from proxymode_operator.rollout.assess import NodeState
+from proxymode_operator.rollout.gates import BEFORE_ALL, after_stage, before_all, hold
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
+    from proxymode_api.gates import Gate, GateStatus
+    from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_api.rollout import Stage
     from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.gates import Hold
 
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """One stage now. `is_open`: its nodes may be told. `over`: complete and soaked, by the stored status.
-
-    `due`: when its soak ends.
+    """One stage now. `is_open`: its nodes may be told. `over`: complete, soaked and past its gates, by the stored
+    status. `due`: when its soak ends. `hold`: the gates that it waits for, or that watch its soak.
     """
 
     status: StageStatus
@@ -36,6 +40,7 @@ class StageProgress:
     is_open: bool
     over: bool
     due: datetime | None
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,41 +69,80 @@ class Tolerance:
                 return False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gating:
+    """The rollout's gates and their answers so far. `quiet`: nothing may begin now anyway, whatever they say."""
+
+    gates: Sequence[Gate] = ()
+    statuses: tuple[GateStatus, ...] = ()
+    quiet: bool = False
+
+    def at_begin(self, stored: ProxyModeStatus, now: datetime) -> Hold | None:
+        """What stands before the first stage; None: nothing does, or no more."""
+        begun = stored.gates_checked_at is not None or any(stage.started_at is not None for stage in stored.stages)
+        if begun or not self.gates:
+            return None
+        watches = before_all(self.gates, stored.started_at or now)
+        return hold(BEFORE_ALL, watches, self.statuses, now, soaking=False, quiet=self.quiet)
+
+    def after(self, stage: str, completed_at: datetime, soak: timedelta, now: datetime, *, last: bool) -> Hold | None:
+        """What stands after a complete stage; None: nothing does."""
+        watches = after_stage(self.gates, completed_at, soak, now, last=last)
+        if not watches:
+            return None
+        soaking = now < completed_at + soak
+        return hold(stage, watches, self.statuses, now, soaking=soaking, quiet=self.quiet)
+
+
 def progress(
     stages: Sequence[Stage],
     stored: Mapping[str, StageStatus],
     members: Mapping[str, tuple[str, ...]],
     states: Mapping[str, Assessment],
     *,
+    may_begin: bool,
     promoted: Collection[str],
     hollow: Collection[str],
     tolerance: Tolerance,
+    gating: Gating,
     now: datetime,
 ) -> tuple[StageProgress, ...]:
     """Every stage, in order. `promoted` names the stages that a person has approved just now, `hollow` those whose
     selector no node meets at all: they cannot be complete, since more likely the selector is wrong than the fleet.
 
-    A stage whose nodes all belong to earlier ones is complete as soon as it would open, and does not soak. While no
-    agent of a stage's nodes, nor of those before it, is heard of, it is not complete: nothing was shown yet, and agents
-    that are installed after the operator must not find that the canary is over.
+    A stage whose nodes all belong to earlier ones is complete as soon as it would open, and neither soaks nor has
+    gates; gates stand after a stage only until another has begun. While no agent at all is heard of, no stage is
+    complete: agents that are installed after the operator must not find that the canary is over. Where others are, a
+    stage whose own agents stay silent is gone round like any blocked node.
     """
     result: list[StageProgress] = []
-    reached, heard = bool(states), False
-    for stage in stages:
-        before = stored.get(stage.name) or StageStatus(name=stage.name, phase=StagePhase.PENDING)
+    reached = bool(states) and may_begin
+    heard = any(not found.unheard for found in states.values())
+    for index, stage in enumerate(stages):
+        before = _not_of_the_future(stored.get(stage.name), now) or StageStatus(
+            name=stage.name, phase=StagePhase.PENDING
+        )
         nodes = members[stage.name]
         automatic = stage.approval is Approval.AUTOMATIC
         is_open = reached and (automatic or before.approved)
         approved = before.approved or stage.name in promoted or (automatic and reached)
-        heard = heard or any(not states[node].unheard for node in nodes)
         finished = all(tolerance.finished(states[node]) for node in nodes) and (heard or not nodes)
         done = is_open and finished and stage.name not in hollow
         completed_at = before.completed_at or (now if done else None)
         soak = parse_duration(stage.soak) if nodes else _NONE
         soaked_at = before.completed_at and before.completed_at + soak
-        over = soaked_at is not None and now >= soaked_at
+        followed = any(later.name in stored and stored[later.name].started_at for later in stages[index + 1 :])
+        holds: Hold | None = None
+        if reached and nodes and before.completed_at and not before.gates_passed_at and not followed:
+            last = index == len(stages) - 1
+            holds = gating.after(stage.name, before.completed_at, soak, now, last=last)
+        soaked = soaked_at is not None and now >= soaked_at
+        gates_passed_at = before.gates_passed_at or (now if holds is not None and soaked and holds.passed else None)
+        over = soaked and holds is None
         if completed_at is not None:
             phase = StagePhase.COMPLETE if over or not soak else StagePhase.SOAKING
+            if soaked and holds is not None:
+                phase = StagePhase.AWAITING_GATES
         elif is_open:
             phase = StagePhase.PROGRESSING
         elif reached and not approved:
@@ -115,13 +159,21 @@ def progress(
             approved=approved,
             started_at=before.started_at or completed_at,
             completed_at=completed_at,
+            gates_passed_at=gates_passed_at,
         )
-        result.append(StageProgress(status, nodes, is_open, over, None if over else soaked_at))
+        result.append(StageProgress(status, nodes, is_open, over, None if over else soaked_at, holds))
         reached = reached and over
     return tuple(result)
 
 
 _NONE = parse_duration("0")
+
+
+def _not_of_the_future(stored: StageStatus | None, now: datetime) -> StageStatus | None:
+    """Where somebody has set the clock back, a completed stage soaks anew rather than for as long as the clock lost."""
+    if stored is None or stored.completed_at is None or stored.completed_at <= now:
+        return stored
+    return stored.model_copy(update={"completed_at": now})
 
 
 def started(stages: Sequence[StageProgress], told: Mapping[str, datetime]) -> list[StageStatus]:

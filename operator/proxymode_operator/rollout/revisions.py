@@ -62,6 +62,8 @@ def begin(fleet: Fleet, template: Template, now: datetime) -> ProxyModeStatus:
             "started_at": now,
             "completed_at": None,
             "stages": [],
+            "gates": [],
+            "gates_checked_at": None,
             "history": history[:HISTORY],
         }
     )

@@ -15,7 +15,7 @@ Stages are cumulative: a node belongs to the first stage that reaches it. The ru
    stage it was told in; nodes that join belong to the first stage that is not complete and reaches them, after
    completion to the last.
 
-Deliberately knows no time and opens no stage: that is `gates`.
+Deliberately knows no time and opens no stage: that is `progress`.
 """
 
 from __future__ import annotations

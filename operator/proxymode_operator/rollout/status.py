@@ -14,24 +14,29 @@ from typing import TYPE_CHECKING
 from proxymode_api.annotations import PROMOTE_ANNOTATION
 from proxymode_api.common import Condition, ConditionStatus, Mode
 from proxymode_api.deprecation import deprecation
+from proxymode_api.gates import GateResult
 from proxymode_api.nodeproxymode import ObservedMode
 from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutOutcome, StagePhase
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.assess import NodeState
-from proxymode_operator.rollout.stops import with_reasons
+from proxymode_operator.rollout.gates import BEFORE_ALL
+from proxymode_operator.rollout.stops import about_gates, with_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from proxymode_api.gates import GateStatus
     from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_operator.rollout.assess import Assessment
-    from proxymode_operator.rollout.gates import StageProgress
+    from proxymode_operator.rollout.gates import Hold
     from proxymode_operator.rollout.model import Fleet, Node
+    from proxymode_operator.rollout.progress import StageProgress
     from proxymode_operator.rollout.stops import Rollback, Stop
     from proxymode_operator.rollout.windows import Hours
 
 _NAMED = 5
+_STATUS = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}
 _MODES = {
     Mode.IPVS: frozenset({ObservedMode.IPVS, ObservedMode.KUBE_PROXY_IPVS}),
     Mode.NFTABLES: frozenset({ObservedMode.NFTABLES, ObservedMode.KUBE_PROXY_NFTABLES}),
@@ -43,7 +48,7 @@ class Situation:
     """What the planner found. `refusal`: why the spec cannot be followed. `ended`: how this revision ended early.
 
     `rollback`: whom it brings back. `hours`: of its windows, None: it has none. `outstanding`: nodes that are neither
-    updated nor given up.
+    updated nor given up. `hold`: the gates that stand in the way or watch a soak; `answers`: what they answered last.
     """
 
     fleet: Fleet
@@ -57,6 +62,8 @@ class Situation:
     stop: Stop | None = None
     hours: Hours | None = None
     outstanding: tuple[str, ...] = ()
+    hold: Hold | None = None
+    answers: tuple[GateStatus, ...] = ()
 
     def names(self, state: NodeState) -> tuple[str, ...]:
         """Nodes in this state, sorted."""
@@ -128,12 +135,18 @@ def word(s: Situation) -> FleetStatus:
         return FleetStatus.PAUSED
     if s.stop is not None:
         return FleetStatus.STOPPED
+    if s.hold is not None and s.hold.stage == BEFORE_ALL:
+        return FleetStatus.WAITING_FOR_WINDOW if s.closed else FleetStatus.AWAITING_GATES
     by_phase = {
         StagePhase.AWAITING_APPROVAL: FleetStatus.AWAITING_APPROVAL,
         StagePhase.SOAKING: FleetStatus.SOAKING,
     }
-    under_way = FleetStatus.WAITING_FOR_WINDOW if s.closed else FleetStatus.PROGRESSING
-    return by_phase.get(s.current.status.phase, under_way) if s.current else under_way
+    if s.current and s.current.status.phase in by_phase:
+        return by_phase[s.current.status.phase]
+    if s.closed:
+        return FleetStatus.WAITING_FOR_WINDOW
+    gated = s.current and s.current.status.phase is StagePhase.AWAITING_GATES
+    return FleetStatus.AWAITING_GATES if gated else FleetStatus.PROGRESSING
 
 
 def status(s: Situation, base: ProxyModeStatus, now: datetime) -> ProxyModeStatus:
@@ -151,7 +164,7 @@ def status(s: Situation, base: ProxyModeStatus, now: datetime) -> ProxyModeStatu
 
 
 def conditions(s: Situation, now: datetime) -> list[Condition]:
-    """All six, in a fixed order."""
+    """All seven, in a fixed order."""
     found = [
         ("Accepted", *_accepted(s)),
         ("Progressing", *_progressing(s)),
@@ -159,12 +172,13 @@ def conditions(s: Situation, now: datetime) -> list[Condition]:
         ("Degraded", *_degraded(s)),
         ("Paused", *_paused(s)),
         ("DeprecatedMode", *_deprecated(s)),
+        ("GatesPassing", *_gates(s)),
     ]
     before = {condition.type: condition for condition in s.fleet.proxy_mode.status.conditions}
     generation = s.fleet.proxy_mode.metadata.generation
     result: list[Condition] = []
     for type_, holds, reason, message in found:
-        status = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
+        status = _STATUS[holds]
         known = before.get(type_)
         since = known.last_transition_time if known is not None and known.status is status else now
         result.append(
@@ -222,9 +236,22 @@ def _progressing(s: Situation) -> tuple[bool, Reason, str]:
     if status is FleetStatus.SOAKING:
         until = f" until {current.due:%Y-%m-%dT%H:%M:%SZ}" if current and current.due else ""
         return True, Reason.SOAKING, f"stage {name} is watched{until}"
+    if status is FleetStatus.AWAITING_GATES:
+        return False, Reason.AWAITING_GATES, "; ".join([_gates_awaited(s), _tally(s)])
     if status is FleetStatus.WAITING_FOR_WINDOW:
         return False, Reason.OUTSIDE_WINDOW, "; ".join([_next_window(s), _tally(s), *_waiting(s), *_skipped(s)])
     return True, Reason.NODES_SWITCHING, "; ".join([_tally(s), *_waiting(s), *_skipped(s)])
+
+
+def _gates_awaited(s: Situation) -> str:
+    assert s.hold is not None
+    before = "no node is told before every gate has answered"
+    what = f"stage {s.hold.stage} is complete and waits for gates" if s.hold.stage else before
+    return f"{what}: {about_gates(s.fleet.proxy_mode.spec.rollout.gates, s.answers, _watching(s.hold))}"
+
+
+def _watching(found: Hold) -> list[str]:
+    return [watch.gate.name for watch in found.watches]
 
 
 def _next_window(s: Situation) -> str:
@@ -278,7 +305,11 @@ def _degraded(s: Situation) -> tuple[bool, Reason, str]:
     if s.ended is RolloutOutcome.ROLLED_BACK:
         stuck = s.rollback.stuck if s.rollback else ()
         stay = f"; nothing to return to on {listed(stuck)}" if stuck else ""
-        return True, Reason.ROLLED_BACK, f"too many nodes failed, this revision was taken back{stay}"
+        gates = s.fleet.proxy_mode.spec.rollout.gates
+        limits = {gate.name: gate.failure_limit for gate in gates}
+        bad = [a.name for a in s.answers if a.stage and a.failures >= limits[a.name]]
+        why = f"gates failed: {about_gates(gates, s.answers, bad)}" if bad else "too many nodes failed"
+        return True, Reason.ROLLED_BACK, f"{why}; this revision was taken back{stay}"
     if s.stop is not None:
         return True, s.stop.reason, s.stop.message
     if failed := s.names(NodeState.FAILED):
@@ -294,6 +325,24 @@ def _paused(s: Situation) -> tuple[bool, Reason, str]:
     if s.paused:
         return True, Reason.REQUESTED, "spec.rollout.paused is true: nothing new starts"
     return False, Reason.NOT_PAUSED, ""
+
+
+def _gates(s: Situation) -> tuple[bool | None, Reason, str]:
+    """Unknown while a gate has not answered: that is neither good news nor bad."""
+    gates = s.fleet.proxy_mode.spec.rollout.gates
+    if not gates:
+        return True, Reason.NO_GATES, "spec.rollout.gates is empty"
+    by_result: dict[GateResult, list[str]] = {}
+    for answer in s.answers:
+        by_result.setdefault(answer.result, []).append(answer.name)
+    if failed := by_result.get(GateResult.FAIL):
+        return False, Reason.GATE_FAILED, about_gates(gates, s.answers, failed)
+    unanswered = [*by_result.get(GateResult.ERROR, []), *by_result.get(GateResult.NO_DATA, [])]
+    if unanswered:
+        return None, Reason.GATE_UNANSWERED, about_gates(gates, s.answers, unanswered)
+    if missing := {gate.name for gate in gates} - {answer.name for answer in s.answers}:
+        return None, Reason.GATES_NOT_ASKED, f"not asked yet: {listed(missing)}"
+    return True, Reason.GATES_PASSED, f"passed when asked last: {listed(gate.name for gate in gates)}"
 
 
 def _deprecated(s: Situation) -> tuple[bool, Reason, str]:

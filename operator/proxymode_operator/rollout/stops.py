@@ -1,7 +1,8 @@
 """What stops a rollout by itself, and whom a rollback brings back.
 
-Solves: failureThreshold, onBlocked Stop, a stage whose selector selects nothing. A stop lasts as long as its cause: a
-node that recovers lets the rollout go on. A rollback is for good; that it was decided is in the history.
+Solves: failureThreshold, onBlocked Stop, a gate that fails, a stage whose selector selects nothing. A stop lasts as
+long as its cause: a node that recovers, a gate that passes, lets the rollout go on. A rollback is for good; that it was
+decided is in the history.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from proxymode_operator.rollout.selection import matches
 from proxymode_operator.rollout.writes import told_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from proxymode_api.gates import Gate, GateStatus
     from proxymode_operator.rollout.assess import Assessment
-    from proxymode_operator.rollout.gates import StageProgress
     from proxymode_operator.rollout.model import Fleet
+    from proxymode_operator.rollout.progress import StageProgress
 
 _SHOWN = 5
 
@@ -54,7 +56,27 @@ def hollow_stages(fleet: Fleet) -> frozenset[str]:
     )
 
 
-def stop(fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Assessment]) -> Stop | None:
+def about_gates(gates: Sequence[Gate], answers: Sequence[GateStatus], names: Collection[str]) -> str:
+    """What these gates have answered, each with where it stands in the spec."""
+    known = {status.name: status for status in answers}
+    told: list[str] = []
+    for index, gate in enumerate(gates):
+        status = known.get(gate.name)
+        if gate.name not in names:
+            continue
+        where = f"spec.rollout.gates[{index}] ({gate.name})"
+        if status is None:
+            told.append(f"{where}: not asked yet")
+            continue
+        about = f"after stage {status.stage}" if status.stage else "before the first stage"
+        often = f", {status.failures} times in a row" if status.failures > 1 else ""
+        told.append(f"{where}: {status.message} ({status.result} {about}{often})")
+    return "; ".join(told)
+
+
+def stop(
+    fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Assessment], answers: Sequence[GateStatus]
+) -> Stop | None:
     """The first cause that holds now."""
     rollout = fleet.proxy_mode.spec.rollout
     failed = failed_nodes(states)
@@ -66,6 +88,9 @@ def stop(fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Ass
         if blocked:
             why = f"{len(blocked)} blocked, onBlocked is Stop: {with_reasons(blocked, states)}"
             return Stop(Reason.NODES_BLOCKED, why)
+    for stage in stages:
+        if stage.hold is not None and stage.hold.failed:
+            return Stop(Reason.GATE_FAILED, about_gates(rollout.gates, answers, stage.hold.failed))
     hollow = hollow_stages(fleet)
     for stage in stages:
         if stage.status.name in hollow and not stage.status.completed_at and fleet.nodes:

@@ -1,0 +1,77 @@
+"""Who is told what now: the part of the planner that moves nodes.
+
+Solves: which nodes an open stage, a rollback, a retry or a skip may tell at this moment, in which order, and how many
+of them the budget allows. Deliberately opens no stage and ends no revision; it takes a `Situation` as the planner found
+it, of a revision that is on record.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxymode_operator.rollout import revisions
+from proxymode_operator.rollout.writes import retry, return_, told_at, turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.model import Fleet, Node, Template, Write
+    from proxymode_operator.rollout.progress import StageProgress
+    from proxymode_operator.rollout.status import Situation
+
+
+def tell(s: Situation, template: Template, retried: Sequence[str], now: datetime) -> tuple[Write, ...]:
+    """The writes that move nodes, by a revision that is on record. `retried`: failed nodes that are to try again."""
+    proxy_mode = s.fleet.proxy_mode
+    nodes = {node.name: node for node in s.fleet.nodes}
+    if s.paused:
+        return ()
+    if s.rollback is not None and not revisions.abort_asked(proxy_mode):
+        return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.states))
+    if s.ended is not None:
+        return ()
+    wished = (
+        *(retry(nodes[name], now) for name in retried),
+        *(return_(nodes[name], now) for name, found in s.states.items() if found.to_return),
+    )
+    if s.stop is not None:
+        return wished
+    stages = stage_of(s.stages)
+    homeward = sorted(name for name, found in s.states.items() if found.homeward)
+    may_start = [stage for stage in s.stages if stage.is_open and not s.closed]
+    staged = [name for stage in may_start for name in stage.members if s.states[name].tellable]
+    order = dict.fromkeys([*homeward, *staged])
+    told = _within(s.budget, order, s.states)
+    return (*wished, *(turn(nodes[name], template, proxy_mode, stages[name], now) for name in told))
+
+
+def stage_of(stages: Sequence[StageProgress]) -> Mapping[str, str]:
+    """The name of every node's stage."""
+    return {node: stage.status.name for stage in stages for node in stage.members}
+
+
+def to_mark(node: Node, states: Mapping[str, Assessment]) -> bool:
+    noted = node.asked is not None and node.asked.intent.turn is not None
+    return noted and states[node.name].to_mark
+
+
+def _within(allowed: int, order: Iterable[str], states: Mapping[str, Assessment]) -> list[str]:
+    """The nodes that may be told now. One that is in flight makes no further node unavailable."""
+    unavailable = sum(found.unavailable for found in states.values())
+    told: list[str] = []
+    for name in order:
+        if not states[name].in_flight:
+            if unavailable >= allowed:
+                continue
+            unavailable += not states[name].unavailable
+        told.append(name)
+    return told
+
+
+def told_times(fleet: Fleet, now_told: set[str], now: datetime) -> dict[str, datetime]:
+    """When this revision told each node, the ones told just now included."""
+    name, revision = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status.revision
+    before = {node.name: when for node in fleet.nodes if (when := told_at(node, name, revision)) is not None}
+    return dict.fromkeys(now_told, now) | before
