@@ -106,6 +106,16 @@ lock: ## requirements/*.lock, with hashes, from pyproject.toml
 	@$(PIP_COMPILE) --extra agent --output-file requirements/agent.lock pyproject.toml
 	@$(PIP_COMPILE) --all-build-deps --only-build-deps --output-file requirements/build.lock pyproject.toml
 
+.PHONY: dist
+dist: install ## wheel and sdist, in dist/
+	@$(BIN)/hatchling build
+
+.PHONY: sbom
+sbom: install ## what the images are made of, from their locks, as CycloneDX: build/sbom
+	@mkdir -p build/sbom
+	@for image in agent operator; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --output-file build/sbom/$$image.cdx.json requirements/$$image.lock; done
+
 .PHONY: clean
 clean: ## what `make` made in the checkout; the cache outside it stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

@@ -10,6 +10,7 @@ import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -132,6 +133,8 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         default=LogFormat.LOGFMT,
         help="logfmt or json (default: %(default)s)",
     )
+    version = distribution_version("proxymode")
+    parser.add_argument("--version", action="version", version=f"proxymode-operator {version}")
     return parser
 
 

@@ -55,6 +55,21 @@ async def test_the_overlay_adds_an_init_container_and_no_other_right(manifests: 
     assert "deployment.apps/proxymode-operator unchanged (server dry run)" in taken.stdout.splitlines()
 
 
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in MANIFESTS.glob("overlays/*/kustomization.yaml")))
+async def test_every_overlay_is_taken(manifests: ApiServer, name: str) -> None:
+    taken = await manifests.kubectl("apply", "--dry-run=server", f"--kustomize={MANIFESTS / 'overlays' / name}")
+    assert all(line.endswith("(server dry run)") for line in taken.stdout.splitlines())
+    assert len(taken.stdout.splitlines()) > 10
+
+
+async def test_on_k3s_agents_use_their_nodes_loopback_and_the_operator_does_not(manifests: ApiServer) -> None:
+    rendered = (await manifests.kubectl("kustomize", str(MANIFESTS / "overlays/k3s"))).stdout
+    assert "KUBERNETES_SERVICE_HOST: 127.0.0.1" in rendered
+    assert rendered.count("configMapRef") == 1
+    daemon_set = rendered[rendered.index("kind: DaemonSet") :]
+    assert "configMapRef" in daemon_set
+
+
 async def test_another_api_server_address_is_another_config_map(manifests: ApiServer, tmp_path: Path) -> None:
     """Pods restart with it: the name carries a hash of the contents."""
     (tmp_path / "kustomization.yaml").write_text(

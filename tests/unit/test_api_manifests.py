@@ -243,10 +243,12 @@ def test_what_an_image_copies_exists(component: str) -> None:
 
 
 @COMPONENTS
-def test_an_image_copies_every_package_of_the_wheel(component: str) -> None:
+def test_an_image_copies_all_that_the_wheel_is_made_of(component: str) -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
     copied = {s for words in instructions(IMAGES / component / "Dockerfile") if words[0] == "COPY" for s in words[1:-1]}
-    assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= copied
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source in (*wheel["packages"], *wheel["shared-data"]):
+        assert any(Path(source).is_relative_to(folder) for folder in copied), source
     assert {project["project"]["readme"], *project["project"]["license-files"]} <= copied
 
 
