@@ -127,6 +127,17 @@ def duration(value: str) -> float:
     return total
 
 
+def whole_seconds(value: str) -> int:
+    """A duration of whole seconds, 0 included."""
+    match = _DURATION.match(value)
+    if value == "0":
+        return 0
+    if match is None or not value or "." in value:
+        raise _bad(value, "is not a duration of whole seconds; write it as in 15m, 90s or 0")
+    hours, minutes, seconds = match.groups()
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
+
+
 def bind_address(value: str) -> BindAddress | None:
     if not value:
         return None

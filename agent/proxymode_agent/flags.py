@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent import flag_values as values
 from proxymode_agent.metrics import agent_version
-from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
+from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
@@ -104,6 +104,10 @@ _DATAPLANE_FLAGS: Final = (
     "ipvs_scheduler",
     "ipvs_strict_arp",
     "ipvs_exclude_cidrs",
+    "ipvs_tcp_timeout",
+    "ipvs_tcpfin_timeout",
+    "ipvs_udp_timeout",
+    "ipvs_drain_timeout",
 )
 
 
@@ -151,6 +155,10 @@ def _standalone(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> 
             ipvs_scheduler=parsed.ipvs_scheduler or default.ipvs_scheduler,
             ipvs_strict_arp=bool(parsed.ipvs_strict_arp),
             ipvs_exclude_cidrs=parsed.ipvs_exclude_cidrs or (),
+            ipvs_timeouts=IpvsTimeouts(
+                parsed.ipvs_tcp_timeout or 0, parsed.ipvs_tcpfin_timeout or 0, parsed.ipvs_udp_timeout or 0
+            ),
+            ipvs_drain_seconds=parsed.ipvs_drain_timeout or 0,
         ),
         node_port_primary=values.PRIMARY in addresses,
         node_cidrs=parsed.detect_local_mode is DetectLocalMode.NODE_CIDR,
@@ -304,5 +312,23 @@ def flag_parser(host_name: str) -> argparse.ArgumentParser:
         type=values.networks,
         metavar="CIDR[,CIDR]",
         help="virtual servers in these networks are somebody else's",
+    )
+    for name, what in (
+        ("tcp", "an established TCP connection (0: the kernel's 15m)"),
+        ("tcpfin", "a TCP connection after the first FIN (0: the kernel's 2m)"),
+        ("udp", "UDP (0: the kernel's 5m)"),
+    ):
+        alone.add_argument(
+            f"--ipvs-{name}-timeout",
+            type=values.whole_seconds,
+            metavar="DURATION",
+            help=f"how long IPVS remembers {what}, without packets",
+        )
+    alone.add_argument(
+        "--ipvs-drain-timeout",
+        type=values.whole_seconds,
+        metavar="DURATION",
+        help="how long an endpoint that leaves a Service may keep its TCP and SCTP connections (default: 0, until IPVS "
+        "knows none)",
     )
     return parser

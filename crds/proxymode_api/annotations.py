@@ -1,4 +1,4 @@
-"""Annotations by which people steer a rollout that is under way. Pure; part of the API.
+"""Annotations by which people steer a rollout that is under way, or one Service. Pure; part of the API.
 
 Those of a ProxyMode are said once about one revision and are no lasting wish, hence no fields of the spec. That of a
 NodeProxyMode lasts until it is taken away; it is no field since its spec is the operator's to write. The operator's own
@@ -28,3 +28,6 @@ RETRY_ALL: Final = "all"
 
 SKIP_ANNOTATION: Final = "proxymode.io/skip"
 """On a NodeProxyMode: why rollouts shall go round this node, as long as it is there."""
+
+IPVS_SCHEDULER_ANNOTATION: Final = "proxymode.io/ipvs-scheduler"
+"""On a Service: the IPVS scheduler of its virtual servers, in the place of the ProxyMode's; no mode but ipvs reads it."""

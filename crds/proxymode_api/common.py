@@ -19,6 +19,7 @@ from proxymode_api import rules
 from proxymode_api.modes import ConnectionPolicy as ConnectionPolicy
 from proxymode_api.modes import DetectLocalMode as DetectLocalMode
 from proxymode_api.modes import IpvsScheduler as IpvsScheduler
+from proxymode_api.modes import KubeProxyPolicy as KubeProxyPolicy
 from proxymode_api.modes import Mode as Mode
 
 
@@ -60,6 +61,9 @@ Duration = Annotated[
 
 Cidr = Annotated[str, Field(max_length=43, json_schema_extra=rules.extra(rules.CIDR))]
 """An IPv4 or IPv6 prefix."""
+
+KubernetesName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+"""Name of an object or a namespace (RFC 1123 label)."""
 
 Interface = Annotated[str, Field(min_length=1, max_length=15, pattern=r"^[^/:\s]+$")]
 """A network interface's name or its beginning; bounds are the kernel's (dev_valid_name, IFNAMSIZ)."""
@@ -144,12 +148,26 @@ class DetectLocal(Model):
     )
 
 
+class IpvsTimeouts(Model):
+    """How long IPVS remembers a connection without packets; 0: as long as the kernel does by itself."""
+
+    tcp: Duration = Field(
+        default="0", description="An established TCP connection; 0: the kernel's 15m (kube-proxy: --ipvs-tcp-timeout)."
+    )
+    tcp_fin: Duration = Field(
+        default="0",
+        description="A TCP connection after the first FIN; 0: the kernel's 2m (kube-proxy: --ipvs-tcpfin-timeout).",
+    )
+    udp: Duration = Field(default="0", description="UDP; 0: the kernel's 5m (kube-proxy: --ipvs-udp-timeout).")
+
+
 class IpvsOptions(Model):
     """Options of the ipvs dataplane."""
 
     scheduler: IpvsScheduler = Field(
         default=IpvsScheduler.RR,
-        description="IPVS scheduler of every virtual server (kube-proxy: --ipvs-scheduler).",
+        description="IPVS scheduler of every virtual server (kube-proxy: --ipvs-scheduler); the annotation "
+        "proxymode.io/ipvs-scheduler of a Service says otherwise for this one. Where the kernel lacks it, rr.",
     )
     strict_arp: bool = Field(
         default=False,
@@ -165,6 +183,15 @@ class IpvsOptions(Model):
         "--ipvs-exclude-cidrs).",
         examples=[["203.0.113.0/24"]],
     )
+    timeouts: IpvsTimeouts = Field(
+        default_factory=IpvsTimeouts, description="How long IPVS remembers a connection without packets."
+    )
+    drain_timeout: Duration = Field(
+        default="0",
+        description="How long an endpoint that leaves a Service may keep its TCP and SCTP connections: until then its "
+        "real server stays with weight 0, and what is still open is cut. 0: until IPVS knows no connection of it.",
+        examples=["10m"],
+    )
 
 
 class NftablesOptions(Model):
@@ -176,6 +203,20 @@ class NftablesOptions(Model):
         le=31,
         description="Bit of the packet mark that asks for masquerading (kube-proxy: --iptables-masquerade-bit).",
     )
+
+
+class KubeProxyOptions(Model):
+    """kube-proxy's DaemonSet, and who handles the Services of its nodes."""
+
+    policy: KubeProxyPolicy = Field(
+        default=KubeProxyPolicy.IGNORE,
+        description="Ignore: a node where kube-proxy runs is blocked. TakeOver: when a node's turn comes, kube-proxy's "
+        "DaemonSet is kept off it by the label proxymode.io/service-proxy, what kube-proxy had in the kernel is handed "
+        "over and removed. HandBack: the other way round, kube-proxy comes back and this agent's tables go; it needs "
+        "mode nftables, through which nodes in ipvs mode pass.",
+    )
+    namespace: KubernetesName = Field(default="kube-system", description="Namespace of the DaemonSet.")
+    daemon_set: KubernetesName = Field(default="kube-proxy", description="Name of the DaemonSet.")
 
 
 class DataplaneOptions(Model):
@@ -205,4 +246,8 @@ class DataplaneOptions(Model):
     detect_local: DetectLocal = Field(
         default_factory=DetectLocal,
         description="How pod traffic is told from traffic from outside; the latter is masqueraded.",
+    )
+    kube_proxy: KubeProxyOptions = Field(
+        default_factory=KubeProxyOptions,
+        description="Whether nodes are taken over from kube-proxy, or handed back to it.",
     )

@@ -172,6 +172,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         '"primary" must not stand here: NodePorts answer on CIDRs',
     ),
     "unknown scheduler": ({"ipvs": {"scheduler": "random"}}, "spec.ipvs.scheduler", 'supported values: "rr", "wrr"'),
+    "timeout of IPVS in milliseconds": ({"ipvs": {"timeouts": {"tcpFin": "500ms"}}}, "tcpFin", "is not a duration"),
+    "negative drain timeout of IPVS": (
+        {"ipvs": {"drainTimeout": "-5m"}},
+        "spec.ipvs.drainTimeout",
+        "is not a duration",
+    ),
     "mark bit past the mark": ({"nftables": {"masqueradeBit": 32}}, "masqueradeBit", "less than or equal to 31"),
 }
 

@@ -12,7 +12,7 @@ import pytest
 
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.flags import parse
-from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
+from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_api.modes import IpvsScheduler, Mode
 from proxymode_log import LogFormat
 
@@ -43,6 +43,9 @@ def test_everything_said() -> None:
             "--ipvs-scheduler=wlc",
             "--ipvs-strict-arp=true",
             "--ipvs-exclude-cidrs=203.0.113.7/24",
+            "--ipvs-tcp-timeout=15m0s",
+            "--ipvs-udp-timeout=0",
+            "--ipvs-drain-timeout=10m",
             "--metrics-bind-address=[::1]:9000",
             "--healthz-bind-address=",
             "--state-dir=/run/x",
@@ -63,6 +66,8 @@ def test_everything_said() -> None:
         ipvs_scheduler="wlc",
         ipvs_strict_arp=True,
         ipvs_exclude_cidrs=(ipaddress.ip_network("203.0.113.0/24"),),
+        ipvs_timeouts=IpvsTimeouts(tcp=900),
+        ipvs_drain_seconds=600,
     )
     assert options.kubeconfig == Path("/etc/kubeconfig")
     assert options.node_name == "node-1"
@@ -154,6 +159,7 @@ def test_flags_about_pods_that_do_not_go_together(
         ("--ipvs-scheduler=fastest", f"'fastest' is not an IPVS scheduler; use one of {', '.join(IpvsScheduler)}"),
         ("--ipvs-strict-arp=2", "'2' is neither true nor false"),
         ("--ipvs-exclude-cidrs=x", "'x' is not a network"),
+        ("--ipvs-tcp-timeout=1.5s", "'1.5s' is not a duration of whole seconds; write it as in 15m, 90s or 0"),
         ("--metrics-bind-address=10249", "'10249' is not an address to listen on; write it as in 127.0.0.1:10249"),
         ("--healthz-bind-address=localhost:1", "'localhost:1' is not an address to listen on"),
         ("--healthz-bind-address=127.0.0.1:70000", "'127.0.0.1:70000' is not an address to listen on"),

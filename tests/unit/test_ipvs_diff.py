@@ -10,8 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxymode_agent.dataplane.ipvs import sysctls
-from proxymode_agent.dataplane.ipvs.diff import Changes, diff
+from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.ipvs import sysctls, timeouts
+from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining
+from proxymode_agent.dataplane.ipvs.drain import Drain
 from proxymode_agent.dataplane.ipvs.model import (
     AddRealServer,
     AddVirtualServer,
@@ -19,8 +21,10 @@ from proxymode_agent.dataplane.ipvs.model import (
     DeleteRealServer,
     DeleteVirtualServer,
     Element,
+    Hashing,
     IpvsState,
     RealServer,
+    RealServerName,
     ReleaseAddress,
     Scheduling,
     ServerChange,
@@ -31,11 +35,13 @@ from proxymode_agent.dataplane.ipvs.model import (
     VirtualServer,
     frontend_key,
 )
+from proxymode_agent.dataplane.ipvs.refusals import by_port, instead
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
 from proxymode_agent.services.model import (
     Endpoint,
     Family,
     Frontend,
+    IpvsTimeouts,
     Network,
     Protocol,
     ServicePort,
@@ -128,6 +134,7 @@ class Kernel:
         self.check()
         self.each((*changes.delete_servers, *changes.release))
         self.delete(changes.delete)
+        self.each(changes.sweep)
         self.check()
 
     def put(self, changes: Changes, elements: Mapping[Element, Verdict | None]) -> None:
@@ -299,8 +306,36 @@ def test_how_a_real_server_leaves(
 ) -> None:
     frontend = WEB.cluster_ip._replace(protocol=protocol)
     empty = IpvsState({frontend: VirtualServer(RR, {})})
-    changes = diff(server(weight, connections, frontend), empty).servers
-    assert [type(change) for change in changes] == ([expected] if expected else [])
+    changes = diff(server(weight, connections, frontend), empty)
+    assert [type(change) for change in (*changes.servers, *changes.sweep)] == ([expected] if expected else [])
+    assert changes.count == (weight != 0 or protocol is Protocol.UDP), "that one drains is as it should be"
+
+
+def test_a_real_server_that_has_had_its_time_goes_with_its_connections() -> None:
+    empty = IpvsState({WEB.cluster_ip: VirtualServer(RR, {})})
+    name = RealServerName(WEB.cluster_ip, WEB.endpoints[0])
+    assert list(draining(server(0, 7), empty)) == [name]
+    assert diff(server(0, 7), empty).sweep == ()
+    assert diff(server(0, 7), empty, {name}).sweep == (DeleteRealServer(*name),)
+    assert list(draining(server(0, 7), server(1, 0))) == [], "it is wanted again"
+
+
+def test_how_long_a_real_server_drains() -> None:
+    first, second = (RealServerName(WEB.cluster_ip, endpoint) for endpoint in WEB.endpoints)
+    drain = Drain(600)
+    assert drain.due_in(0.0) is None
+    drain.changed([SetWeight(*first, 0)], 100.0)
+    drain.seen([first, second], 160.0)
+    assert drain.overdue(699.0) == frozenset()
+    assert (drain.due_in(160.0), drain.due_in(690.0)) == (60.0, 10.0)
+    assert drain.overdue(700.0) == {first}
+    drain.gone([first])
+    assert drain.overdue(759.9) == frozenset()
+    drain.changed([SetWeight(*second, 1)], 400.0)
+    assert drain.due_in(400.0) is None
+    endless = Drain(0)
+    endless.seen([first], 0.0)
+    assert (endless.overdue(1e9), endless.due_in(1e9)) == (frozenset(), 60.0)
 
 
 def test_a_draining_real_server_that_is_wanted_again_takes_connections_again() -> None:
@@ -462,7 +497,44 @@ def test_affinity_changes_in_place() -> None:
 
 def test_maglev_hashes_the_port_too_as_kube_proxy_has_it() -> None:
     state = wanted_of(WEB, scheduler="mh")
-    assert state.virtual_servers[WEB.cluster_ip].scheduling == Scheduling("mh", with_port=True)
+    assert state.virtual_servers[WEB.cluster_ip].scheduling == Scheduling("mh", hashing=Hashing.FALLBACK | Hashing.PORT)
+
+
+def test_a_service_may_have_a_scheduler_of_its_own_and_gets_another_where_the_kernel_lacks_it() -> None:
+    wanted = Wanted("wlc", NODE, {"lblc": "rr"})
+    named = {
+        asked: replace(
+            WEB, name=WEB.name._replace(service=f"s{number}"), cluster_ip=WEB.cluster_ip._replace(port=number)
+        )
+        for number, asked in enumerate((None, "sh", "lblc"), 1)
+    }
+    wanted.replace(by_name([replace(port, ipvs_scheduler=asked) for asked, port in named.items()]))
+    found = {asked: wanted.state().virtual_servers[port.cluster_ip].scheduling for asked, port in named.items()}
+    assert found == {None: Scheduling("wlc"), "sh": Scheduling("sh", hashing=Hashing.FALLBACK), "lblc": RR}
+    assert wanted.replaced_schedulers() == {"lblc": [named["lblc"].name]}
+    assert instead(wanted) == "the kernel has no IPVS scheduler lblc (module ip_vs_lblc): rr serves ns/s3"
+    assert instead(Wanted("wlc", NODE)) == ""
+
+
+def test_of_what_the_kernel_refused_each_port_learns_the_first_reason() -> None:
+    wanted = Wanted("rr", NODE)
+    wanted.replace(by_name([WEB]))
+    address = BindAddress(WEB.cluster_ip.address, None)
+    refused = [(AddVirtualServer(WEB.cluster_ip, RR), "no"), (AddRealServer(WEB.cluster_ip, POD), "so"), (address, "x")]
+    assert by_port(wanted, refused) == {WEB.name: "cannot add virtual server 10.96.0.10:80/TCP with scheduler rr: no"}
+    with pytest.raises(DataplaneError, match=r"cannot release address 10\.0\.0\.9: no"):
+        by_port(wanted, [(ReleaseAddress(bytes((10, 0, 0, 9))), "no")])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "to_set"),
+    [
+        (IpvsTimeouts(), IpvsTimeouts(900, 120, 300), IpvsTimeouts()),
+        (IpvsTimeouts(900, 30, 60), IpvsTimeouts(900, 120, 60), IpvsTimeouts(0, 30, 0)),
+    ],
+)
+def test_only_timeouts_that_differ_are_set(wanted: IpvsTimeouts, found: IpvsTimeouts, to_set: IpvsTimeouts) -> None:
+    assert timeouts.differing(wanted, found) == to_set
 
 
 def test_only_endpoints_that_may_be_here_are_hairpin() -> None:

@@ -10,7 +10,7 @@ import pytest
 from proxymode_agent.kube.objects import Node, NodeAddress, NodeSpec, NodeStatus, ObjectMeta
 from proxymode_agent.node.config import OptionsError, dataplane_config
 from proxymode_agent.node.memory import Memory, recall, remember
-from proxymode_agent.services.model import PodInterface, PodNetworks
+from proxymode_agent.services.model import IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_api.nodeproxymode import NodeProxyModeSpec
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ def spec(**wire: Any) -> NodeProxyModeSpec:
 def test_options_become_the_dataplanes_configuration() -> None:
     config = dataplane_config(
         spec(
-            ipvs={"scheduler": "lc", "strictARP": True, "excludeCIDRs": ["203.0.113.0/24"]},
+            ipvs={
+                "scheduler": "lc",
+                "strictARP": True,
+                "excludeCIDRs": ["203.0.113.0/24"],
+                "timeouts": {"tcp": "2h", "tcpFin": "45s"},
+                "drainTimeout": "10m",
+            },
             nftables={"masqueradeBit": 9},
             masqueradeAll=True,
             localhostNodePorts=True,
@@ -41,6 +47,8 @@ def test_options_become_the_dataplanes_configuration() -> None:
     assert config.ipvs_scheduler == "lc"
     assert config.ipvs_strict_arp
     assert config.ipvs_exclude_cidrs == (ip_network("203.0.113.0/24"),)
+    assert config.ipvs_timeouts == IpvsTimeouts(tcp=7200, tcp_fin=45, udp=0)
+    assert config.ipvs_drain_seconds == 600
     assert config.masquerade_bit == 9
     assert config.masquerade_all
     assert config.localhost_node_ports

@@ -14,6 +14,7 @@ from proxymode_agent.services.labels import PROXY_NAME_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.model import Family, HealthCheck, Protocol
 from proxymode_agent.services.service import service_entry
 from proxymode_agent.services.slices import Place, slice_entry, slice_service
+from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
 
 if TYPE_CHECKING:
     from proxymode_agent.services.model import ServicePort
@@ -190,6 +191,25 @@ def test_a_service_given_to_another_proxy_is_not_ours() -> None:
     other = service()
     other["metadata"]["labels"] = {PROXY_NAME_LABEL: "other"}
     assert service_entry(decode_service(json.dumps(other))) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("asked", "scheduler", "problem"),
+    [
+        (None, None, ""),
+        ("sh", "sh", ""),
+        ("Random", None, "metadata.annotations[proxymode.io/ipvs-scheduler] is 'Random', not one of rr, wrr, lc"),
+    ],
+)
+def test_a_service_may_ask_for_an_ipvs_scheduler(asked: str | None, scheduler: str | None, problem: str) -> None:
+    wanted = service()
+    wanted["metadata"]["annotations"] = {"other": "annotation"} | ({IPVS_SCHEDULER_ANNOTATION: asked} if asked else {})
+    entry, problems = service_entry(decode_service(json.dumps(wanted)))
+    assert entry is not None
+    (port,) = service_ports(KEY, entry, [], zone="")
+    assert port.ipvs_scheduler == scheduler
+    assert "".join(problems).startswith(problem)
+    assert len(problems) == bool(problem)
 
 
 def test_slices_of_names_and_empty_slices_give_no_endpoints() -> None:

@@ -26,12 +26,18 @@ class DataplaneError(Exception):
 @dataclass(frozen=True, slots=True)
 class SyncResult:
     """What one sync did. `written`: kernel objects added, changed or removed (0: everything was as it should be);
-    `refused`: Service ports that the kernel would not take, with the reason; the others are programmed."""
+    `refused`: Service ports that the kernel would not take, with the reason; the others are programmed. `damage`: what
+    others had done to what the last sync left, in words, where this one has read the kernel back and could tell.
+    `instead`: what was done in the place of what was asked for, since this kernel cannot do that. `read_back_in`:
+    seconds after which there is something of ours to look for in the kernel."""
 
     written: int
     services: int
     endpoints: int
     refused: Refused = ()
+    damage: str = ""
+    instead: str = ""
+    read_back_in: float | None = None
 
 
 class Finding(StrEnum):

@@ -53,13 +53,12 @@ class Drift:
             self._changed = look.changed if look.finding is Finding.CHANGED else ""
         self.look_at = ended + rest_after_look(self.look_period, ended - began)
 
-    def repaired(self, began: float, ended: float, *, expected: bool, written: int) -> str:
-        """A full sync was made, which wrote so many objects; what drift it repaired, empty: none.
+    def repaired(self, began: float, ended: float, *, expected: bool, written: int, damage: str) -> str:
+        """The kernel was read back and so many objects were written; what drift that repaired, empty: none.
 
-        `expected`: it had something to write of its own. Where a look has seen a change and nothing is left to write,
-        an update that came across it has read the kernel back already.
+        `expected`: it had something to write of its own; `damage`: what it found itself.
         """
-        changed = self._changed or (READ_BACK if written and not expected else "")
+        changed = damage or self._changed or (READ_BACK if written and not expected else "")
         self._finding, self._changed = Finding.UNTOUCHED, ""
         self._ended, self._seconds = ended, ended - began
         self._asked = math.inf

@@ -292,8 +292,8 @@ class Engine:
             self._rest_seconds = rest_after(seconds, waited)
             self._pending_at = ended + self._rest_seconds
         told.synced(result, kind, seconds)
-        if full:
-            drift = self._drift.repaired(began, ended, expected=expected, written=result.written)
+        if full or result.damage:
+            drift = self._drift.repaired(began, ended, expected=expected, written=result.written, damage=result.damage)
             if drift:
                 self._metrics.drift_repairs.inc()
                 told.drifted(drift, result.written)
@@ -312,6 +312,7 @@ class Engine:
             services=result.services,
             endpoints=result.endpoints,
             refused=result.refused,
+            instead=result.instead,
             last_sync=now,
         )
 
@@ -325,13 +326,13 @@ class Engine:
         self._publish(phase=EnginePhase.SWITCHING, synced=False, steps=())
         try:
             record = await self._worker.switch(to, state, self._stepped)
-        except Exception as error:
         except SwitchPending as pending:
             self._inbox.kept_waiting(began)  # the sync that follows writes to the target
             self._draining = goal is self._goal
             self._switch_at = self._clock() + pending.seconds if self._draining else -math.inf
             self._publish(last_switch=pending.record)
             result = ""
+        except Exception as error:
             delay = self._switch_retry.next()
             if goal is self._goal:  # else the new wish is tried at once
                 self._switch_at = self._clock() + delay
@@ -396,9 +397,9 @@ class Engine:
             return EnginePhase.FAILED
         if self._goal is None or not self._inbox.complete:
             return EnginePhase.PENDING
-        current = ours(self._kernel.observed)
         if self._draining:
             return EnginePhase.SWITCHING
+        current = ours(self._kernel.observed)
         if self._goal.mode is None:
             if current is None:
                 return EnginePhase.OBSERVING

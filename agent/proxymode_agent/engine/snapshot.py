@@ -48,6 +48,8 @@ class EngineSnapshot:
     """End of the last successful sync."""
     refused: Refused = ()
     """Service ports that the kernel would not take, and why."""
+    instead: str = ""
+    """What was done in the place of what was asked for, since this kernel cannot do that."""
     drift: str = ""
     """What others had changed and was put back within the last minutes."""
     error: str = ""

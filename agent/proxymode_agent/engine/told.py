@@ -28,6 +28,11 @@ def refused(name: ServicePortName, reason: str) -> None:
     log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
 
 
+def instead(text: str) -> None:
+    """Not what was asked for but something near it is programmed."""
+    log.warning("kernel lacks something", extra={"instead": text})
+
+
 def synced(result: SyncResult, kind: str, seconds: float) -> None:
     """A sync succeeded."""
     routine = kind == "incremental" or not result.written

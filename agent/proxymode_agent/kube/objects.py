@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
+
 
 class ObjectKey(NamedTuple):
     """An object's identity within its kind; `namespace` is empty for cluster-scoped kinds."""
@@ -22,11 +24,12 @@ class ObjectKey(NamedTuple):
 
 
 class Annotations(msgspec.Struct, frozen=True, gc=False):
-    """Of EndpointSlices (core/v1, EndpointsLastChangeTriggerTime)."""
+    """Of EndpointSlices (core/v1, EndpointsLastChangeTriggerTime) and of Services."""
 
     last_change_trigger_time: str | None = msgspec.field(
         name="endpoints.kubernetes.io/last-change-trigger-time", default=None
     )
+    ipvs_scheduler: str | None = msgspec.field(name=IPVS_SCHEDULER_ANNOTATION, default=None)
 
 
 class ObjectMeta(msgspec.Struct, rename="camel", frozen=True, gc=False):

@@ -185,6 +185,8 @@ def _degraded(seen: Observation) -> Aspect:
         named = "; ".join(f"{name}: {reason}" for name, reason in engine.refused[:REFUSED_SHOWN])
         more = f"; and {len(engine.refused) - REFUSED_SHOWN} more" if len(engine.refused) > REFUSED_SHOWN else ""
         return _true(Reason.SERVICES_REFUSED, f"The kernel does not take {named}{more}.")
+    if engine.instead:
+        return _true(Reason.SCHEDULER_MISSING, _sentence(engine.instead))
     return _false(Reason.AS_EXPECTED, "")
 
 

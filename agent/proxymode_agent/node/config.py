@@ -33,6 +33,7 @@ class OptionsError(Exception):
 def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> DataplaneConfig:
     """The options resolved for this node. Raises OptionsError."""
     addresses = internal_ips(node) if node is not None else ()
+    timeouts = options.ipvs.timeouts
     return DataplaneConfig(
         pods=_pods(options, node),
         masquerade_all=options.masquerade_all,
@@ -43,18 +44,18 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
         ipvs_scheduler=options.ipvs.scheduler.value,
         ipvs_strict_arp=options.ipvs.strict_arp,
         ipvs_exclude_cidrs=_networks("ipvs.excludeCIDRs", options.ipvs.exclude_cidrs),
-        connections=options.connections,
         ipvs_timeouts=IpvsTimeouts(*map(_seconds, (timeouts.tcp, timeouts.tcp_fin, timeouts.udp))),
         ipvs_drain_seconds=_seconds(options.ipvs.drain_timeout),
-    )
+        connections=options.connections,
         drain_seconds=_seconds(options.drain_timeout),
+    )
 
 
-def _pods(options: DataplaneOptions, node: Node | None) -> PodNetworks | PodInterface | None:
 def _seconds(duration: str) -> int:
     return int(parse_duration(duration).total_seconds())
 
 
+def _pods(options: DataplaneOptions, node: Node | None) -> PodNetworks | PodInterface | None:
     detect = options.detect_local
     match detect.mode:
         case DetectLocalMode.CLUSTER_CIDR:

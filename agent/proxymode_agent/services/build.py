@@ -65,6 +65,7 @@ def service_ports(
                     source_ranges=external.source_ranges if external.load_balancer else (),
                     affinity_seconds=service.affinity_seconds,
                     hairpin=endpoints.hairpin,
+                    ipvs_scheduler=service.ipvs_scheduler,
                 )
             )
     return tuple(ports)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_api.modes import ConnectionPolicy
 
@@ -93,7 +93,8 @@ class ServicePort:
     everybody. `affinity_seconds`: a client stays with its endpoint until that long after its last connection; None: no
     affinity.
     `hairpin`: addresses of its endpoints that may reach themselves through this node: those that are on it or may be,
-    and all where clients in the cluster are short-circuited.
+    and all where clients in the cluster are short-circuited. `ipvs_scheduler`: how its virtual servers choose in ipvs
+    mode; None: as the node's configuration says.
     """
 
     name: ServicePortName
@@ -109,6 +110,7 @@ class ServicePort:
     source_ranges: tuple[Network, ...] = ()
     affinity_seconds: int | None = None
     hairpin: tuple[bytes, ...] = ()
+    ipvs_scheduler: str | None = None
 
     @property
     def has_endpoints(self) -> bool:
@@ -156,6 +158,18 @@ class PodInterface:
     prefix: bool = False
 
 
+class IpvsTimeouts(NamedTuple):
+    """Seconds after which IPVS forgets a connection without packets; 0: the kernel's own (ip_vs_proto_tcp.c, _udp.c).
+    `tcp_fin`: after the first FIN."""
+
+    tcp: int = 0
+    tcp_fin: int = 0
+    udp: int = 0
+
+
+NO_TIMEOUTS: Final = IpvsTimeouts()
+
+
 @dataclass(frozen=True, slots=True)
 class DataplaneConfig:
     """What holds for all Services of a node; resolved from NodeProxyMode.spec or from flags.
@@ -178,7 +192,10 @@ class DataplaneConfig:
     ipvs_scheduler: str = "rr"
     ipvs_strict_arp: bool = False
     ipvs_exclude_cidrs: tuple[Network, ...] = ()
+    ipvs_timeouts: IpvsTimeouts = NO_TIMEOUTS
+    ipvs_drain_seconds: int = 0
     connections: ConnectionPolicy = ConnectionPolicy.HANDOVER
+    drain_seconds: int = 300
 
     def pod_networks(self, family: Family) -> tuple[Network, ...]:
         """The networks of one family by which pods are told; empty where they are told otherwise or not at all."""
@@ -192,4 +209,3 @@ class HealthChecks(NamedTuple):
     mode: Mode
     config: DataplaneConfig
     checks: Mapping[ServiceName, HealthCheck]
-    drain_seconds: int = 300

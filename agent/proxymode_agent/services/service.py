@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from proxymode_agent.services.addresses import packed
 from proxymode_agent.services.labels import PROXY_NAME_LABEL
 from proxymode_agent.services.model import Family, Network, Protocol
+from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
+from proxymode_api.modes import IpvsScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +59,7 @@ class ServiceEntry(NamedTuple):
     """A Service that is ours: its packed cluster IPs, at most one of a family, its ports, and what else is said of it.
 
     `external_local` is what externalTrafficPolicy says where the Service's type or external IPs give it a meaning;
-    `health_check_port` None: load balancers need not ask which nodes have endpoints.
+    `health_check_port` None: load balancers need not ask which nodes have endpoints. `ipvs_scheduler` None: the node's.
     """
 
     addresses: tuple[bytes, ...]
@@ -67,6 +69,7 @@ class ServiceEntry(NamedTuple):
     external_local: bool = False
     affinity_seconds: int | None = None
     health_check_port: int | None = None
+    ipvs_scheduler: str | None = None
 
 
 def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...]]:
@@ -95,6 +98,7 @@ def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...
         external_local=external_local,
         affinity_seconds=_affinity(spec, problems),
         health_check_port=_health_check(spec, problems) if external_local else None,
+        ipvs_scheduler=_scheduler(service, problems),
     )
     return entry, tuple(problems)
 
@@ -150,6 +154,19 @@ def _affinity(spec: ServiceSpec, problems: list[str]) -> int | None:
         )
         return AFFINITY_SECONDS
     return AFFINITY_SECONDS if seconds is None else seconds
+
+
+def _scheduler(service: Service, problems: list[str]) -> str | None:
+    annotations = service.metadata.annotations
+    asked = annotations.ipvs_scheduler if annotations is not None else None
+    if asked is None:
+        return None
+    try:
+        return IpvsScheduler(asked).value
+    except ValueError:
+        known = ", ".join(IpvsScheduler)
+        problems.append(f"metadata.annotations[{IPVS_SCHEDULER_ANNOTATION}] is {asked!r}, not one of {known}")
+        return None
 
 
 def _health_check(spec: ServiceSpec, problems: list[str]) -> int | None:

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     SWITCH_ROLLED_BACK = "SwitchRolledBack"
     SWITCH_FAILED = "SwitchFailed"
     SERVICES_REFUSED = "ServicesRefused"
+    SCHEDULER_MISSING = "SchedulerMissing"
     AS_EXPECTED = "AsExpected"
     SUPPORTED = "Supported"
     ANNOUNCED = "Announced"

@@ -159,6 +159,15 @@ _OTHERS: Final = (
         "Look at the named Services and the kernel's words. Each has an Event of its own.",
     ),
     Page(
+        Reason.SCHEDULER_MISSING,
+        Mood.LOOK,
+        (on_node("Degraded", "True"),),
+        "The kernel has no module for an IPVS scheduler that spec.ipvs.scheduler or the annotation "
+        "proxymode.io/ipvs-scheduler of a Service asks for. These Services are served all the same, by rr; the message "
+        "names the first five ports.",
+        "Install or load the module ip_vs_NAME on the node; it is found within a sync period. Or ask for another one.",
+    ),
+    Page(
         Reason.AS_EXPECTED,
         Mood.WELL,
         (on_node("Degraded", "False"), on_rollout("Degraded", "False")),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.ipvs.model import AddressChange, BindAddress, ReleaseAddress
+from proxymode_agent.dataplane.ipvs.sockets import in_use
 from proxymode_agent.dataplane.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -195,11 +196,22 @@ class Addresses:
                 pause = min(2 * pause, 0.05)
         return refused
 
+    def release(self, addresses: Sequence[bytes]) -> None:
+        """Remove addresses from kube-ipvs0 and leave our routes to them. Raises DataplaneError."""
+        index = _index(DEVICE)
+        refused = self._netlink.transact([_address(_RTM_DELADDR, address, index or 0) for address in addresses])
+        for number, error in refused.items():
+            if error not in _GONE:
+                shown = socket.inet_ntop(_FAMILY[len(addresses[number])], addresses[number])
+                raise DataplaneError(f"cannot release {shown}: {os.strerror(error)}")
+
     def stray_routes(self) -> set[bytes]:
-        """Addresses for which there is a route of ours, but no address on kube-ipvs0."""
+        """Addresses for which there is a route of ours, but no address on kube-ipvs0 and no socket of the node that
+        speaks from it: its connections go on over the route."""
         index = _index(DEVICE)
         on_device = {address for address, device, _ in self._addresses() if device == index}
-        return set(self._routes(index)[0]) - on_device
+        stray = set(self._routes(index)[0]) - on_device
+        return stray - in_use(stray)
 
     def delete_routes(self, addresses: set[bytes]) -> None:
         """Remove our routes to these addresses. Raises DataplaneError."""

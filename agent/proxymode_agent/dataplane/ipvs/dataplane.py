@@ -5,25 +5,27 @@ What is ours is read back, see README.md: no file and no memory is needed to fin
 
 from __future__ import annotations
 
-import logging
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
-from proxymode_agent.dataplane.ipvs import sysctls
+from proxymode_agent.dataplane.ipvs import sysctls, timeouts
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
 from proxymode_agent.dataplane.ipvs.count import Count
-from proxymode_agent.dataplane.ipvs.diff import Changes, diff
+from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining
+from proxymode_agent.dataplane.ipvs.drain import Drain
 from proxymode_agent.dataplane.ipvs.layout import FAMILIES
 from proxymode_agent.dataplane.ipvs.model import (
-    BindAddress,
+    AddVirtualServer,
     DeleteVirtualServer,
     IpvsState,
+    RealServerName,
     ReleaseAddress,
     Set,
     frontend_key,
-    shown,
 )
+from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import SideTable
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
@@ -31,15 +33,12 @@ from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
+    from proxymode_agent.dataplane.base import Refused
     from proxymode_agent.dataplane.ipvs.model import AddressChange, Element, ServerChange
-    from proxymode_agent.services.model import DataplaneConfig, Frontend, ServicePortName, ServiceState
+    from proxymode_agent.services.model import DataplaneConfig, Frontend, ServicePort, ServicePortName, ServiceState
 
-    Refused = tuple[tuple[ServicePortName, str], ...]
-
-
-_log = logging.getLogger(__name__)
 _FALLBACK: Final = "rr"
 
 
@@ -48,7 +47,7 @@ class IpvsDataplane:
 
     mode: Final = Mode.IPVS
 
-    def __init__(self, config: DataplaneConfig) -> None:
+    def __init__(self, config: DataplaneConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._table = SideTable(config)
         self._addresses = Addresses()
@@ -56,6 +55,9 @@ class IpvsDataplane:
         self._wanted: Wanted | None = None
         self._count = Count()
         self._virtual_servers: int | None = None
+        self._schedulers: dict[str, bool] = {_FALLBACK: True}
+        self._drain = Drain(config.ipvs_drain_seconds)
+        self._clock = clock
 
     def close(self) -> None:
         """Close sockets; leaves the kernel as it is."""
@@ -76,7 +78,8 @@ class IpvsDataplane:
         if changed is not None and wanted is not None:
             result = self._sync_changed(wanted, state, changed)
         if result is None:
-            wanted = Wanted(self._scheduler(), self._node_addresses())
+            replacements = self._replacements(self._asked(state.ports.values()))
+            wanted = Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements)
             self._table.watch.begin()
             result = self._sync_all(wanted, state)
         self._wanted = wanted
@@ -112,14 +115,19 @@ class IpvsDataplane:
         return len(changes)
 
     def release_addresses(self) -> None:
-        """Remove the addresses, our routes and kube-ipvs0, unless it has excluded addresses. Raises DataplaneError."""
+        """Remove the addresses, our routes and kube-ipvs0, unless it has excluded addresses. Raises DataplaneError.
+
+        A route to an address that a socket of the node speaks from stays; see `forget_routes`.
+        """
         self._wanted = None
         if self.present() and self._addresses.device_exists():
-            unreleased = self._addresses.apply([ReleaseAddress(address) for address in self._bound()])
-            if unreleased:
-                raise DataplaneError(f"cannot {unreleased[0][0]}: {unreleased[0][1]}")
+            self._addresses.release(list(self._bound()))
             if not self._addresses.bound():
                 self._addresses.delete_device()
+        self.forget_routes()
+
+    def forget_routes(self) -> None:
+        """Remove our routes to addresses that are neither bound nor spoken from any more. Raises DataplaneError."""
         self._addresses.delete_routes(self._addresses.stray_routes())
 
     def remove_table(self) -> None:
@@ -132,6 +140,8 @@ class IpvsDataplane:
         after = wanted.state()
         servers = self._open_servers()  # loads the module, which brings the sysctls
         written = sysctls.apply(sysctls.wanted(os.uname().release, strict_arp=self._config.ipvs_strict_arp))
+        written += self._set_timeouts(servers)
+        written += self._table.mend()
         elements = self._table.elements()
         for length in FAMILIES.keys() - self._table.intact():
             # Which frontends were ours is known until their virtual servers are gone.
@@ -148,36 +158,51 @@ class IpvsDataplane:
             addresses=bound,
             elements=elements,
         )
-        changes = diff(before, after)
-        refused = self._apply(wanted, changes)
+        now = self._clock()
+        self._drain.seen(draining(before, after), now)
+        changes = diff(before, after, self._drain.overdue(now))
+        applied, refused = self._apply(wanted, changes)
         strays = self._addresses.stray_routes()
         self._addresses.delete_routes(strays)
-        return SyncResult(
-            written=written + changes.count + len(strays),
-            services=wanted.services,
-            endpoints=wanted.endpoints,
-            refused=(*refused, *_conflicts(wanted)),
-        )
+        return self._result(wanted, written + applied + len(strays), refused)
 
     def _sync_changed(
         self, wanted: Wanted, state: ServiceState, changed: frozenset[ServicePortName]
     ) -> SyncResult | None:
         """Only the changed ports' operations; None when the kernel was not as believed: read it back."""
-        before, after = wanted.replace({name: state.ports.get(name) for name in changed})
-        changes = diff(before, after)
+        ports = {name: state.ports.get(name) for name in changed}
+        if not self._asked(port for port in ports.values() if port is not None) <= self._schedulers.keys():
+            return None
+        changes = diff(*wanted.replace(ports))
         try:
-            refused = self._apply(wanted, changes)
+            applied, refused = self._apply(wanted, changes)
         except DataplaneError:
             return None
-        if refused:
-            return None
-        return SyncResult(changes.count, wanted.services, wanted.endpoints, refused=_conflicts(wanted))
+        return None if refused else self._result(wanted, applied, ())
 
-    def _apply(self, wanted: Wanted, changes: Changes) -> Refused:
+    def _result(self, wanted: Wanted, written: int, refused: Refused) -> SyncResult:
+        return SyncResult(
+            written=written,
+            services=wanted.services,
+            endpoints=wanted.endpoints,
+            refused=(*refused, *conflicts(wanted)),
+            instead=instead(wanted),
+            read_back_in=self._drain.due_in(self._clock()),
+        )
+
+    def _apply(self, wanted: Wanted, changes: Changes) -> tuple[int, Refused]:
+        """Make the changes; how many were made, and which ports lack what the kernel refused."""
         servers = self._open_servers()
         self._table.put(changes.close, changes.there, changes.outdated)
         refused: list[tuple[ServerChange | AddressChange, str]] = [*servers.apply(changes.servers)]
-        self._table.put(changes.open, changes.there)
+        # Nobody is let in where there is no virtual server: a process of the node would answer.
+        shut = {frontend_key(change.frontend) for change, _ in refused if isinstance(change, AddVirtualServer)}
+        opened = {
+            element: value
+            for element, value in changes.open.items()
+            if element.set is not Set.FRONTENDS or element.key not in shut
+        }
+        self._table.put(opened, changes.there)
         if changes.bind:
             refused += self._addresses.apply(changes.bind)
         self._table.delete(changes.forget)
@@ -185,7 +210,11 @@ class IpvsDataplane:
         if changes.release:
             refused += self._addresses.apply(changes.release)
         self._table.delete(changes.delete)
-        return tuple(_by_port(wanted, refused))
+        refused += servers.apply(changes.sweep)
+        self._drain.changed(changes.servers, self._clock())
+        self._drain.gone(RealServerName(change.frontend, change.endpoint) for change in changes.sweep)
+        applied = changes.count - len({change for change, _ in refused}) - (len(changes.open) - len(opened))
+        return applied, tuple(by_port(wanted, refused).items())
 
     def _open_servers(self) -> Servers:
         if self._servers is None:
@@ -216,18 +245,24 @@ class IpvsDataplane:
     def _excluded(self, address: bytes) -> bool:
         return any(_contains(network, address) for network in self._config.ipvs_exclude_cidrs)
 
-    def _scheduler(self) -> str:
-        """The scheduler that was asked for, or one that every kernel with IPVS has."""
-        asked = self._config.ipvs_scheduler
-        if asked == _FALLBACK or self._open_servers().has_scheduler(asked):
-            return asked
-        _log.warning(
-            "the kernel has no IPVS scheduler %s and no module ip_vs_%s: virtual servers get %s",
-            asked,
-            asked,
-            _FALLBACK,
-        )
-        return _FALLBACK
+    def _set_timeouts(self, servers: Servers) -> int:
+        """Set timeouts that are not as they were asked for; how many."""
+        to_set = timeouts.differing(self._config.ipvs_timeouts, timeouts.read())
+        if any(to_set):
+            servers.set_timeouts(to_set)
+        return sum(map(bool, to_set))
+
+    def _asked(self, ports: Iterable[ServicePort]) -> set[str]:
+        """The schedulers that are asked for."""
+        return {port.ipvs_scheduler or self._config.ipvs_scheduler for port in ports}
+
+    def _replacements(self, asked: Iterable[str]) -> Mapping[str, str]:
+        """For schedulers that the kernel lacks the one that every kernel with IPVS has. A module may have been
+        installed or loaded meanwhile, so those that were not there are asked for again."""
+        for name in asked:
+            if not self._schedulers.get(name):
+                self._schedulers[name] = self._open_servers().has_scheduler(name)
+        return {name: _FALLBACK for name, there in self._schedulers.items() if not there}
 
     def _node_addresses(self) -> NodeAddresses:
         local = self._addresses.local()
@@ -248,24 +283,3 @@ def _contains(network: ipaddress.IPv4Network | ipaddress.IPv6Network, address: b
         return False
     mask = int(network.netmask)
     return int.from_bytes(address, "big") & mask == int(network.network_address)
-
-
-def _conflicts(wanted: Wanted) -> Refused:
-    return tuple(
-        (name, f"{shown(frontend)} belongs to Service port {owner}") for name, owner, frontend in wanted.conflicts()
-    )
-
-
-def _by_port(
-    wanted: Wanted, refused: Iterable[tuple[ServerChange | AddressChange, str]]
-) -> Iterable[tuple[ServicePortName, str]]:
-    """Which ports lack what the kernel refused. Raises DataplaneError for what belongs to no port."""
-    for change, reason in refused:
-        if isinstance(change, BindAddress | ReleaseAddress):
-            names = wanted.owners_of(change.address)
-        else:
-            owner = wanted.owner(change.frontend)
-            names = [] if owner is None else [owner]
-        if not names:
-            raise DataplaneError(f"cannot {change}: {reason}")
-        yield from ((name, f"cannot {change}: {reason}") for name in names)

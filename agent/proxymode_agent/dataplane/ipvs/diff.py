@@ -4,7 +4,7 @@ New before old, and closed before open. What restricts or masquerades a frontend
 virtual server and its new real servers before the weights of the old ones go to 0; then the frontend is accepted; then
 its address makes the node take its packets. Going away is the same backwards. A real server leaves as in kube-proxy:
 TCP and SCTP with weight 0 until IPVS knows no connection of it any more (its own timeouts bound that, 15 minutes idle
-by default), UDP at once.
+by default) or its time is over, UDP at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from proxymode_agent.dataplane.ipvs.model import (
     DeleteVirtualServer,
     Element,
     IpvsState,
+    RealServerName,
     ReleaseAddress,
     ServerChange,
     Set,
@@ -32,7 +33,7 @@ from proxymode_agent.dataplane.ipvs.model import (
 from proxymode_agent.services.model import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from proxymode_agent.services.model import Endpoint, Frontend
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class Changes:
     """To be done field by field, in this order; `outdated` goes in one transaction with `close`: source ranges in the
     place of which others come, with which they could overlap, which the kernel refuses. `there`: those of `close` and
-    `open` that have another verdict now."""
+    `open` that have another verdict now. `sweep`: real servers that have drained; that they are there was right."""
 
     outdated: frozenset[Element]
     close: Mapping[Element, Verdict | None]
@@ -53,10 +54,11 @@ class Changes:
     release: tuple[AddressChange, ...]
     delete: frozenset[Element]
     there: frozenset[Element]
+    sweep: tuple[DeleteRealServer, ...]
 
     @property
     def count(self) -> int:
-        """Kernel objects that change."""
+        """Kernel objects that are not as they should be."""
         return (
             len(self.outdated)
             + len(self.close)
@@ -70,8 +72,24 @@ class Changes:
         )
 
 
-def diff(before: IpvsState, after: IpvsState) -> Changes:
-    """The changes that make `before` into `after`. Nothing to do: `count` is 0."""
+def draining(before: IpvsState, after: IpvsState) -> Iterator[RealServerName]:
+    """The real servers of `before` that take no new connections and of whose virtual servers they are no part any
+    more, but IPVS may know connections of them."""
+    for frontend, found in before.virtual_servers.items():
+        wanted = after.virtual_servers.get(frontend)
+        if wanted is None or frontend.protocol == Protocol.UDP:
+            continue
+        if found.real_servers.keys() != wanted.real_servers.keys():
+            for endpoint, server in found.real_servers.items():
+                if server.weight == 0 and endpoint not in wanted.real_servers:
+                    yield RealServerName(frontend, endpoint)
+
+
+def diff(before: IpvsState, after: IpvsState, overdue: Container[RealServerName] = ()) -> Changes:
+    """The changes that make `before` into `after`. Nothing to do: `count` is 0, and `sweep` is empty.
+
+    `overdue`: draining real servers that go whatever connections they have.
+    """
     servers: list[ServerChange] = []
     for frontend, wanted in after.virtual_servers.items():
         found = before.virtual_servers.get(frontend)
@@ -105,6 +123,11 @@ def diff(before: IpvsState, after: IpvsState) -> Changes:
         release=tuple(ReleaseAddress(address) for address in before.addresses if address not in after.addresses),
         delete=frozenset(element for element in gone - outdated if element.set is not Set.FRONTENDS),
         there=frozenset(changed.keys() & old.keys()),
+        sweep=tuple(
+            DeleteRealServer(*name)
+            for name in draining(before, after)
+            if name in overdue or before.virtual_servers[name.frontend].real_servers[name.endpoint].connections == 0
+        ),
     )
 
 
@@ -133,8 +156,7 @@ def _changed(frontend: Frontend, found: VirtualServer, wanted: VirtualServer) ->
 
 
 def _leaving(frontend: Frontend, endpoint: Endpoint, found: VirtualServer) -> Iterator[ServerChange]:
-    server = found.real_servers[endpoint]
-    if frontend.protocol == Protocol.UDP or (server.weight == 0 and server.connections == 0):
+    if frontend.protocol == Protocol.UDP:
         yield DeleteRealServer(frontend, endpoint)
-    elif server.weight != 0:
+    elif found.real_servers[endpoint].weight != 0:
         yield SetWeight(frontend, endpoint, 0)

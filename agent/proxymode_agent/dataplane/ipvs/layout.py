@@ -56,6 +56,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     mark_has,
     masquerade,
     meta,
+    one_by_one,
     reject,
     set_mark_bit,
     verdict,
@@ -66,7 +67,7 @@ from proxymode_agent.dataplane.nfnetlink import Verdict as NftVerdict
 from proxymode_agent.services.model import Family, PodInterface
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from proxymode_agent.services.model import DataplaneConfig
 
@@ -151,20 +152,38 @@ class Layout:
     def rules(self) -> tuple[Rule, ...]:
         return tuple(Rule(chain, body) for chain, bodies in self.bodies.items() for body in bodies)
 
-    def create(self, elements: Mapping[Element, Verdict | None]) -> Transaction:
-        """The whole table in the place of whatever has its name, at one instant."""
-        return Transaction.of(
+    def create(self, elements: Mapping[Element, Verdict | None]) -> Iterator[Transaction]:
+        """The whole table in the place of whatever has its name, in transactions of bounded size.
+
+        First all but the filters; the nat chain is never missing, for without any conntrack translates no more. Then
+        the elements, and with them all the filters, at one instant.
+        """
+        filters = [chain for chain in self.bodies if chain.hook is not None and chain.hook.type == "filter"]
+        yield Transaction.of(
             self.table.add(),
             self.table.delete(),
             self.table.add(),
             *(declared.add() for declared in self.sets.values()),
-            *(chain.add() for chain in self.bodies),
+            *(chain.add() for chain in self.bodies if chain not in filters),
+            *(rule.add() for rule in self.rules if rule.chain not in filters),
+        )
+        for kind, pairs in by_set(elements, self.length).items():
+            yield from one_by_one(add_elements(self.sets[kind], pairs))
+        yield Transaction.of(
+            *(chain.add() for chain in filters), *(rule.add() for rule in self.rules if rule.chain in filters)
+        )
+
+    def rewrite(self, found: Iterable[Chain]) -> Transaction:
+        """All chains and rules as declared, at one instant, where the sets are as they should be and `found` are the
+        chains that there are."""
+        there = {chain.name: chain for chain in found}
+        other = [chain for chain in there.values() if chain not in self.bodies]
+        return Transaction.of(
+            self.table.add(),
+            *(chain.flush() for chain in there.values()),
+            *(chain.delete() for chain in other),
+            *(chain.add() for chain in self.bodies if there.get(chain.name) != chain),
             *(rule.add() for rule in self.rules),
-            *(
-                command
-                for kind, pairs in by_set(elements, self.length).items()
-                for command in add_elements(self.sets[kind], pairs)
-            ),
         )
 
     @property

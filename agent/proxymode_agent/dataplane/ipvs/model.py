@@ -8,7 +8,7 @@ the set `node-frontends` of our nf_tables table names.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntFlag
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import Frontend
 
 
+class RealServerName(NamedTuple):
+    """Identity of a real server."""
+
+    frontend: Frontend
+    endpoint: Endpoint
+
+
 class RealServer(NamedTuple):
     """`weight` 0 takes no new connections; `connections`: active and inactive ones, 0 in a wanted state."""
 
@@ -27,18 +34,28 @@ class RealServer(NamedTuple):
     connections: int
 
 
+class Hashing(IntFlag):
+    """Flags of the schedulers sh and mh (include/uapi/linux/ip_vs.h: IP_VS_SVC_F_SCHED_SH_*, _MH_*)."""
+
+    PLAIN = 0
+    FALLBACK = 0x08
+    """A client whose real server takes no new connections gets another; without it, it is refused."""
+    PORT = 0x10
+    """The client's port is hashed too."""
+
+
 class Scheduling(NamedTuple):
     """How a virtual server chooses. `scheduler`: the kernel's name for it; `affinity_seconds`: a client stays with its
-    real server until that long after its last connection (IPVS calls it persistence), None: no affinity; `with_port`:
-    the scheduler hashes the client's port too (IP_VS_SVC_F_SCHED_MH_PORT)."""
+    real server until that long after its last connection (IPVS calls it persistence), None: no affinity."""
 
     scheduler: str
     affinity_seconds: int | None = None
-    with_port: bool = False
+    hashing: Hashing = Hashing.PLAIN
 
     def __str__(self) -> str:
+        flags = "".join(f" {flag.name}" for flag in self.hashing).lower()
         sticky = "" if self.affinity_seconds is None else f", affinity {self.affinity_seconds} s"
-        return f"scheduler {self.scheduler}{' with client port' if self.with_port else ''}{sticky}"
+        return f"scheduler {self.scheduler}{flags}{sticky}"
 
 
 @dataclass(frozen=True, slots=True)

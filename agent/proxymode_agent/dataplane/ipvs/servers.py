@@ -22,6 +22,7 @@ from proxymode_agent.dataplane.ipvs.model import (
     AddVirtualServer,
     DeleteRealServer,
     DeleteVirtualServer,
+    Hashing,
     Scheduling,
     ServerChange,
     SetScheduling,
@@ -35,7 +36,7 @@ from proxymode_agent.services.model import Frontend, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from proxymode_agent.services.model import Endpoint
+    from proxymode_agent.services.model import Endpoint, IpvsTimeouts
 
 _NETLINK_GENERIC: Final = 16
 _GENL_ID_CTRL: Final = 0x10
@@ -51,8 +52,13 @@ _NEW_DEST: Final = 5
 _SET_DEST: Final = 6
 _DEL_DEST: Final = 7
 
+_SET_CONFIG: Final = 12
+
 _CMD_ATTR_SERVICE: Final = 1
 _CMD_ATTR_DEST: Final = 2
+_CMD_ATTR_TIMEOUT_TCP: Final = 4
+_CMD_ATTR_TIMEOUT_TCP_FIN: Final = 5
+_CMD_ATTR_TIMEOUT_UDP: Final = 6
 
 _SVC_AF: Final = 1
 _SVC_PROTOCOL: Final = 2
@@ -73,7 +79,6 @@ _DEST_L_THRESH: Final = 6
 _DEST_ADDR_FAMILY: Final = 11
 
 _PERSISTENT: Final = 0x01  # IP_VS_SVC_F_PERSISTENT
-_MH_PORT: Final = 0x10  # IP_VS_SVC_F_SCHED_MH_PORT
 _ALL_FLAGS: Final = 0xFFFFFFFF
 _PROBE_MARK: Final = 0x70724D6F
 """Packet mark of the virtual server that is made for a moment to ask for a scheduler; no packet has it."""
@@ -90,6 +95,7 @@ _FLAGS: Final = struct.Struct("=II")  # struct ip_vs_flags: flags, mask
 _GENL: Final = struct.Struct("=BBH")  # cmd, version, reserved
 _VERSION: Final = 1
 _PROTOCOLS: Final = frozenset(Protocol)
+_HASHING: Final = Hashing.FALLBACK | Hashing.PORT
 _ALREADY_SO: Final = {
     DeleteVirtualServer: {errno.ESRCH, errno.ENOENT},
     DeleteRealServer: {errno.ESRCH, errno.ENOENT},
@@ -141,6 +147,19 @@ class Servers:
         )
         return refused.get(0) != errno.ENOENT
 
+    def set_timeouts(self, timeouts: IpvsTimeouts) -> None:
+        """Set how long connections are remembered; 0 leaves one as it is. Raises DataplaneError."""
+        body = encode(
+            [
+                (_CMD_ATTR_TIMEOUT_TCP, _U32.pack(timeouts.tcp)),
+                (_CMD_ATTR_TIMEOUT_TCP_FIN, _U32.pack(timeouts.tcp_fin)),
+                (_CMD_ATTR_TIMEOUT_UDP, _U32.pack(timeouts.udp)),
+            ]
+        )
+        refused = self._netlink.transact([Message(self._id, 0, _GENL.pack(_SET_CONFIG, _VERSION, 0) + body)])
+        if refused:
+            raise DataplaneError(f"cannot set the timeouts of IPVS to {timeouts}: {os.strerror(refused[0])}")
+
     def _schedulings(self) -> dict[Frontend, Scheduling]:
         """How each virtual server chooses. The listing has no flags, and persistence in ticks of the kernel's clock."""
         found: dict[Frontend, Scheduling] = {}
@@ -158,7 +177,7 @@ class Servers:
             found[frontend] = Scheduling(
                 to_text(service[_SVC_SCHED_NAME]),
                 _U32.unpack(service[_SVC_TIMEOUT])[0] if flags & _PERSISTENT else None,
-                with_port=bool(flags & _MH_PORT),
+                Hashing(flags) & _HASHING,
             )
         return found
 
@@ -228,7 +247,7 @@ def _service_key(frontend: Frontend) -> tuple[tuple[int, bytes], ...]:
 
 def _service_options(length: int, scheduling: Scheduling) -> tuple[tuple[int, bytes], ...]:
     sticky = scheduling.affinity_seconds
-    flags = (_PERSISTENT if sticky is not None else 0) | (_MH_PORT if scheduling.with_port else 0)
+    flags = (_PERSISTENT if sticky is not None else 0) | scheduling.hashing
     return (
         (_SVC_SCHED_NAME, text(scheduling.scheduler)),
         (_SVC_FLAGS, _FLAGS.pack(flags, _ALL_FLAGS)),

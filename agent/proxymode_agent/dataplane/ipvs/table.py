@@ -8,11 +8,19 @@ working while the table of the nftables mode goes away.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.ipvs.layout import FAMILIES, NAME, VERDICTS, Layout, by_set
 from proxymode_agent.dataplane.ipvs.model import Element, Set, Verdict
-from proxymode_agent.dataplane.nfnetlink import Connection, Transaction, add_elements, delete_elements, one_by_one
+from proxymode_agent.dataplane.nfnetlink import (
+    Connection,
+    NfnetlinkError,
+    Transaction,
+    add_elements,
+    delete_elements,
+    one_by_one,
+)
 from proxymode_agent.dataplane.watch import TableWatch
 
 if TYPE_CHECKING:
@@ -44,9 +52,21 @@ class SideTable:
         """The families whose sets, chains and rules are as declared."""
         return frozenset(length for length, layout in self._layouts.items() if self._is(layout))
 
+    def mend(self) -> int:
+        """Put chains and rules right where the sets are as declared; how many tables. Elements stay, and lookups go
+        on."""
+        mended = 0
+        for layout in self._layouts.values():
+            if self._exists(layout) and self._sets_are(layout) and not self._is(layout):
+                # An element that leads to somebody's chain is in its way: the table is made anew then.
+                with contextlib.suppress(NfnetlinkError):
+                    self._kernel.commit(layout.rewrite(self._kernel.chains(layout.table)))
+                    mended += 1
+        return mended
+
     def create(self, length: int, elements: Mapping[Element, Verdict | None]) -> None:
         """Put a family's table in place with these elements, instead of what there was."""
-        self._kernel.commit(self._layouts[length].create(elements))
+        self._kernel.commit_all(self._layouts[length].create(elements))
 
     def elements(self) -> dict[Element, Verdict | None]:
         """What the sets hold, as far as there are any."""
@@ -103,11 +123,7 @@ class SideTable:
 
     def _is(self, layout: Layout) -> bool:
         tables = [dumped for dumped in self._kernel.tables(layout.table.family) if dumped.table.name == NAME]
-        if not tables or tables[0].dormant:
-            return False
-        sets = {dumped.name: dumped for dumped in self._kernel.sets(layout.table)}
-        declared = {kind.name: kind for kind in layout.sets.values()}
-        if sets.keys() != declared.keys() or not all(sets[name].is_(declared[name]) for name in sets):
+        if not tables or tables[0].dormant or not self._sets_are(layout):
             return False
         if set(self._kernel.chains(layout.table)) != layout.bodies.keys():
             return False
@@ -115,6 +131,11 @@ class SideTable:
         return len(rules) == len(layout.rules) and all(
             found.is_(rule) for found, rule in zip(rules, layout.rules, strict=True)
         )
+
+    def _sets_are(self, layout: Layout) -> bool:
+        sets = {dumped.name: dumped for dumped in self._kernel.sets(layout.table)}
+        declared = {kind.name: kind for kind in layout.sets.values()}
+        return sets.keys() == declared.keys() and all(sets[name].is_(declared[name]) for name in sets)
 
 
 def _closes(kind: Set) -> bool:

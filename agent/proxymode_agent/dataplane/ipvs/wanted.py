@@ -15,6 +15,7 @@ from proxymode_agent.dataplane.ipvs import frontends as decisions
 from proxymode_agent.dataplane.ipvs.frontends import Kind
 from proxymode_agent.dataplane.ipvs.model import (
     Element,
+    Hashing,
     IpvsState,
     RealServer,
     Scheduling,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import Frontend, ServicePort, ServicePortName
 
 _WANTED = RealServer(weight=1, connections=0)
+_HASHING = {"sh": Hashing.FALLBACK, "mh": Hashing.FALLBACK | Hashing.PORT}
+"""kube-proxy has the port flag of mh. Without the fallback flag new connections are refused as long as a real server
+drains that their hash leads to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,11 @@ class Wanted:
     the least name; when that port goes, the next one gets it in the same change.
     """
 
-    def __init__(self, scheduler: str, node: NodeAddresses) -> None:
+    def __init__(self, scheduler: str, node: NodeAddresses, replacements: Mapping[str, str] | None = None) -> None:
+        """`scheduler`: of Services that ask for none; `replacements`: what those get that the kernel does not have."""
         self.node = node
         self._scheduler = scheduler
+        self._replacements = replacements or {}
         self._ports: dict[ServicePortName, ServicePort] = {}
         self._owners: dict[Frontend, ServicePortName] = {}
         self._claimed: dict[Frontend, set[ServicePortName]] = {}  # who else would have a frontend; few ever have one
@@ -76,6 +82,16 @@ class Wanted:
     def owners_of(self, address: bytes) -> list[ServicePortName]:
         """The Service ports that have this address on kube-ipvs0."""
         return [name for name, port in self._ports.items() if address in self._bound(port)]
+
+    def replaced_schedulers(self) -> dict[str, list[ServicePortName]]:
+        """The Service ports that ask for a scheduler that the kernel does not have, by its name."""
+        found: dict[str, list[ServicePortName]] = {}
+        if self._replacements:
+            for name in sorted(self._ports):
+                asked = self._ports[name].ipvs_scheduler or self._scheduler
+                if asked in self._replacements:
+                    found.setdefault(asked, []).append(name)
+        return found
 
     def conflicts(self) -> Iterable[tuple[ServicePortName, ServicePortName, Frontend]]:
         """Ports that lack a frontend because another port has it: (port, the other, frontend)."""
@@ -152,9 +168,8 @@ class Wanted:
             if owner is not None:
                 port = self._ports[owner]
                 kind = decisions.kind_of(frontend, port)
-                scheduling = Scheduling(self._scheduler, port.affinity_seconds, with_port=self._scheduler == "mh")
                 real_servers = dict.fromkeys(decisions.real_servers(port, kind), _WANTED)
-                servers[frontend] = VirtualServer(scheduling, real_servers)
+                servers[frontend] = VirtualServer(self._scheduling(port), real_servers)
                 elements |= self._elements(port, frontend, kind)
         bound = {address for address in addresses if self._addresses[address] > 0}
         elements |= dict.fromkeys(Element(Set.ADDRESSES, len(address), address) for address in bound)
@@ -166,6 +181,11 @@ class Wanted:
             addresses={address: self.node.sources.get(len(address)) for address in bound},
             elements=elements,
         )
+
+    def _scheduling(self, port: ServicePort) -> Scheduling:
+        asked = port.ipvs_scheduler or self._scheduler
+        scheduler = self._replacements.get(asked, asked)
+        return Scheduling(scheduler, port.affinity_seconds, _HASHING.get(scheduler, Hashing.PLAIN))
 
     def _elements(self, port: ServicePort, frontend: Frontend, kind: Kind) -> dict[Element, Verdict | None]:
         key, family = frontend_key(frontend), port.name.family
