@@ -1,23 +1,29 @@
 """First packets while Services change: what is sent where, what changes meanwhile, and how node1 tells hit from miss.
 
 The packets are counted and dropped right after the dataplane did its work, before conntrack confirms them; so each is a
-first packet, and what comes after the dataplane costs nothing.
+first packet, and what comes after the dataplane costs nothing. They are made by the kernel's packet generator where
+there is one, else by raw sockets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import ipaddress
+import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import pktgen
 from nftables_bed import dataplane, node_config, packed_endpoints, service, state
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_testbeds.topology import build, make_fleet
+from proxymode_testbeds.topology.plan import pod_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +31,9 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import ServicePort
     from proxymode_testbeds.topology import Topology
 
-SENDER = Path(__file__).with_name("first_packets.py")
+RAW_SENDER = Path(__file__).with_name("first_packets.py")
+GENERATOR = Path(pktgen.__file__)
+UPDATES_CPU, PACKETS_CPU = 0, 1  # where the kernel generates the packets
 
 OTHERS = 300  # Services beside the one that changes
 """Enough that a change of a verdict takes the kernel a moment (it walks all verdicts)."""
@@ -265,8 +273,13 @@ def _counted(topology: Topology, case: Case) -> tuple[int, int]:
 @contextlib.contextmanager
 def _flooding(topology: Topology, case: Case) -> Iterator[None]:
     """First packets from node1-pod1, all the time."""
-    command = [sys.executable, str(SENDER), case.sources[case.family], case.target, str(case.port)]
-    with topology.popen("node1-pod1", command, stdout=subprocess.PIPE) as sender:
+    what = [case.sources[case.family], case.target, str(case.port)]
+    if _generated():
+        listed = json.loads(topology.run("node1", ["ip", "-json", "link", "show", pod_link(0)]).stdout)
+        what = [str(GENERATOR), *what, "eth0", listed[0]["address"], str(PACKETS_CPU)]
+    else:
+        what = [str(RAW_SENDER), *what]
+    with topology.popen("node1-pod1", [sys.executable, *what], stdout=subprocess.PIPE) as sender, _updating():
         try:
             assert sender.stdout is not None
             assert sender.stdout.readline() == "ready\n"
@@ -275,3 +288,21 @@ def _flooding(topology: Topology, case: Case) -> Iterator[None]:
             assert int(sender.stdout.readline()) > 0
         finally:
             sender.kill()
+
+
+@functools.cache
+def _generated() -> bool:
+    """Whether the kernel makes the packets, on a CPU that is not ours."""
+    return {UPDATES_CPU, PACKETS_CPU} <= os.sched_getaffinity(0) and pktgen.available()
+
+
+@contextlib.contextmanager
+def _updating() -> Iterator[None]:
+    """Away from the CPU that makes the packets."""
+    before = os.sched_getaffinity(0)
+    if _generated():
+        os.sched_setaffinity(0, {UPDATES_CPU})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -119,7 +119,7 @@ def test_what_others_do_to_our_tables_is_seen_and_repaired(
     look = programmed.look()
     assert look.finding is Finding.CHANGED
     assert said in look.changed
-    assert programmed.sync(STATE).written > 0
+    assert said in programmed.sync(STATE).damage
     assert held(namespace) == before
     assert programmed.sync(STATE).written == 0
     assert programmed.look() == Look(Finding.UNTOUCHED)
@@ -142,14 +142,47 @@ def test_elements_that_others_take_or_add_are_seen_and_repaired(
     assert held(namespace) == before
 
 
-def test_a_theft_between_our_own_updates_is_seen(namespace: Topology, programmed: NftablesDataplane) -> None:
-    """Also when an update of ours came across it, and put it right by reading back."""
+@pytest.mark.parametrize("theft", ["table", "table6", "map", "set", "element"])
+def test_an_update_that_comes_across_a_theft_tells_it_and_repairs_everything(
+    namespace: Topology, programmed: NftablesDataplane, theft: str
+) -> None:
+    command, said = (text.format(**names(namespace)) for text in (THEFTS | OF_ELEMENTS)[theft])
+    nft(namespace, command, "add chain ip6 proxymode theirs" if theft != "table6" else "")
+    came_across = programmed.sync(ServiceState({}), frozenset([WEB.name, WEB6.name]))
+    assert theft in OF_ELEMENTS or said in came_across.damage
+    assert theft == "table6" or "chain ip6 proxymode theirs was added" in came_across.damage, "where it did not look"
+    assert programmed.look().finding is Finding.UNTOUCHED, "it is told once"
+    back = programmed.sync(STATE, frozenset([WEB.name, WEB6.name]))
+    assert (back.written > 0, back.damage) == (True, "")
+    assert programmed.sync(STATE).written == 0
+
+
+def test_an_update_that_misses_an_element_tells_it(namespace: Topology, programmed: NftablesDataplane) -> None:
     nft(namespace, "delete element ip proxymode cluster-ips { 10.96.0.10 }")
-    programmed.sync(state(WEB6), frozenset([WEB.name]))
-    programmed.sync(STATE, frozenset([WEB.name]))
-    assert programmed.look().finding in (Finding.CHANGED, Finding.DOUBTFUL)
-    if namespace.call("node1", counted):
-        assert programmed.sync(STATE).written == 0, "the update has repaired it"
+    damage = programmed.sync(state(WEB6), frozenset([WEB.name])).damage
+    assert damage.startswith("found by an update: ")
+    assert "No such file or directory (ENOENT): 10.96.0.10" in damage
+
+
+@pytest.mark.parametrize("theft", THEFTS | OF_ELEMENTS)
+def test_a_read_back_tells_what_others_did_from_what_it_has_to_write_itself(
+    namespace: Topology, programmed: NftablesDataplane, theft: str
+) -> None:
+    """On every kernel, whether or not it says how many elements there are."""
+    command, said = (text.format(**names(namespace)) for text in (THEFTS | OF_ELEMENTS)[theft])
+    changed = state(moved(WEB, ("10.244.1.12", 8080)), WEB6)
+    assert programmed.sync(changed).damage == ""
+    nft(namespace, command)
+    assert said in programmed.sync(STATE).damage
+    assert programmed.sync(changed).damage == ""
+
+
+def test_what_a_start_finds_is_nobodys_damage(namespace: Topology, programmed: NftablesDataplane) -> None:
+    nft(namespace, "add chain ip proxymode theirs", "flush set ip proxymode cluster-ips")
+    programmed.close()
+    with dataplane(namespace, node_config(namespace)) as restarted:
+        result = restarted.sync(STATE)
+        assert (result.written > 0, result.damage) == (True, "")
 
 
 def test_a_theft_is_seen_also_where_others_and_we_write_all_the_time(

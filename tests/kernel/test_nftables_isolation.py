@@ -32,6 +32,7 @@ class Refusing:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.keys: set[bytes] = set()
+        self.errno = errno.ENOSPC
         commit = Connection.commit
 
         def refusing(kernel: Connection, transaction: Transaction) -> None:
@@ -41,7 +42,7 @@ class Refusing:
                         assert command.locate is not None
                         element = command.locate(HEADERS.size + command.body.index(key) - BEFORE_KEY)
                         assert element is not None
-                        raise NfnetlinkError((KernelError(command, errno.ENOSPC, element.text, element),))
+                        raise NfnetlinkError((KernelError(command, self.errno, element.text, element),))
             commit(kernel, transaction)
 
         monkeypatch.setattr(Connection, "commit", refusing)
@@ -83,13 +84,18 @@ def test_the_others_are_programmed_and_it_is_tried_again_when_it_changes(
         assert programmed(namespace) == {service_key(one.cluster_ip) for one in (good, bad, late)}
 
 
-def test_an_update_that_is_refused_later_takes_the_service_port_out(namespace: Topology, refusing: Refusing) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EEXIST], ids=errno.errorcode.get)
+def test_an_update_that_is_refused_later_takes_the_service_port_out(
+    namespace: Topology, refusing: Refusing, number: int
+) -> None:
     good, bad = numbered(1), numbered(2)
+    refusing.errno = number
     with dataplane(namespace, node_config(namespace)) as made:
         assert made.sync(state(good, bad)).refused == ()
         refusing.keys = {service_key(bad.cluster_ip)}
         result = made.sync(state(good, numbered(2, pods=5)), frozenset([bad.name]))
         assert [name for name, _ in result.refused] == [bad.name]
+        assert result.damage == "", "nobody else did it"
         assert programmed(namespace) == {service_key(good.cluster_ip)}
         refusing.keys = set()
         assert made.sync(state(good, numbered(2, pods=5))).refused == ()

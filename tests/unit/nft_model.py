@@ -120,7 +120,7 @@ class World:
             frozenset(draw for chain in self.kernel.state.chains if (draw := space.draw_of(chain)) is not None)
             for space in LAYOUT.spaces
         )
-        base = Base(Transaction(()), False, (services, nodeports), Transaction(()))
+        base = Base(Transaction(()), False, (services, nodeports), Transaction(()), ())
         self.restarted = True
         self.state = TableState(LAYOUT, read_elements(cast("Connection", self.kernel), LAYOUT, base))
 

@@ -16,7 +16,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     delete_elements,
 )
 from proxymode_agent.dataplane.nfnetlink.ledger import Activity, Ledger, SetName
-from proxymode_agent.dataplane.shape import Shape, differences
+from proxymode_agent.dataplane.shape import Shape, differences, differing_elements
 
 TABLE = Table(NfProto.IPV4, "ours")
 IPS = Set(TABLE, "ips", (IP_DADDR,))
@@ -67,6 +67,17 @@ def test_what_differs_is_said_in_words() -> None:
     assert differences(SHAPE, Shape(SHAPE.parts, {NAME: 5})) == "ip ours ips has 2 elements more"
     theirs = Shape({**SHAPE.parts, "chain ip ours a": b"other", "chain ip ours b": b""}, {NAME: 3})
     assert differences(SHAPE, theirs) == "chain ip ours a was changed; chain ip ours b was added"
+
+
+def test_elements_that_differ_are_counted() -> None:
+    left = {b"a": b"1", b"b": b"2", b"c": b"3"}
+    assert list(differing_elements("map ip ours m", left, dict(left))) == []
+    found = {b"a": b"1", b"b": b"9", b"x": b"0", b"y": b"0"}
+    assert list(differing_elements("m", left, found)) == [
+        "m has 1 element less",
+        "m has 2 elements more",
+        "m has 1 element changed",
+    ]
 
 
 def test_what_we_added_ourselves_is_expected() -> None:

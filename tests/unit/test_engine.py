@@ -59,6 +59,7 @@ class FakeKernel:
     half_done: Mode | None = None
     faults: list[Exception] = field(default_factory=list)
     refused: tuple[tuple[ServicePortName, str], ...] = ()
+    damage: str = ""
     calls: list[str] = field(default_factory=list)
     configs: list[DataplaneConfig] = field(default_factory=list)
     gate: threading.Event | None = None
@@ -94,9 +95,10 @@ class FakeDataplane:
             else:
                 table.pop(name, None)
         written = sum(before.get(name) != table.get(name) for name in names)
+        damage, self.kernel.damage = self.kernel.damage, ""
         self.kernel.left[self.mode] = dict(table)
         endpoints = sum(len(port.endpoints) for port in table.values())
-        return SyncResult(written, len(table), endpoints, self.kernel.refused)
+        return SyncResult(written, len(table), endpoints, self.kernel.refused, damage)
 
     def look(self) -> Look:
         if self.kernel.look_faults:
@@ -456,6 +458,19 @@ async def test_drift_is_looked_for_told_and_repaired(caplog: pytest.LogCaptureFi
         assert it.value("drift_looks_total", finding="changed") >= 2
         await eventually(lambda: it.value("drift_looks_total", finding="untouched") > 0)
         assert not [call for call in it.kernel.calls if call.startswith("switch")]
+
+
+async def test_drift_that_an_update_comes_across_is_told_once() -> None:
+    async with bench() as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.NFTABLES)
+        it.kernel.damage = "table ip proxymode is gone"
+        it.engine.on_slice(pods("10.1.0.2"))
+        last = await it.until(lambda seen: bool(seen.drift))
+        assert last.drift == "table ip proxymode is gone"
+        assert "sync nftables 1" in it.kernel.calls
+        assert it.value("drift_repairs_total") == 1
 
 
 async def test_a_repair_is_told_for_a_while() -> None:

@@ -153,11 +153,11 @@ def test_reading_back_is_paced_by_its_cost_and_by_what_was_found(finding: Findin
 
 def test_a_read_back_that_is_asked_for_comes_in_its_time_and_is_not_too_dear() -> None:
     state = Drift(sync_period=30.0, look_period=1.0, shown=300.0)
-    state.repaired(0.0, 0.01, expected=True, written=5)
+    state.repaired(0.0, 0.01, expected=True, written=5, damage="")
     state.read_back_at(5.0)
     state.read_back_at(7.0)
     assert state.full_at == 5.0
-    state.repaired(5.0, 7.0, expected=True, written=5)
+    state.repaired(5.0, 7.0, expected=True, written=5, damage="")
     assert state.full_at == pytest.approx(307.0), "asked for once"
     state.read_back_at(8.0)
     assert state.full_at == pytest.approx(105.0)
@@ -168,23 +168,27 @@ looks = st.lists(
 )
 
 
-@given(looks, st.booleans(), st.integers(0, 2))
-def test_what_a_look_has_found_is_acted_on_and_told_once(found: list[base.Look], expected: bool, written: int) -> None:
+@given(looks, st.booleans(), st.integers(0, 2), st.sampled_from(["", "a chain"]))
+def test_what_a_look_has_found_is_acted_on_and_told_once(
+    found: list[base.Look], expected: bool, written: int, damage: str
+) -> None:
     state = Drift(sync_period=30.0, look_period=1.0, shown=300.0)
     assert state.full_at == -math.inf
-    assert not state.repaired(-1.0, 0.0, expected=True, written=5)
+    assert not state.repaired(-1.0, 0.0, expected=True, written=5, damage="")
     assert state.look_at == 0.0, "before others write"
     for number, look in enumerate(found, 1):
         state.looked(look, float(number), number + 0.001)
         assert state.look_at == pytest.approx(number + 1.001)
     worst = max(found, key=lambda look: list(Finding).index(look.finding)).finding
     assert state.full_at == rest_after_full(worst, 30.0, 1.0)
-    changed = state.repaired(50.0, 51.0, expected=expected, written=written)
-    if worst is Finding.CHANGED:
+    changed = state.repaired(50.0, 51.0, expected=expected, written=written, damage=damage)
+    if damage:
+        assert changed == damage
+    elif worst is Finding.CHANGED:
         assert changed in [look.changed for look in found if look.finding is Finding.CHANGED]
     else:
         assert bool(changed) == (written > 0 and not expected), "a read-back that writes unasked has found drift"
-    assert not state.repaired(60.0, 61.0, expected=False, written=0)
+    assert not state.repaired(60.0, 61.0, expected=False, written=0, damage="")
     assert state.look_at == 62.0
     assert state.expired(400.0) == bool(changed)
     assert not state.expired(500.0)

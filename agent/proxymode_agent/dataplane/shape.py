@@ -1,4 +1,4 @@
-"""What a table of ours looks like without its elements, and what differs between two looks. Pure.
+"""What a table of ours looks like without its elements, what differs between two looks, and how it is said. Pure.
 
 Whoever deletes, flushes or adds something changes the shape: tables, chains, rules, sets, and how many elements a set
 has. Not seen is an element that was exchanged for another, and on kernels before 6.16, which do not tell the number of
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from proxymode_agent.dataplane.nfnetlink.ledger import SetName
 
@@ -46,7 +46,27 @@ def differences(expected: Shape, found: Shape) -> str:
     said += [f"{part} was added" for part in found.parts if part not in expected.parts]
     for name, count in expected.counts.items():
         if name in found.counts and (more := found.counts[name] - count):
-            what = f"{name.family} {name.table} {name.name}"
-            said.append(f"{what} has {abs(more)} element{'s'[: abs(more) != 1]} {'more' if more > 0 else 'less'}")
+            said.append(_has(f"{name.family} {name.table} {name.name}", abs(more), "more" if more > 0 else "less"))
+    return in_short(said)
+
+
+def differing_elements(what: str, expected: Mapping[bytes, object], found: Mapping[bytes, object]) -> Iterator[str]:
+    """As `differences`, of a map's elements."""
+    if expected == found:
+        return
+    counts = {
+        "less": sum(key not in found for key in expected),
+        "more": sum(key not in expected for key in found),
+        "changed": sum(value != found.get(key, value) for key, value in expected.items()),
+    }
+    yield from (_has(what, count, how) for how, count in counts.items() if count)
+
+
+def in_short(said: Sequence[str]) -> str:
+    """One line of many, the first of them in full."""
     more_said = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
     return "; ".join(said[:SHOWN]) + more_said
+
+
+def _has(what: str, count: int, how: str) -> str:
+    return f"{what} has {count} element{'s'[: count != 1]} {how}"

@@ -7,6 +7,7 @@ refuses an element, the Service port whose it is is left out, and the others go 
 
 from __future__ import annotations
 
+import errno
 import logging
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from proxymode_agent.dataplane.nftables.layout import TABLE, Layout, layout
 from proxymode_agent.dataplane.nftables.paths import TRAITS
 from proxymode_agent.dataplane.nftables.plan import Plan, TableState
 from proxymode_agent.dataplane.nftables.readback import read_base, read_elements
+from proxymode_agent.dataplane.shape import in_short
 from proxymode_agent.dataplane.watch import TableWatch
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MAX_ISOLATED = 16  # Service ports that one sync leaves out, each after another attempt, before it gives up
+NOT_AS_LEFT = (errno.ENOENT, errno.EEXIST)
+"""What the kernel says where something of ours is gone, or something else is in its place."""
 
 
 class FamilyTable:
@@ -47,6 +51,7 @@ class FamilyTable:
         self._layout = table
         self._node_ips = node_ips
         self._state: TableState | None = None
+        self._left = False  # a sync of this object has left the table as the layout says
         self._frontends = Frontends(table.family, node_ips)
         self._stale_flows = StaleFlows(table.family, conntrack)
 
@@ -55,44 +60,49 @@ class FamilyTable:
         """What the Service ports of the last sync claim."""
         return self._frontends
 
+    @property
+    def known(self) -> bool:
+        """Whether what the kernel holds is known, so that changes can be written without reading it back."""
+        return self._state is not None
+
     def sync_all(
-        self, ports: Mapping[ServicePortName, ServicePort], isolated: Mapping[ServicePortName, str] | None = None
+        self,
+        ports: Mapping[ServicePortName, ServicePort],
+        isolated: Mapping[ServicePortName, str],
+        damage: list[str],
     ) -> int:
         """Read the kernel back and write what differs. Returns the number of objects written.
 
-        `isolated`: Service ports not to try, with the reason; by default everything is tried again.
+        `isolated`: Service ports not to try, with the reason. What others did to what the last sync left is added to
+        `damage`.
         """
-        left_out = dict(isolated or {})
+        left_out = dict(isolated)
         for _ in range(MAX_ISOLATED):
             try:
-                return self._reconcile(ports, left_out)
+                return self._reconcile(ports, left_out, damage)
             except NfnetlinkError as error:
                 culprit = self._culprit(error)
                 if culprit is None:
                     raise
                 left_out[culprit] = f"the kernel refused it: {error}"
                 _log.warning("Service port isolated", extra={"service_port": str(culprit), "error": str(error)})
-        return self._reconcile(ports, left_out)
+        return self._reconcile(ports, left_out, damage)
 
     def sync_changed(self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName]) -> int:
-        """Write what the changed Service ports need. If the kernel is not as it was left: :meth:`sync_all`."""
+        """Write what the changed Service ports need, if the table is `known`; after an error it is not any more."""
         state, self._state = self._state, None
         if state is None:
-            return self.sync_all(ports)
+            raise DataplaneError(f"{self._layout.table}: changes cannot be written before the kernel was read back")
         self._frontends.forgive(changed)
         plan = state.plan(self._frontends.update(ports, changed))
-        try:
-            self._commit(plan)
-        except DataplaneError as error:
-            _log.warning("update refused, reading the kernel back", extra={"error": str(error)})
-            return self.sync_all(ports, self._frontends.isolated)
+        self._commit(plan)
         self._state = state
         self._stale_flows.delete()
         return plan.objects
 
     def remove(self) -> None:
         """Delete the table if it is there."""
-        self._state = None
+        self._state, self._left = None, False
         if any(found.table.name == TABLE for found in self._kernel.tables(self._layout.table.family)):
             self._kernel.commit(Transaction.of(self._layout.table.delete()))
 
@@ -103,16 +113,26 @@ class FamilyTable:
             self._kernel.commit_all(plan.clear)
         self._stale_flows.add(plan.rerouted)
 
-    def _reconcile(self, ports: Mapping[ServicePortName, ServicePort], isolated: Mapping[ServicePortName, str]) -> int:
-        self._state = None
+    def _reconcile(
+        self,
+        ports: Mapping[ServicePortName, ServicePort],
+        isolated: Mapping[ServicePortName, str],
+        damage: list[str],
+    ) -> int:
+        before, self._state = self._state, None
+        left, self._left = self._left, False
         self._frontends = Frontends(self._layout.family, self._node_ips, isolated)
         base = read_base(self._kernel, self._layout)
+        damage += base.damage if left else ()
         self._kernel.commit(base.repair)
-        state = TableState(self._layout, read_elements(self._kernel, self._layout, base))
+        observed = read_elements(self._kernel, self._layout, base)
+        if before is not None and not base.fresh:
+            damage += before.damage(observed)
+        state = TableState(self._layout, observed)
         plan = state.plan_all(self._frontends.update(ports, ports))
         self._commit(plan)
         self._kernel.commit(base.strangers)
-        self._state = state
+        self._state, self._left = state, True
         self._stale_flows.delete()
         return base.repair.objects + plan.objects + base.strangers.objects
 
@@ -155,25 +175,46 @@ class NftablesDataplane:
 
     def sync(self, state: ServiceState, changed: frozenset[ServicePortName] | None = None) -> SyncResult:
         """Make the kernel do what `state` says; see the protocol. One family's failure does not hold up the other."""
+        if changed is None:
+            return self._sync_all(state)
+        if not all(table.known for table in self._tables):
+            return self._sync_all(state, isolation=True)
+        try:
+            written = sum(table.sync_changed(state.ports, changed) for table in self._tables)
+        except DataplaneError as error:
+            _log.warning("update refused, reading the kernel back", extra={"error": str(error)})
+            return self._sync_all(state, isolation=True, refusal=error)
+        return self._result(written)
+
+    def _sync_all(
+        self, state: ServiceState, *, isolation: bool = False, refusal: DataplaneError | None = None
+    ) -> SyncResult:
+        """Read back and write the difference. `isolation`: Service ports that were isolated remain so until they
+        change; `refusal`: what an update has come across."""
         written = 0
         errors: list[DataplaneError] = []
-        if changed is None:
-            self._watch.begin()
-        for table in self._tables:
+        damage: list[str] = []
+        isolated = [dict(table.frontends.isolated) if isolation else {} for table in self._tables]
+        self._watch.begin()
+        for table, left_out in zip(self._tables, isolated, strict=True):
             try:
-                if changed is None:
-                    written += table.sync_all(state.ports)
-                else:
-                    written += table.sync_changed(state.ports, changed)
+                written += table.sync_all(state.ports, left_out, damage)
             except DataplaneError as error:
                 errors.append(error)
         if errors:
             raise DataplaneError("; ".join(map(str, errors))) from errors[0]
+        culprits = any(table.frontends.isolated != before for table, before in zip(self._tables, isolated, strict=True))
+        if not damage and not culprits and isinstance(refusal, NfnetlinkError) and refusal.errno in NOT_AS_LEFT:
+            damage.append(f"found by an update: {refusal}")
+        return self._result(written, in_short(damage))
+
+    def _result(self, written: int, damage: str = "") -> SyncResult:
         return SyncResult(
             written,
             services=sum(table.frontends.services for table in self._tables),
             endpoints=sum(table.frontends.endpoints for table in self._tables),
             refused=tuple(refused for table in self._tables for refused in table.frontends.refused()),
+            damage=damage,
         )
 
     def look(self) -> Look:

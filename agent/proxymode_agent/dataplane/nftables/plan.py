@@ -23,15 +23,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
+from proxymode_agent.dataplane.nftables.elements import indices
 from proxymode_agent.dataplane.nftables.flows import is_udp
 from proxymode_agent.dataplane.nftables.members import Entries, References, Sources
 from proxymode_agent.dataplane.nftables.pools import Ids, Pool, Row, Rows
 from proxymode_agent.dataplane.nftables.units import Unit, pack, removed
+from proxymode_agent.dataplane.shape import differing_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from proxymode_agent.dataplane.nfnetlink import Transaction
+    from proxymode_agent.dataplane.nfnetlink import Set, Transaction
     from proxymode_agent.dataplane.nftables.frontends import Wants
     from proxymode_agent.dataplane.nftables.layout import Layout
     from proxymode_agent.dataplane.nftables.wants import Wanted
@@ -133,6 +135,22 @@ class _SpaceState:
         self.inside.want(key, self._target(inside))
         self.refused.want(key, refusal.value if refusal else None)
 
+    def damage(self, found: ObservedSpace) -> Iterator[str]:
+        """What somebody else did, as :meth:`TableState.damage` says it."""
+        table = self._space.table
+        for draw in sorted(self._chains - found.chains, key=_order):
+            yield f"chain {table.family} {table.name} {self._space.name(draw)} is gone"
+        for held, observed in (
+            (self.verdicts, found.verdicts),
+            (self.inside, found.inside),
+            (self.refused, found.refused),
+        ):
+            yield from held.damage(observed)
+        yield from _damaged_rows(self._space.endpoints, [pool.plain for pool in self.pools], found.endpoints)
+        yield from _damaged_rows(self._space.ids, [pool.sticky for pool in self.pools], found.ids)
+        for of, junk in ((self._space.endpoints, found.junk), (self._space.ids, found.ids_junk)):
+            yield from differing_elements(str(of), {}, dict.fromkeys(junk))
+
     def chains(self) -> Iterator[Unit]:
         """The chains that are needed and not there."""
         if self._needed and not self._chains:
@@ -170,6 +188,16 @@ class TableState:
         self._hairpin = References(layout.hairpin, observed.hairpin)
         self._restricted = Entries(layout.restricted, dict.fromkeys(observed.restricted, b""))
         self._sources = Sources(layout.sources, observed.sources, self._service_key)
+
+    def damage(self, observed: Observed) -> Iterator[str]:
+        """What somebody else did to the elements and the draws' chains, now that the kernel holds `observed`."""
+        yield from self._services.damage(observed.services)
+        yield from self._nodeports.damage(observed.nodeports)
+        yield from self._ids.damage(observed.by_id)
+        yield from self._cluster_ips.damage(observed.cluster_ips)
+        yield from self._hairpin.damage(observed.hairpin)
+        yield from self._restricted.damage(dict.fromkeys(observed.restricted, b""))
+        yield from self._sources.damage(observed.sources)
 
     def plan_all(self, wants: Wants) -> Plan:
         """The way to these frontends and no others."""
@@ -233,6 +261,23 @@ class TableState:
             *ids.clear,
         ]
         return Plan((*pack(chains), *pack(make)), tuple(pack(clear)), rerouted)
+
+
+def _damaged_rows(of: Set, pools: Iterable[Rows], found: Mapping[int, Mapping[bytes, Row]]) -> Iterator[str]:
+    expected = {rows.base: rows.rows for rows in pools}
+    if expected != {base: found.get(base, {}) for base in expected}:
+        yield from differing_elements(str(of), _elements(expected), _elements(found))
+
+
+def _elements(pools: Mapping[int, Mapping[bytes, Row]]) -> dict[bytes, bytes]:
+    """Rows by base as elements."""
+    return {
+        key + at: value
+        for base, rows in pools.items()
+        for key, row in rows.items()
+        for at, value in zip(indices(len(row), base), row, strict=False)
+        if value is not None
+    }
 
 
 def _ahead(needed: set[Draw]) -> Iterator[Draw]:

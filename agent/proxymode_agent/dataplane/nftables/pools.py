@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number, number_of
 from proxymode_agent.dataplane.nftables.units import Unit, added, removed, replaced
+from proxymode_agent.dataplane.shape import differing_elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ class Rows:
 
     def __init__(self, of: Set, base: int, rows: Mapping[bytes, Row]) -> None:
         self._of = of
-        self._base = base
+        self.base = base
         self.rows = dict(rows)
         self._added: list[Element] = []
         self._replaced: list[Element] = []
@@ -68,7 +69,7 @@ class Rows:
             self.rows[key] = new
         else:
             del self.rows[key]
-        at = indices(max(len(old), len(new)), self._base)
+        at = indices(max(len(old), len(new)), self.base)
         for index, (before, after) in enumerate(zip(old, new, strict=False)):
             if before != after:
                 (self._added if before is None else self._replaced).append((key + at[index], after))
@@ -101,6 +102,10 @@ class Ids:
         self._last = max(map(number_of, (*held, *remembered)), default=0)
         self._added: list[Element] = []
         self._removed: list[bytes] = []
+
+    def damage(self, found: Mapping[bytes, bytes]) -> Iterator[str]:
+        """What somebody else did, now that the map holds this."""
+        return differing_elements(str(self._of), self._endpoints, found)
 
     def claim(self, ids: Iterable[bytes | None]) -> dict[bytes, bytes]:
         """Ids by endpoint for a row that the kernel holds; what cannot be told, or is another row's, is left out."""
@@ -142,29 +147,29 @@ class Pool:
     """The endpoints that frontends have for one traffic policy, directly in one map or by id in another."""
 
     def __init__(self, plain: Rows, sticky: Rows, ids: Ids) -> None:
-        self._plain = plain
-        self._sticky = sticky
+        self.plain = plain
+        self.sticky = sticky
         self._ids = ids
         self._ids_of = {key: ids.claim(row) for key, row in sticky.rows.items()}
 
     def keys(self) -> Iterator[bytes]:
         """The frontends that have something here."""
-        yield from self._plain.rows
-        yield from self._sticky.rows
+        yield from self.plain.rows
+        yield from self.sticky.rows
 
     def endpoints(self, key: bytes) -> set[bytes | None]:
         """What a frontend leads to, as far as can be told."""
-        return {*self._plain.rows.get(key, ()), *self._ids_of.get(key, ())}
+        return {*self.plain.rows.get(key, ()), *self._ids_of.get(key, ())}
 
     def want(self, key: bytes, endpoints: Sequence[bytes], *, sticky: bool) -> None:
         """From now on these endpoints for a frontend."""
-        self._plain.want(key, () if sticky else endpoints)
-        if sticky or key in self._sticky.rows:
-            self._sticky.want(key, self._ids_for(key, endpoints if sticky else ()))
+        self.plain.want(key, () if sticky else endpoints)
+        if sticky or key in self.sticky.rows:
+            self.sticky.want(key, self._ids_for(key, endpoints if sticky else ()))
 
     def work(self) -> Work:
         """As of :class:`Rows`."""
-        plain, sticky = self._plain.work(), self._sticky.work()
+        plain, sticky = self.plain.work(), self.sticky.work()
         return Work([*plain.make, *sticky.make], [*plain.clear, *sticky.clear])
 
     def _ids_for(self, key: bytes, endpoints: Sequence[bytes]) -> tuple[bytes, ...]:

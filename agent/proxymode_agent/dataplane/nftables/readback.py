@@ -34,12 +34,13 @@ LOOKUPS_FROM = 50_000
 class Base:
     """The table without its elements. `repair` makes it what the layout says (empty: it is so already). `fresh`: its
     maps are new and empty. `chains`: draws that the two spaces have a chain for. `strangers`: deletes what is not ours,
-    once no element refers to it any more."""
+    once no element refers to it any more. `damage`: all this in words, for whoever knows that it was as declared."""
 
     repair: Transaction
     fresh: bool
     chains: tuple[frozenset[Draw], frozenset[Draw]]
     strangers: Transaction
+    damage: tuple[str, ...]
 
 
 def read_base(kernel: Connection, layout: Layout) -> Base:
@@ -47,10 +48,11 @@ def read_base(kernel: Connection, layout: Layout) -> Base:
     name = layout.table.name
     found = next((found for found in kernel.tables(layout.table.family) if found.table.name == name), None)
     if found is None:
-        return _created(_create(layout))
+        return _created(_create(layout), f"{layout.table} is gone")
     sets = {found.name: found for found in kernel.sets(layout.table)}
-    if any(wanted.name in sets and not sets[wanted.name].is_(wanted) for wanted in layout.sets):
-        return _created((layout.table.delete(), *_create(layout)))
+    other = next((wanted for wanted in layout.sets if wanted.name in sets and not sets[wanted.name].is_(wanted)), None)
+    if other is not None:
+        return _created((layout.table.delete(), *_create(layout)), f"{other} was changed")
     chains = {chain.name: chain for chain in kernel.chains(layout.table)}
     rules: dict[str, list[DumpedRule]] = {chain: [] for chain in chains}
     for rule in kernel.rules(layout.table):
@@ -66,14 +68,25 @@ def read_base(kernel: Connection, layout: Layout) -> Base:
     known_sets = {wanted.name for wanted in layout.sets}
     strange_chains = [chain for chain in chains.values() if chain.name not in known_chains]
     strange_sets = [Set(layout.table, other, ()) for other in sets if other not in known_sets]
+    wrong = [
+        chain
+        for chain, wanted in declared.items()
+        if chains.get(chain.name) != chain or not _same(rules[chain.name], wanted)
+    ]
     repair = (
         *([layout.table.add()] if found.dormant else ()),
         *(wanted.add() for wanted in layout.sets if wanted.name not in sets),
         *(chain.flush() for chain in strange_chains if rules[chain.name]),
-        *_repair_chains(declared, chains, rules),
+        *_repair_chains(wrong, declared, chains, rules),
     )
     strangers = (*(chain.delete() for chain in strange_chains), *(other.delete() for other in strange_sets))
-    return Base(Transaction(repair), False, (services, nodeports), Transaction(strangers))
+    damage = (
+        *([f"{layout.table} was changed"] if found.dormant else ()),
+        *(f"{wanted} is gone" for wanted in layout.sets if wanted.name not in sets),
+        *(f"{chain} {'was changed' if chain.name in chains else 'is gone'}" for chain in wrong),
+        *(f"{stranger} was added" for stranger in (*strange_chains, *strange_sets)),
+    )
+    return Base(Transaction(repair), False, (services, nodeports), Transaction(strangers), damage)
 
 
 def read_elements(kernel: Connection, layout: Layout, base: Base) -> Observed:
@@ -95,8 +108,8 @@ def read_elements(kernel: Connection, layout: Layout, base: Base) -> Observed:
     )
 
 
-def _created(commands: Iterable[Command]) -> Base:
-    return Base(Transaction(tuple(commands)), True, (frozenset(), frozenset()), Transaction(()))
+def _created(commands: Iterable[Command], damage: str) -> Base:
+    return Base(Transaction(tuple(commands)), True, (frozenset(), frozenset()), Transaction(()), (damage,))
 
 
 def _create(layout: Layout) -> Iterable[Command]:
@@ -107,14 +120,12 @@ def _create(layout: Layout) -> Iterable[Command]:
 
 
 def _repair_chains(
-    declared: Mapping[Chain, Sequence[Rule]], found: Mapping[str, Chain], rules: Mapping[str, Sequence[DumpedRule]]
+    wrong: Sequence[Chain],
+    declared: Mapping[Chain, Sequence[Rule]],
+    found: Mapping[str, Chain],
+    rules: Mapping[str, Sequence[DumpedRule]],
 ) -> Iterable[Command]:
     """Old rules go first and new rules come last, so that no order of references between chains is wrong."""
-    wrong = [
-        chain
-        for chain, wanted in declared.items()
-        if found.get(chain.name) != chain or not _same(rules[chain.name], wanted)
-    ]
     yield from (chain.flush() for chain in wrong if rules.get(chain.name))
     yield from (chain.delete() for chain in wrong if chain.name in found and found[chain.name] != chain)
     yield from (chain.add() for chain in wrong if found.get(chain.name) != chain)
