@@ -76,7 +76,7 @@ class Cluster:
             items = self._list(NODES)
         except _ForbiddenError:
             return []
-        return [_machine(item) for item in items if _labels(item).get(OS_LABEL, "linux") == "linux"]
+        return [_machine(item) for item in items if labels(item).get(OS_LABEL, "linux") == "linux"]
 
     def version(self) -> str:
         """The API server's version, such as v1.36.2."""
@@ -86,6 +86,35 @@ class Cluster:
         """The ProxyMode called so; without a name the only one there is."""
         found = {str(item["metadata"]["name"]): item for item in self._list(PROXY_MODES)}
         return _decode(ProxyMode, found[choose(name, found)])
+
+    def proxy_mode_if_any(self, name: str | None) -> ProxyMode | None:
+        """As `proxy_mode`; without a name None where there is none, or where the cluster does not know the kind."""
+        items, _ = self.listed_or_note(PROXY_MODES, "ProxyModes")
+        found = {str(item["metadata"]["name"]): item for item in items}
+        return None if name is None and not found else _decode(ProxyMode, found[choose(name, found)])
+
+    def node_proxy_modes_if_any(self) -> dict[str, NodeProxyMode]:
+        """All of them, by name; none where the cluster does not know the kind."""
+        items, _ = self.listed_or_note(NODE_PROXY_MODES, "NodeProxyModes")
+        return {str(item["metadata"]["name"]): _decode(NodeProxyMode, item) for item in items}
+
+    def listed_or_note(self, path: str, what: str) -> tuple[list[dict[str, Any]], str]:
+        """A list, empty where the cluster does not know the kind; a note where the user may not read it."""
+        try:
+            return self._list(path), ""
+        except _ForbiddenError:
+            return [], f"no right to list {what}: what depends on them is not in this report"
+        except _NotFoundError:
+            return [], ""
+
+    def read_or_note(self, path: str, what: str) -> tuple[dict[str, Any] | None, str]:
+        """One object, None where there is none; a note where the user may not read it."""
+        try:
+            return self._request("GET", path), ""
+        except _ForbiddenError:
+            return None, f"no right to read {what}: what depends on it is not in this report"
+        except _NotFoundError:
+            return None, ""
 
     def proxy_mode_names(self) -> list[str]:
         """Of all ProxyModes."""
@@ -168,6 +197,10 @@ class _ForbiddenError(UserError):
     """403: the user lacks a right."""
 
 
+class _NotFoundError(UserError):
+    """404: no such object, or no such kind."""
+
+
 def choose(name: str | None, names: Iterable[str]) -> str:
     """The ProxyMode that is meant. Raises UserError when there is none of this name, or no name and not just one."""
     known = sorted(names)
@@ -203,11 +236,11 @@ def _refusal(status: int, body: str, path: str) -> UserError:
         case 403:
             return _ForbiddenError(f"no right to do this: {message}", ExitCode.CLUSTER)
         case 404 if path.partition("?")[0] in (PROXY_MODES, NODE_PROXY_MODES):
-            return UserError(
+            return _NotFoundError(
                 "this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them", ExitCode.CLUSTER
             )
         case 404:
-            return UserError(message or f"{path} not found", ExitCode.NOT_FOUND)
+            return _NotFoundError(message or f"{path} not found", ExitCode.NOT_FOUND)
         case _:
             return UserError(f"the API server answered {status} to {path}: {message}", ExitCode.CLUSTER)
 
@@ -225,7 +258,8 @@ def _decode(model: type[M], item: Mapping[str, Any]) -> M:
         ) from error
 
 
-def _labels(item: Mapping[str, Any]) -> Mapping[str, str]:
+def labels(item: Mapping[str, Any]) -> Mapping[str, str]:
+    """metadata.labels."""
     return (item.get("metadata") or {}).get("labels") or {}
 
 
@@ -235,7 +269,7 @@ def _machine(item: Mapping[str, Any]) -> MachineView:
     ready = next((c.get("status") for c in status.get("conditions") or [] if c.get("type") == "Ready"), "Unknown")
     return MachineView(
         name=item["metadata"]["name"],
-        zone=_labels(item).get(ZONE_LABEL, ""),
+        zone=labels(item).get(ZONE_LABEL, ""),
         kernel=info.get("kernelVersion", ""),
         kubelet=info.get("kubeletVersion", ""),
         ready=ready == "True",

@@ -9,16 +9,22 @@ from importlib.metadata import version as distribution_version
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from rich.console import Group
 
-from proxymode_cli import completing, output, render, render_explain
+from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
+from proxymode_cli import completing, output, render, render_explain, render_migration
 from proxymode_cli.cluster import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.explaining import explained
+from proxymode_cli.gathering import migration as gather
+from proxymode_cli.migration.model import Severity
 from proxymode_cli.options import Access, Name, Output, command, console, show
 from proxymode_cli.render_node import node as render_node
 from proxymode_cli.watching import watch as watch_rollout
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from proxymode_cli.view import FleetView, RolloutView
 
 PANEL = "See"
@@ -32,7 +38,7 @@ AnyNodeName = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Puts the commands of this module on the app, in the order of --help."""
-    for function in (status, plan, preflight, node, watch, history, explain, version):
+    for function in (status, migration, plan, preflight, node, watch, history, explain, version):
         command(app, PANEL)(function)
 
 
@@ -44,11 +50,37 @@ def status(access: Access, *, form: Output = None) -> None:
     show(lambda wide: render.status(view, wide=wide), brief, form)
 
 
+def migration(
+    access: Access,
+    name: Name = None,
+    *,
+    to: Annotated[
+        Optional[Mode],  # noqa: UP045
+        typer.Option("--to", help="By default the mode that the ProxyMode asks for, else nftables."),
+    ] = None,
+    form: Output = None,
+) -> None:
+    """What changes for users of the cluster when nodes go to the other mode: Services, nodes, CNI, what to do.
+
+    From the cluster's own objects; needs no agent and no ProxyMode. Ends with 1 where a finding blocks.
+    """
+    report = gather(access.cluster(), to, name, access.namespace)
+    show(lambda wide: render_migration.migration(report, wide=wide), report, form)
+    if report.count(Severity.BLOCK):
+        raise typer.Exit(ExitCode.NOT_AS_WISHED)
+
+
 def plan(access: Access, name: Name = None, *, form: Output = None) -> None:
-    """What would change, node by node, in which stages, and why a node cannot."""
-    view = access.cluster().fleet()
+    """What would change, node by node, in which stages, why a node cannot, and what is different afterwards."""
+    cluster = access.cluster()
+    view = cluster.fleet()
     rollout = _rollout(view, name)
-    show(lambda wide: render.plan(view, rollout, wide=wide), rollout, form)
+    changes = gather(cluster, rollout.mode, rollout.name, access.namespace)
+
+    def table(wide: bool) -> RenderableType:
+        return Group(render.plan(view, rollout, wide=wide), *render_migration.summary(changes))
+
+    show(table, output.plain(rollout) | {"behaviour": output.plain(changes)}, form)
 
 
 def preflight(access: Access, node_name: AnyNodeName = None, *, form: Output = None) -> None:

@@ -1,0 +1,115 @@
+"""Reads what the migration report is made of; what the user may not read becomes a note, not an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from proxymode_api.common import DataplaneOptions
+from proxymode_api.deprecation import parse_minor
+from proxymode_api.modes import Mode
+from proxymode_cli.cluster import NODES, OS_LABEL, labels
+from proxymode_cli.migration import objects
+from proxymode_cli.migration.model import FAMILIES, Family, Situation
+from proxymode_cli.migration.table import analyse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxymode_api.nodeproxymode import NodeProxyMode
+    from proxymode_cli.cluster import Cluster
+    from proxymode_cli.migration.model import Report
+
+DAEMON_SETS: Final = "/apis/apps/v1/daemonsets"
+KUBE_PROXY: Final = "/api/v1/namespaces/kube-system/configmaps/kube-proxy"
+INSTALLATION: Final = "/apis/operator.tigera.io/v1/installations/default"
+FELIX: Final = "/apis/crd.projectcalico.org/v1/felixconfigurations/default"
+L2_ADVERTISEMENTS: Final = "/apis/metallb.io/v1beta1/l2advertisements"
+CNI_SETTINGS: Final = {"cilium": "cilium-config", "antrea-agent": "antrea-config"}
+"""ConfigMaps beside a DaemonSet of this name."""
+
+
+class _Reader:
+    """Answers of the API server, and notes on what it did not answer."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.notes: list[str] = []
+
+    def items(self, path: str, what: str) -> list[dict[str, Any]]:
+        """The list; empty where there is no such kind, or with a note where it may not be read."""
+        found, note = self._cluster.listed_or_note(path, what)
+        self.notes += [note] if note else []
+        return found
+
+    def one(self, path: str, what: str) -> dict[str, Any] | None:
+        """The object; None where there is none, or with a note where it may not be read."""
+        found, note = self._cluster.read_or_note(path, what)
+        self.notes += [note] if note else []
+        return found
+
+
+def migration(cluster: Cluster, to: Mode | None, name: str | None, namespace: str | None) -> Report:
+    """What changes when nodes go `to` a mode: by default to what the ProxyMode asks for, else to nftables.
+
+    Raises UserError. Works on a cluster that has no ProxyMode yet, and on one that does not know the kind.
+    """
+    reader = _Reader(cluster)
+    known = cluster.proxy_mode_if_any(name)
+    states = cluster.node_proxy_modes_if_any()
+    daemon_sets = tuple(map(objects.daemon_set, reader.items(DAEMON_SETS, "DaemonSets")))
+    config_map = reader.one(KUBE_PROXY, "kube-proxy's ConfigMap")
+    kube_proxy = objects.kube_proxy_config(config_map) if config_map is not None else None
+    nodes = _nodes(reader, states, kube_proxy)
+    services = [objects.service(item) for item in reader.items(_services(namespace), "Services")]
+    situation = Situation(
+        to=to or (known.spec.mode if known is not None else Mode.NFTABLES),
+        nodes=nodes,
+        services=tuple(service for service in services if service is not None),
+        options=known.spec if known is not None else DataplaneOptions(),
+        kube_proxy=kube_proxy,
+        daemon_sets=daemon_sets,
+        settings=_settings(reader, daemon_sets),
+        calico=objects.calico(
+            reader.one(INSTALLATION, "Calico's Installation"), reader.one(FELIX, "Calico's FelixConfiguration")
+        ),
+        metallb_l2=bool(reader.items(L2_ADVERTISEMENTS, "MetalLB's L2Advertisements")),
+        cluster=parse_minor(cluster.version()),
+    )
+    return analyse(situation, tuple(reader.notes))
+
+
+def _nodes(
+    reader: _Reader, states: Mapping[str, NodeProxyMode], kube_proxy: objects.KubeProxyConfig | None
+) -> tuple[objects.NodeFacts, ...]:
+    items = {
+        str(item["metadata"]["name"]): item
+        for item in reader.items(NODES, "Nodes")
+        if labels(item).get(OS_LABEL, "linux") == "linux"
+    }
+    found = []
+    assumed = []
+    for name in sorted(items.keys() | states.keys()):
+        family = FAMILIES.get(states[name].status.mode) if name in states else None
+        if family is None:
+            assumed.append(name)
+            family = kube_proxy.family if kube_proxy is not None else Family.IPTABLES
+        found.append(objects.node(items.get(name, {"metadata": {"name": name}}), family))
+    if assumed and kube_proxy is None:
+        reader.notes.append(
+            f"what {len(assumed)} nodes run is not known: no agent has reported and kube-proxy's ConfigMap is not "
+            "there; taken for iptables, Kubernetes' default"
+        )
+    return tuple(found)
+
+
+def _settings(reader: _Reader, daemon_sets: tuple[objects.DaemonSet, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for daemon in daemon_sets:
+        if (name := CNI_SETTINGS.get(daemon.name)) is not None:
+            item = reader.one(f"/api/v1/namespaces/{daemon.namespace}/configmaps/{name}", f"ConfigMap {name}")
+            found |= {f"{name}/{key}": str(value) for key, value in ((item or {}).get("data") or {}).items()}
+    return found
+
+
+def _services(namespace: str | None) -> str:
+    return f"/api/v1/namespaces/{namespace}/services" if namespace else "/api/v1/services"

@@ -1,0 +1,102 @@
+"""Rules about nodes and about how kube-proxy is set up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxymode_api.deprecation import deprecation
+from proxymode_api.modes import Mode
+from proxymode_cli.migration.model import Family, Finding, Severity, Situation
+from proxymode_cli.migration.services import MIGRATING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MINIMUM_KERNEL: Final = (5, 13)
+"""KEP-3866."""
+REUSE_KERNEL: Final = (5, 9)
+LIBERAL_KERNEL: Final = (6, 1)
+"""From here on conntrack takes no more good packets for out of window (kubernetes.io, virtual IPs)."""
+
+NFTABLES_KEP: Final = "https://kep.k8s.io/3866"
+IPVS_KEP: Final = "https://kep.k8s.io/5495"
+REUSE_ISSUE: Final = "https://github.com/kubernetes/kubernetes/issues/93297"
+CONFIGURATION: Final = "https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/"
+
+
+def kernel(seen: Situation) -> Iterator[Finding]:
+    """Kernels that cannot run the mode, or not well."""
+    for node in seen.moving:
+        if node.kernel is None:
+            continue
+        if seen.to is Mode.NFTABLES and node.kernel < MINIMUM_KERNEL:
+            yield Finding(
+                rule="kernel",
+                severity=Severity.BLOCK,
+                subject=node.subject,
+                detail=f"Linux {node.release}",
+                why="nftables mode needs Linux 5.13 or newer.",
+                do="Upgrade the node's kernel, best to 6.1 or newer. Until then the rollout goes round the node.",
+                link=NFTABLES_KEP,
+            )
+        elif seen.to is Mode.IPVS and node.kernel < REUSE_KERNEL:
+            yield Finding(
+                rule="kernel",
+                severity=Severity.WARN,
+                subject=node.subject,
+                detail=f"Linux {node.release}",
+                why="Before Linux 5.9 a client that reuses a port may be led to an endpoint that is gone.",
+                do="Upgrade the node's kernel.",
+                link=REUSE_ISSUE,
+            )
+
+
+def conntrack_liberal(seen: Situation) -> Iterator[Finding]:
+    """kube-proxy's iptables mode has a workaround that nftables mode has not."""
+    liberal = seen.kube_proxy is not None and seen.kube_proxy.tcp_be_liberal
+    if seen.to is not Mode.NFTABLES or liberal:
+        return
+    for node in seen.moving:
+        if node.kernel is not None and MINIMUM_KERNEL <= node.kernel < LIBERAL_KERNEL:
+            yield Finding(
+                rule="conntrack-liberal",
+                severity=Severity.WARN,
+                subject=node.subject,
+                detail=f"Linux {node.release}",
+                why="Before Linux 6.1 conntrack may take a good packet of a long-lived connection for invalid; it then "
+                "leaves untranslated, and the connection is reset. kube-proxy's iptables mode drops such packets, "
+                "nftables mode does not.",
+                do="Set net.netfilter.nf_conntrack_tcp_be_liberal=1 on the node (kube-proxy's metric "
+                "kubeproxy_iptables_ct_state_invalid_dropped_packets_total tells whether it happens), or upgrade.",
+                link=MIGRATING,
+            )
+
+
+def timeouts(seen: Situation) -> Iterator[Finding]:
+    """IPVS has timeouts of its own; elsewhere conntrack's hold."""
+    config = seen.kube_proxy
+    if seen.to is Mode.NFTABLES and config is not None and config.family is Family.IPVS and config.timeouts:
+        yield Finding(
+            rule="ipvs-timeouts",
+            severity=Severity.INFO,
+            subject="ConfigMap kube-system/kube-proxy",
+            detail=", ".join(config.timeouts),
+            why="These are timeouts of IPVS. In nftables mode those of conntrack hold: "
+            "net.netfilter.nf_conntrack_tcp_timeout_established, …_fin_wait, nf_conntrack_udp_timeout.",
+            do="Set the sysctls where connections rely on such times.",
+            link=CONFIGURATION,
+        )
+
+
+def deprecated(seen: Situation) -> Iterator[Finding]:
+    """Going to a mode that upstream gives up."""
+    found = deprecation(seen.to, seen.cluster)
+    if found is not None and seen.moving:
+        yield Finding(
+            rule="deprecated-mode",
+            severity=Severity.WARN if found.in_effect else Severity.INFO,
+            subject="Cluster",
+            why=f"{found.message[0].upper()}{found.message[1:]}.".replace("Ipvs", "ipvs"),
+            do="Take it as a way back, not as a place to stay.",
+            link=IPVS_KEP,
+        )
