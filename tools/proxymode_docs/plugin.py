@@ -41,7 +41,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
         yield "| Given | Meaning |"
         yield "|---|---|"
     for argument in arguments:
-        yield f"| `{_name(argument)}` | {_cell(argument.help)} |"
+        yield f"| {_cell(f'`{_name(argument)}`')} | {_cell(argument.help)} |"
     for option in options:
         value = "" if option.is_flag else f" {option.metavar or _choices(option)}"
         names = ", ".join(f"`{one}{value}`" for one in (*option.opts, *option.secondary_opts))

@@ -1,10 +1,12 @@
-"""docs/reference/preflight.md: what is checked on a node before it switches, from the table of checks."""
+"""docs/reference/preflight.md: what is checked on a node before it switches, from the table of checks and their pages."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from proxymode_agent.preflight.checks import CHECKS
+from proxymode_api.reasons import checks
+from proxymode_docs.reasons import section
 
 _OPENING: Final = """# Preflight checks
 
@@ -19,11 +21,12 @@ keeps the node as it is; a warning does not. This page is written from the code 
 
 def render() -> str:
     """The document's text."""
-    rows = (
-        f"| `{check.id}` | {', '.join(sorted(check.modes))} | {_cell(check.what)} | {_cell(check.why)} |"
+    rows = [
+        f"| [`{check.id}`](#{check.id}) | {', '.join(sorted(check.modes))} | {_cell(check.what)} | {_cell(check.why)} |"
         for check in CHECKS
-    )
-    return _OPENING + "\n".join(rows) + "\n"
+    ]
+    sections = [line for page in checks.PAGES for line in section(page)]
+    return _OPENING + "\n".join([*rows, "", "## One by one", "", *sections]).rstrip() + "\n"
 
 
 def _cell(text: str) -> str:
