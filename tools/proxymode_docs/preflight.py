@@ -1,4 +1,4 @@
-"""docs/reference/preflight.md: what is checked on a node before it switches, from the table of checks and their pages."""
+"""docs/reference/preflight.md: what is checked on a node before it switches: the table of checks, and their pages."""
 
 from __future__ import annotations
 
