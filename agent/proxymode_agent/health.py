@@ -11,25 +11,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.flag_values import BindAddress
+from proxymode_agent.http1.server import IDLE_SECONDS, Answer, HttpServer, routes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from proxymode_agent.engine.snapshot import EngineSnapshot
     from proxymode_agent.metrics import Metrics
 
-    Handler = Callable[[web.Request], Awaitable[web.Response]]
+    Paths = Mapping[str, Callable[[], Answer]]
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +57,10 @@ def judge(snapshot: EngineSnapshot, behind_seconds: float, *, node_eligible: boo
     )
 
 
-def health_routes(read: Callable[[], Health]) -> Mapping[str, Handler]:
-    """Handlers of /healthz, /livez and /readyz over what `read` returns."""
+def health_routes(read: Callable[[], Health]) -> Paths:
+    """/healthz, /livez and /readyz over what `read` returns."""
 
-    def answer(ok: bool, health: Health) -> web.Response:
+    def answer(ok: bool, health: Health) -> Answer:
         now = datetime.now(UTC)
         body = {
             # kube-proxy: nothing waiting counts as updated now, so that an idle cluster does not look stale.
@@ -69,51 +68,44 @@ def health_routes(read: Callable[[], Health]) -> Mapping[str, Handler]:
             "currentTime": _time(now),
             "nodeEligible": health.node_eligible,
         }
-        return web.Response(
+        return Answer(
             status=200 if ok else 503,
-            text=json.dumps(body),
-            content_type="application/json",
-            headers={"X-Content-Type-Options": "nosniff"},
+            headers={"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"},
+            body=json.dumps(body).encode(),
         )
 
-    async def healthz(_: web.Request) -> web.Response:
+    def healthz() -> Answer:
         health = read()
         return answer(health.healthy, health)
 
-    async def livez(_: web.Request) -> web.Response:
+    def livez() -> Answer:
         health = read()
         return answer(health.alive, health)
 
-    async def readyz(_: web.Request) -> web.Response:
+    def readyz() -> Answer:
         health = read()
         return answer(health.ready, health)
 
     return {"/healthz": healthz, "/livez": livez, "/readyz": readyz}
 
 
-def metrics_routes(metrics: Metrics) -> Mapping[str, Handler]:
-    """Handler of /metrics."""
+def metrics_routes(metrics: Metrics) -> Paths:
+    """/metrics."""
 
-    async def handler(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def scrape() -> Answer:
+        return Answer(200, {"Content-Type": CONTENT_TYPE_LATEST}, generate_latest(metrics.registry))
 
-    return {"/metrics": handler}
+    return {"/metrics": scrape}
 
 
-async def serve(what: str, address: BindAddress, routes: Mapping[str, Handler]) -> None:
-    """Answer `routes` at `address` until cancelled; a failed bind is tried again with back-off, never fatal."""
-    application = web.Application()
-    for path, handler in routes.items():
-        application.router.add_get(path, handler)
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+async def serve(what: str, address: BindAddress, paths: Paths) -> None:
+    """Answer `paths` at `address` until cancelled; a failed bind is tried again with back-off, never fatal."""
+    server = HttpServer(routes(paths), IDLE_SECONDS)
     backoff = Backoff(first=0.5, cap=10.0)
-    async with AsyncExitStack() as stack:
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
+    try:
         while True:
-            site = web.TCPSite(runner, address.host, address.port)
             try:
-                await site.start()
+                await server.listen(address.host, address.port)
                 break
             except OSError as error:
                 delay = backoff.next()
@@ -122,11 +114,12 @@ async def serve(what: str, address: BindAddress, routes: Mapping[str, Handler]) 
                         "cannot listen, will try again",
                         extra={"server": what, "address": str(address), "error": error.strerror or str(error)},
                     )
-                await site.stop()
                 await asyncio.sleep(delay)
-        for bound in runner.addresses:
-            log.info("listening", extra={"server": what, "address": str(BindAddress(*bound[:2]))})
+        for bound in server.addresses:
+            log.info("listening", extra={"server": what, "address": str(BindAddress(*bound))})
         await asyncio.Event().wait()
+    finally:
+        server.close()
 
 
 def _time(moment: datetime | None) -> str:

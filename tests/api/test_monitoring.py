@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import web
 
 import yaml
 from operator_bed import api, operator
 from proxymode_agent.dataplane.base import Finding, Look, SyncResult
 from proxymode_agent.engine import Engine
-from proxymode_agent.health import metrics_routes
+from proxymode_agent.flag_values import BindAddress
+from proxymode_agent.health import metrics_routes, serve
 from proxymode_agent.kube.listwatch import Synced
 from proxymode_agent.metrics import Metrics
 from proxymode_agent.node.conditions import running_deprecation
@@ -165,19 +165,14 @@ class Other:
         engine.on_service(Synced("1"))
         engine.on_slice(Synced("1"))
         self.metrics.deprecated(running_deprecation(kernel.observed, Minor(1, 39)))
-        application = web.Application()
-        for path, handler in metrics_routes(self.metrics).items():
-            application.router.add_get(path, handler)
-        runner = web.AppRunner(application, handle_signals=False)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        task = asyncio.create_task(engine.run())
+        answering = serve("metrics", BindAddress("127.0.0.1", self.port), metrics_routes(self.metrics))
+        tasks = {asyncio.create_task(answering), asyncio.create_task(engine.run())}
         try:
             yield engine
         finally:
-            task.cancel()
-            await asyncio.wait({task})
-            await runner.cleanup()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 async def test_every_query_of_the_dashboard_is_answered_by_the_real_processes(

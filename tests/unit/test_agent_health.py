@@ -18,9 +18,9 @@ from proxymode_agent.health import Health, health_routes, judge, metrics_routes,
 from proxymode_agent.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
-    from proxymode_agent.health import Handler
+    from proxymode_agent.health import Paths
 
 SYNCED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 GOOD = Health(healthy=True, alive=True, ready=True, node_eligible=True, last_updated=SYNCED)
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def served(routes: Mapping[str, Handler]) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+async def served(routes: Paths) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     """A client, and the URL of a server with these routes."""
     port = free_port()
     task = asyncio.create_task(serve("test", BindAddress("127.0.0.1", port), routes))

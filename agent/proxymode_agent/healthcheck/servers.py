@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-from aiohttp import web
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
 from proxymode_agent.healthcheck.answers import EVERYWHERE, answer, hosts
+from proxymode_agent.http1.server import IDLE_SECONDS, Answer, HttpServer
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.recorder import ObjectWarning
 from proxymode_api.reasons.codes import Reason
@@ -24,14 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from proxymode_agent.cell import Cell
+    from proxymode_agent.http1.server import Request
     from proxymode_agent.metrics import Metrics
     from proxymode_agent.services.model import DataplaneConfig, HealthChecks, ServiceName
     from proxymode_api.modes import Mode
 
 log = logging.getLogger(__name__)
-
-_IDLE_SECONDS: Final = 15.0
-"""A connection that asks nothing is closed; probes come every few seconds on a new one or the same."""
 
 
 class _Place(NamedTuple):
@@ -43,7 +40,7 @@ class _Place(NamedTuple):
 
 class _Server(NamedTuple):
     place: _Place
-    runner: web.ServerRunner
+    server: HttpServer
 
 
 def local_addresses() -> set[bytes]:
@@ -93,7 +90,7 @@ class HealthCheckServers:
                     await self._follow(wanted)
         finally:
             for name in tuple(self._servers):
-                await self._close(name)
+                self._close(name)
 
     async def _follow(self, wanted: HealthChecks) -> None:
         self._counts = {name: check.local_endpoints for name, check in wanted.checks.items()}
@@ -101,7 +98,7 @@ class HealthCheckServers:
             await self._resolve(wanted)
         places = {name: _Place(self._hosts, check.port) for name, check in wanted.checks.items()}
         for name in [name for name, server in self._servers.items() if places.get(name) != server.place]:
-            await self._close(name)
+            self._close(name)
         self._failed = {name: place for name, place in self._failed.items() if places.get(name) == place}
         for name, place in places.items():
             if name not in self._servers:
@@ -125,31 +122,29 @@ class HealthCheckServers:
         self._resolved = (wanted.mode, wanted.config)
 
     async def _open(self, name: ServiceName, place: _Place) -> None:
-        server = web.Server(partial(self._answer, name), keepalive_timeout=_IDLE_SECONDS, access_log=None)
-        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
+        server = HttpServer(partial(self._answer, name), IDLE_SECONDS)
         try:
             for host in place.hosts:
-                await web.TCPSite(runner, host, place.port).start()
+                await server.listen(host, place.port)
         except OSError as error:
-            await runner.cleanup()
+            server.close()
             if self._failed.get(name) != place:
                 self._failed[name] = place
                 self._tell(name, place, error.strerror or str(error))
             return
         self._failed.pop(name, None)
-        self._servers[name] = _Server(place, runner)
+        self._servers[name] = _Server(place, server)
         log.info("health check opened", extra={"service": str(name), "port": place.port})
 
-    async def _close(self, name: ServiceName) -> None:
+    def _close(self, name: ServiceName) -> None:
         server = self._servers.pop(name)
-        await server.runner.cleanup()
+        server.server.close()
         log.info("health check closed", extra={"service": str(name), "port": server.place.port})
 
-    async def _answer(self, name: ServiceName, _: web.BaseRequest) -> web.Response:
+    def _answer(self, name: ServiceName, _: Request) -> Answer:
         """The same for every path and method, as kube-proxy."""
         said = answer(name, self._counts.get(name, 0), healthy=self._healthy())
-        return web.Response(status=said.status, headers=said.headers, body=said.body.encode())
+        return Answer(said.status, said.headers, said.body.encode())
 
     def _tell(self, name: ServiceName, place: _Place, error: str) -> None:
         log.warning(

@@ -1,29 +1,29 @@
 """Requests to the API server: get, create, server-side apply, pages of a list, lines of a watch.
 
-One connection pool, credentials asked for before each request and renewed once after a 401. Deliberately no retries:
-whoever calls knows what a failure means to him and how long it may take (`listwatch` does, for reading).
+One pool of connections, credentials asked for before each request and renewed once after a 401. Deliberately no
+retries: whoever calls knows what a failure means to him and how long it may take (`listwatch` does, for reading).
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlencode
 
-import aiohttp
 import msgspec
-from yarl import URL
 
+from proxymode_agent.http1.pool import Clocks, Pool
 from proxymode_agent.kube.credentials import CredentialError
+from proxymode_agent.kube.listing import ListDecoder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from types import TracebackType
 
+    from proxymode_agent.http1.pool import Response
     from proxymode_agent.kube.config import ClusterConfig
     from proxymode_agent.kube.credentials import ClientCertificate, Credential
 
@@ -34,8 +34,8 @@ NO_ANSWER: Final = "<error>"
 """What client-go counts a request under that got no answer."""
 PAGE_SIZE: Final = 500
 """Objects per page of a list (client-go's default)."""
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=CONNECT_SECONDS)
-_LIST_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=REQUEST_SECONDS)
+_ERROR_BYTES: Final = 1 << 16
+"""What is read of an answer that is an error."""
 
 
 class ApiError(Exception):
@@ -55,21 +55,12 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list; the items undecoded, each one JSON object."""
+    """A piece of a list, as it comes; the items undecoded, each one JSON object. The last piece of what was asked for
+    has the resourceVersion, the others have none; `last`: nothing follows."""
 
     items: list[msgspec.Raw]
-    resource_version: str
-    last: bool
-
-
-class _ListMeta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
-    continue_: str = msgspec.field(name="continue", default="")
-
-
-class _List(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[msgspec.Raw] | None = None
+    last: bool = False
 
 
 class Status(msgspec.Struct):
@@ -80,7 +71,6 @@ class Status(msgspec.Struct):
     message: str | None = None
 
 
-_LIST: Final = msgspec.json.Decoder(_List)
 _STATUS: Final = msgspec.json.Decoder(Status)
 
 
@@ -100,7 +90,7 @@ class KubeClient:
         self._config = config
         self._user_agent = user_agent
         self._on_answer = on_answer
-        self._session: aiohttp.ClientSession | None = None
+        self._pool = Pool(config.server, config.tls_server_name)
         self._tls: tuple[ClientCertificate | None, ssl.SSLContext] | None = None
 
     async def __aenter__(self) -> Self:
@@ -113,10 +103,8 @@ class KubeClient:
 
     async def close(self) -> None:
         """Close all connections; running requests end with ApiError."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-            await asyncio.sleep(0)  # sockets that were aborted are closed in the loop's next round
+        self._pool.close()
+        await asyncio.sleep(0)  # sockets that were aborted are closed in the loop's next round
 
     async def get(self, path: str, *, params: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The JSON object at `path`, such as `/version` or `/api/v1/nodes/n1`. Raises ApiError."""
@@ -158,16 +146,19 @@ class KubeClient:
         if page_size:
             query["limit"] = str(page_size)
         while True:
-            data = await self._read("GET", path, params=query, timeout=_LIST_TIMEOUT)
+            decoder = ListDecoder()
             try:
-                answer = _LIST.decode(data)
+                async with self._response("GET", path, params=query, idle_seconds=REQUEST_SECONDS) as response:
+                    async for piece in response.chunks:
+                        if items := decoder.feed(piece):
+                            yield Page(items)
+                items, meta = decoder.finish()
             except msgspec.MsgspecError as error:
                 raise ApiError(0, "InvalidResponse", f"GET {path}: not a list: {error}") from error
-            token = answer.metadata.continue_
-            yield Page(answer.items or [], answer.metadata.resource_version, last=not token)
-            if not token:
+            yield Page(items, meta.resource_version, last=not meta.continue_)
+            if not meta.continue_:
                 return
-            query["continue"] = token
+            query["continue"] = meta.continue_
 
     @asynccontextmanager
     async def lines(
@@ -175,14 +166,8 @@ class KubeClient:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The answer of a watch request, line by line, for as long as the server sends. Raises ApiError, also when
         nothing at all came for `idle_seconds`."""
-        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=idle_seconds)
-        async with self._response("GET", path, params=params, timeout=timeout) as response:
-            try:
-                yield _lines(response, f"GET {path}")
-            finally:
-                # A watch that is left in the middle has nothing to say good-bye for: no TLS shutdown that outlives us.
-                if response.connection is not None and response.connection.transport is not None:
-                    response.connection.transport.abort()
+        async with self._response("GET", path, params=params, idle_seconds=idle_seconds) as response:
+            yield _lines(response.chunks, f"GET {path}")
 
     async def _read(
         self,
@@ -192,17 +177,15 @@ class KubeClient:
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str | None = None,
-        timeout: aiohttp.ClientTimeout = _TIMEOUT,  # noqa: ASYNC109 - aiohttp's own, several clocks in one
     ) -> bytearray:
-        data = None if body is None else msgspec.json.encode(body)
+        data = b"" if body is None else msgspec.json.encode(body)
+        answer = bytearray()
         async with self._response(
-            method, path, params=params, data=data, content_type=content_type, timeout=timeout
+            method, path, params=params, data=data, content_type=content_type, total_seconds=REQUEST_SECONDS
         ) as response:
-            # Not response.read(), which has the whole twice for a moment: a list may be 100 MB.
-            answer = bytearray()
-            async for chunk in response.content.iter_any():
-                answer += chunk
-            return answer
+            async for piece in response.chunks:
+                answer += piece
+        return answer
 
     @asynccontextmanager
     async def _response(
@@ -211,77 +194,72 @@ class KubeClient:
         path: str,
         *,
         params: Mapping[str, str] | None,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own, several clocks in one
-        data: bytes | None = None,
+        data: bytes = b"",
         content_type: str | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        idle_seconds: float = REQUEST_SECONDS,
+        total_seconds: float | None = None,
+    ) -> AsyncIterator[Response]:
         """An answer with a 2xx status; every other outcome is an ApiError."""
-        url = URL(self._config.server.rstrip("/") + path)
+        target = f"{path}?{urlencode(params)}" if params else path
         answered = False
         try:
             for attempt in (1, 2):
                 credential = await self._config.credentials.current()
-                async with self._open().request(
-                    method,
-                    url,
-                    params=params,
-                    data=data,
-                    headers=_headers(credential, content_type),
-                    ssl=self._ssl(credential.certificate),
-                    server_hostname=self._config.tls_server_name,
-                    timeout=timeout,
-                    allow_redirects=False,
-                ) as response:
+                async with (
+                    asyncio.timeout(total_seconds),
+                    self._pool.request(
+                        method,
+                        target,
+                        self._headers(credential, content_type),
+                        body=data,
+                        tls=self._ssl(credential.certificate),
+                        clocks=Clocks(CONNECT_SECONDS, idle_seconds),
+                    ) as response,
+                ):
                     answered = True
-                    self._on_answer(method, str(response.status))
-                    if response.status == 401 and attempt == 1:
+                    self._on_answer(method, str(response.head.status))
+                    if response.head.status == 401 and attempt == 1:
                         self._config.credentials.invalidate()
                         continue
-                    if not 200 <= response.status < 300:
+                    if not 200 <= response.head.status < 300:
                         raise await _error(response, f"{method} {path}")
                     yield response
                     return
         except CredentialError as error:
             raise ApiError(0, "CredentialError", str(error)) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except OSError as error:  # TimeoutError is one
             if not answered:
                 self._on_answer(method, NO_ANSWER)
             reason = str(error) or type(error).__name__
-            raise ApiError(0, "ConnectionError", f"{method} {url.origin()}{path}: {reason}") from error
+            raise ApiError(0, "ConnectionError", f"{method} {self._pool.origin}{path}: {reason}") from error
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, socket_factory=_keepalive_socket),
-                headers={"User-Agent": self._user_agent, "Accept": "application/json"},
-            )
-        return self._session
+    def _headers(self, credential: Credential, content_type: str | None) -> dict[str, str]:
+        # No compression: to pack a list takes the API server longer than a network of today to carry it.
+        headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
+        if credential.token is not None:
+            headers["Authorization"] = f"Bearer {credential.token}"
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        return headers
 
-    def _ssl(self, certificate: ClientCertificate | None) -> ssl.SSLContext | bool:
+    def _ssl(self, certificate: ClientCertificate | None) -> ssl.SSLContext | None:
         if not self._config.server.startswith("https://"):
-            return True
+            return None
         if self._tls is None or self._tls[0] != certificate:
             self._tls = (certificate, _ssl_context(self._config, certificate))
         return self._tls[1]
 
 
-def _headers(credential: Credential, content_type: str | None) -> dict[str, str]:
-    headers = {}
-    if credential.token is not None:
-        headers["Authorization"] = f"Bearer {credential.token}"
-    if content_type is not None:
-        headers["Content-Type"] = content_type
-    return headers
-
-
 def _ssl_context(config: ClusterConfig, certificate: ClientCertificate | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
     if config.insecure:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    elif config.ca_data is not None:
-        context = ssl.create_default_context(cadata=config.ca_data.decode("ascii"))
+    else:  # without data of ours: the system's authorities, which take a while to load
+        context = ssl.create_default_context(cadata=config.ca_data.decode("ascii") if config.ca_data else None)
     if certificate is not None:
+        import tempfile  # costs as much as half of the rest of this module, and few need it
+
         # OpenSSL's interface takes the chain from a file only; it is gone as soon as it is read.
         with tempfile.NamedTemporaryFile(suffix=".pem") as file:
             file.write(certificate.certificate.rstrip() + b"\n" + certificate.key)
@@ -293,22 +271,6 @@ def _ssl_context(config: ClusterConfig, certificate: ClientCertificate | None) -
     return context
 
 
-def _keepalive_socket(
-    address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]],
-) -> socket.socket:
-    """A TCP socket that notices a peer that vanished: a watch may rightly be silent for minutes, a dead one must not.
-
-    After 30 s of silence a probe every 10 s, three unanswered end it; unacknowledged data ends it after 30 s.
-    """
-    sock = socket.socket(address[0], address[1], address[2])
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-    return sock
-
-
 def _object(data: bytearray) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(data, type=dict[str, Any])
@@ -317,32 +279,34 @@ def _object(data: bytearray) -> dict[str, Any]:
     return value
 
 
-async def _error(response: aiohttp.ClientResponse, request: str) -> ApiError:
-    body = await response.content.read(65536)
-    retry_after: float | None = None
-    if (header := response.headers.get("Retry-After", "")).isdigit():
-        retry_after = float(header)
+async def _error(response: Response, request: str) -> ApiError:
+    body = bytearray()
+    async for piece in response.chunks:
+        body += piece
+        if len(body) > _ERROR_BYTES:
+            break
+    head = response.head
+    seconds = head.headers.get("retry-after", "")
     try:
         status = _STATUS.decode(body)
     except msgspec.MsgspecError:
         status = Status(message=body.decode(errors="replace").strip()[:500])
     return ApiError(
-        response.status,
-        status.reason or response.reason or "Unknown",
+        head.status,
+        status.reason or head.reason or "Unknown",
         f"{request}: {status.message or 'no message'}",
-        retry_after,
+        float(seconds) if seconds.isdigit() else None,
     )
 
 
-async def _lines(response: aiohttp.ClientResponse, request: str) -> AsyncIterator[bytes]:
-    """The body's lines. A line may be far longer than StreamReader.readline takes (an EndpointSlice of a thousand
-    endpoints has 200 KB)."""
+async def _lines(chunks: AsyncIterator[bytearray], request: str) -> AsyncIterator[bytes]:
+    """The body's lines. One may be long: an EndpointSlice of a thousand endpoints has 200 KB."""
     rest = bytearray()
-    async for chunk in response.content.iter_any():
+    async for chunk in chunks:
+        rest += chunk
         if b"\n" not in chunk:
-            rest += chunk
             continue
-        lines = (bytes(rest) + chunk).split(b"\n")
+        lines = bytes(rest).split(b"\n")
         rest = bytearray(lines.pop())
         for line in lines:
             if line.strip():

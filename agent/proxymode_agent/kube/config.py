@@ -14,6 +14,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 from proxymode_agent.kube.credentials import (
@@ -93,7 +94,7 @@ def from_kubeconfig(path: Path) -> ClusterConfig:
     user = _named(document, "users", "user", context.value("user"), f"{context.where}.user", path)
 
     server = cluster.text("server")
-    if server is None or not server.startswith(("https://", "http://")):
+    if server is None or not _is_url(server):
         raise cluster.error("server", "must be a URL such as https://10.0.0.1:6443")
     if cluster.value("proxy-url"):
         raise cluster.error("proxy-url", "is not supported; remove it")
@@ -207,6 +208,14 @@ def _exec_plugin(user: _Section, cluster: _Section, server: str, ca_data: bytes 
         install_hint=section.text("installHint") or "",
         cluster=info,
     )
+
+
+def _is_url(server: str) -> bool:
+    try:
+        url = urlsplit(server)
+        return url.scheme in ("https", "http") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def _authority(data: bytes | None, where: str) -> bytes | None:

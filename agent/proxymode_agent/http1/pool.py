@@ -1,0 +1,115 @@
+"""Requests to one HTTP/1.1 server over connections that are kept for the next one.
+
+As many connections as there are requests at a time; a few are kept when idle. Deliberately no redirects, no proxies and
+no cookies; one request is tried again by itself: where a kept connection turns out to have been closed by the server.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from proxymode_agent.http1.connection import BrokenConnectionError, connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from ssl import SSLContext
+
+    from proxymode_agent.http1.connection import Connection, Head
+
+IDLE_CONNECTIONS: Final = 2
+
+
+class Clocks(NamedTuple):
+    """Seconds: until a connection stands, and of silence of the server after that."""
+
+    connect: float
+    idle: float
+
+
+class Response(NamedTuple):
+    """An answer whose head has come; the body is read from `chunks`, once."""
+
+    head: Head
+    chunks: AsyncIterator[bytearray]
+
+
+class Pool:
+    """`server`: a URL, whose path comes before that of every request. `server_name`: whom its certificate must name,
+    where that is not the URL's host. Raises ValueError for what is no such URL."""
+
+    def __init__(self, server: str, server_name: str | None = None) -> None:
+        url = urlsplit(server)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"server {server!r} must be a URL such as https://10.0.0.1:6443")
+        self._host = url.hostname
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._name = url.netloc.rpartition("@")[2]
+        self._base = url.path.rstrip("/")
+        self._server_name = server_name
+        self._tls: SSLContext | None = None
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self.origin: Final = f"{url.scheme}://{self._name}"
+
+    def close(self) -> None:
+        """Cut all connections; requests that are under way raise BrokenConnectionError."""
+        for connection in (*self._idle, *self._busy):
+            connection.abort()
+        self._idle.clear()
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        *,
+        body: bytes = b"",
+        tls: SSLContext | None = None,
+        clocks: Clocks,
+    ) -> AsyncIterator[Response]:
+        """The answer. `target`: path and query, encoded; `tls`: None where the server's URL is http://. Raises OSError
+        and TimeoutError, also while the body is read."""
+        if tls is not self._tls:  # another client certificate: what stands was opened for the former
+            self._tls = tls
+            while self._idle:
+                self._idle.pop().abort()
+        lines = {"Host": self._name, **headers}
+        connection, head = await self._sent(method, self._base + target, lines, body, clocks)
+        try:
+            yield Response(head, connection.chunks())
+        finally:
+            self._busy.discard(connection)
+            connection.release()
+            if tls is self._tls and not connection.closed and len(self._idle) < IDLE_CONNECTIONS:
+                self._idle.append(connection)
+            else:
+                connection.abort()
+
+    async def _sent(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, clocks: Clocks
+    ) -> tuple[Connection, Head]:
+        """The connection that the request was sent by, and the head of its answer."""
+        while self._idle:
+            kept = self._idle.pop()
+            try:
+                return kept, await self._send(kept, method, target, headers, body, clocks)
+            except BrokenConnectionError as error:
+                if error.answered or method == "POST":
+                    raise
+        new = await connect(self._host, self._port, self._tls, self._server_name, clocks.connect)
+        return new, await self._send(new, method, target, headers, body, clocks)
+
+    async def _send(
+        self, connection: Connection, method: str, target: str, headers: Mapping[str, str], body: bytes, clocks: Clocks
+    ) -> Head:
+        self._busy.add(connection)
+        try:
+            return await connection.send(method, target, headers, body, clocks.idle)
+        except BaseException:
+            self._busy.discard(connection)
+            connection.abort()
+            connection.release()
+            raise
