@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.ipvs import sysctls, timeouts
-from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining
+from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining, rerouted
 from proxymode_agent.dataplane.ipvs.drain import Drain
 from proxymode_agent.dataplane.ipvs.model import (
     AddRealServer,
@@ -489,6 +489,22 @@ def test_a_node_within_the_source_ranges_may_speak_from_the_load_balancers_addre
     assert ranges(state) == {("192.168.50.0", "192.168.50.255"), ("203.0.113.7", "203.0.113.7")}
 
 
+def test_udp_flows_are_forgotten_where_their_frontend_leads_elsewhere() -> None:
+    dns = Frontend(WEB.cluster_ip.address, Protocol.UDP, 53)
+
+    def leads(*endpoints: Endpoint, weight: int = 1, frontend: Frontend = dns) -> IpvsState:
+        return IpvsState({frontend: VirtualServer(RR, dict.fromkeys(endpoints, RealServer(weight, 9)))})
+
+    nothing = IpvsState()
+    assert dict(rerouted(nothing, leads(POD))) == {dns: {POD}}
+    assert dict(rerouted(leads(POD), leads(POD, OTHER))) == {dns: {POD, OTHER}}
+    assert dict(rerouted(nothing, leads())) == {dns: frozenset()}
+    assert dict(rerouted(leads(POD), nothing)) == {dns: frozenset()}
+    assert dict(rerouted(leads(POD), leads(POD))) == {}
+    assert dict(rerouted(leads(POD, weight=0), leads(POD))) == {dns: {POD}}
+    assert dict(rerouted(nothing, leads(POD, frontend=WEB.cluster_ip))) == {}
+
+
 def test_affinity_changes_in_place() -> None:
     sticky = wanted_of(replace(WEB, affinity_seconds=600))
     assert diff(wanted_of(WEB), sticky).servers == (SetScheduling(WEB.cluster_ip, Scheduling("rr", 600)),)
@@ -520,7 +536,11 @@ def test_of_what_the_kernel_refused_each_port_learns_the_first_reason() -> None:
     wanted = Wanted("rr", NODE)
     wanted.replace(by_name([WEB]))
     address = BindAddress(WEB.cluster_ip.address, None)
-    refused = [(AddVirtualServer(WEB.cluster_ip, RR), "no"), (AddRealServer(WEB.cluster_ip, POD), "so"), (address, "x")]
+    refused: list[tuple[ServerChange | BindAddress | ReleaseAddress, str]] = [
+        (AddVirtualServer(WEB.cluster_ip, RR), "no"),
+        (AddRealServer(WEB.cluster_ip, POD), "so"),
+        (address, "x"),
+    ]
     assert by_port(wanted, refused) == {WEB.name: "cannot add virtual server 10.96.0.10:80/TCP with scheduler rr: no"}
     with pytest.raises(DataplaneError, match=r"cannot release address 10\.0\.0\.9: no"):
         by_port(wanted, [(ReleaseAddress(bytes((10, 0, 0, 9))), "no")])

@@ -235,14 +235,30 @@ def test_excluded_networks_belong_to_somebody_else(service_node: NodeMaker, one_
 
 
 def test_in_the_place_of_a_scheduler_that_the_kernel_lacks_it_is_rr(
-    service_node: NodeMaker, one_node: Topology, caplog: pytest.LogCaptureFixture
+    service_node: NodeMaker, one_node: Topology
 ) -> None:
     node = service_node(one_node, ipvs_scheduler="nonesuch")
-    web = service(VIP, 80, node.pods())
-    assert node.call(node.ipvs().sync, state(web)).refused == ()
+    dataplane = node.ipvs()
+    web, other = service(VIP, 80, node.pods()), service("10.96.0.11", 81, node.pods(), name="other")
+    result = node.call(dataplane.sync, state(web))
+    assert result.refused == ()
+    assert (
+        result.instead
+        == "the kernel has no IPVS scheduler nonesuch (module ip_vs_nonesuch): rr serves default/web:tcp-80"
+    )
     assert f"-A -t {VIP}:80 -s rr" in node.sh("ipvsadm -Sn")
-    assert "no IPVS scheduler nonesuch" in caplog.text
     assert node.call(node.ipvs().sync, state(web)).written == 0
+    own = replace(other, ipvs_scheduler="wlc")
+    result = node.call(dataplane.sync, state(web, own), frozenset({own.name}))
+    assert "other" not in result.instead
+    assert "-A -t 10.96.0.11:81 -s wlc" in node.sh("ipvsadm -Sn")
+    lacking = replace(other, ipvs_scheduler="nowhere")
+    result = node.call(dataplane.sync, state(replace(web, ipvs_scheduler="sh"), lacking))
+    assert "scheduler nowhere (module ip_vs_nowhere): rr serves default/other:tcp-81" in result.instead
+    assert "default/web" not in result.instead
+    listing = node.sh("ipvsadm -Sn")
+    assert f"-A -t {VIP}:80 -s sh -b sh-fallback" in listing
+    assert "-A -t 10.96.0.11:81 -s rr" in listing
 
 
 def test_every_scheduler_of_the_api_is_one_of_the_kernel_and_changes_in_place(

@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
+from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import sysctls, timeouts
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
 from proxymode_agent.dataplane.ipvs.count import Count
-from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining
+from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining, rerouted
 from proxymode_agent.dataplane.ipvs.drain import Drain
 from proxymode_agent.dataplane.ipvs.layout import FAMILIES
 from proxymode_agent.dataplane.ipvs.model import (
@@ -21,14 +22,16 @@ from proxymode_agent.dataplane.ipvs.model import (
     DeleteVirtualServer,
     IpvsState,
     RealServerName,
-    ReleaseAddress,
     Set,
+    endpoint_key,
     frontend_key,
 )
 from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import SideTable
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
+from proxymode_agent.dataplane.nftables.flows import StaleFlows
+from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
@@ -57,6 +60,8 @@ class IpvsDataplane:
         self._virtual_servers: int | None = None
         self._schedulers: dict[str, bool] = {_FALLBACK: True}
         self._drain = Drain(config.ipvs_drain_seconds)
+        self._conntrack = ConntrackTable()
+        self._stale_flows = {family: StaleFlows(family, self._conntrack) for family in Family}
         self._clock = clock
 
     def close(self) -> None:
@@ -64,6 +69,7 @@ class IpvsDataplane:
         self._table.close()
         self._addresses.close()
         self._count.close()
+        self._conntrack.close()
         if self._servers is not None:
             self._servers.close()
 
@@ -78,13 +84,26 @@ class IpvsDataplane:
         if changed is not None and wanted is not None:
             result = self._sync_changed(wanted, state, changed)
         if result is None:
-            replacements = self._replacements(self._asked(state.ports.values()))
-            wanted = Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements)
-            self._table.watch.begin()
-            result = self._sync_all(wanted, state)
+            wanted = self._fresh(state)
+            result = self._sync_all(wanted, state, self._ours)
         self._wanted = wanted
         self._virtual_servers = self._count.virtual_servers()
         return result
+
+    def adopt(self, state: ServiceState) -> None:
+        """Make kube-proxy's virtual servers, addresses and device ours, without touching those that `state` wants too.
+
+        Whatever virtual server is not excluded counts as kube-proxy's, and goes if no Service wants it: kube-proxy did
+        the same. Raises DataplaneError.
+        """
+        self._wanted = None
+        wanted = self._fresh(state)
+        result = self._sync_all(
+            wanted, state, lambda elements, bound: lambda frontend: not self._excluded(frontend.address)
+        )
+        if result.refused:
+            name, reason = result.refused[0]
+            raise DataplaneError(f"{len(result.refused)} Service ports refused; {name}: {reason}")
 
     def look(self) -> Look:
         """Whether others changed our table or the number of IPv4 virtual servers; see Dataplane.look. Real servers,
@@ -135,7 +154,18 @@ class IpvsDataplane:
         self._wanted = None
         self._table.remove()
 
-    def _sync_all(self, wanted: Wanted, state: ServiceState) -> SyncResult:
+    def _fresh(self, state: ServiceState) -> Wanted:
+        replacements = self._replacements(self._asked(state.ports.values()))
+        self._table.watch.begin()
+        return Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements)
+
+    def _sync_all(
+        self,
+        wanted: Wanted,
+        state: ServiceState,
+        whose: Callable[[Iterable[Element], Iterable[bytes]], Callable[[Frontend], bool]],
+    ) -> SyncResult:
+        """`whose`: from elements of the table and bound addresses, which virtual servers may be changed."""
         wanted.replace(state.ports)
         after = wanted.state()
         servers = self._open_servers()  # loads the module, which brings the sysctls
@@ -152,7 +182,7 @@ class IpvsDataplane:
             elements = {e: value for e, value in elements.items() if e.family != length} | new
         written += self._addresses.claim_device()
         bound = self._bound(keep=after.addresses.keys())
-        ours = self._ours(elements, bound)
+        ours = whose(elements, bound)
         before = IpvsState(
             virtual_servers=servers.read(lambda frontend: frontend in after.virtual_servers or ours(frontend)),
             addresses=bound,
@@ -162,6 +192,7 @@ class IpvsDataplane:
         self._drain.seen(draining(before, after), now)
         changes = diff(before, after, self._drain.overdue(now))
         applied, refused = self._apply(wanted, changes)
+        self._forget_flows(before, after)
         strays = self._addresses.stray_routes()
         self._addresses.delete_routes(strays)
         return self._result(wanted, written + applied + len(strays), refused)
@@ -173,9 +204,11 @@ class IpvsDataplane:
         ports = {name: state.ports.get(name) for name in changed}
         if not self._asked(port for port in ports.values() if port is not None) <= self._schedulers.keys():
             return None
-        changes = diff(*wanted.replace(ports))
+        before, after = wanted.replace(ports)
+        changes = diff(before, after)
         try:
             applied, refused = self._apply(wanted, changes)
+            self._forget_flows(before, after)
         except DataplaneError:
             return None
         return None if refused else self._result(wanted, applied, ())
@@ -215,6 +248,14 @@ class IpvsDataplane:
         self._drain.gone(RealServerName(change.frontend, change.endpoint) for change in changes.sweep)
         applied = changes.count - len({change for change, _ in refused}) - (len(changes.open) - len(opened))
         return applied, tuple(by_port(wanted, refused).items())
+
+    def _forget_flows(self, before: IpvsState, after: IpvsState) -> None:
+        """Make the next packet of a UDP flow to a frontend that leads elsewhere now a first packet."""
+        for frontend, endpoints in rerouted(before, after):
+            flows = self._stale_flows[Family(len(frontend.address))]
+            flows.add([(frontend_key(frontend), [endpoint_key(endpoint) for endpoint in endpoints])])
+        for flows in self._stale_flows.values():
+            flows.delete()
 
     def _open_servers(self) -> Servers:
         if self._servers is None:

@@ -131,6 +131,25 @@ def diff(before: IpvsState, after: IpvsState, overdue: Container[RealServerName]
     )
 
 
+def rerouted(before: IpvsState, after: IpvsState) -> Iterator[tuple[Frontend, frozenset[Endpoint]]]:
+    """UDP frontends that lead elsewhere than before, with all the endpoints that they lead to now.
+
+    conntrack carries on what a client sent there earlier, also before there was a Service.
+    """
+    old, new = before.virtual_servers, after.virtual_servers
+    for frontend in old.keys() | new.keys():
+        if frontend.protocol == Protocol.UDP:
+            found, wanted = _serving(old.get(frontend)), _serving(new.get(frontend))
+            if found != wanted:
+                yield frontend, wanted or frozenset()
+
+
+def _serving(server: VirtualServer | None) -> frozenset[Endpoint] | None:
+    if server is None:
+        return None
+    return frozenset(endpoint for endpoint, real_server in server.real_servers.items() if real_server.weight)
+
+
 def _opens(element: Element, value: Verdict | None) -> bool:
     """Whether an element is for later: acceptance of a frontend, and that a bound address refuses all others."""
     return value is Verdict.ACCEPT or element.set is Set.ADDRESSES
