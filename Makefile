@@ -83,6 +83,10 @@ proof-updates: install ## a million first packets under each kind of nftables up
 proof-updates-vm: install ## the same on 6.1, inside the VM; for hours, or with PROOF_ARGS="20000 sticky"
 	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
 
+.PHONY: proof-rollout
+proof-rollout: install ## the rollout planner in every state of a small fleet, two faults or commands deep; an hour
+	@cd tests/unit && $(CURDIR)/$(BIN)/python proof_rollout.py $(PROOF_ARGS)
+
 .PHONY: test-e2e
 test-e2e: install ## all parts together, as the demo puts them together
 	@$(BIN)/pytest tests/e2e $(PYTEST_ARGS)

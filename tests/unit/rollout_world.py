@@ -261,6 +261,11 @@ class World:
     def decide(self, *, crash_after: int | None = None) -> Decisions:
         """One reconcile. `crash_after`: the operator dies after so many effects, the status being the first."""
         decisions = self.look()
+        self.carry_out(decisions, crash_after=crash_after)
+        return decisions
+
+    def carry_out(self, decisions: Decisions, *, crash_after: int | None = None) -> None:
+        """What `look` has said, in the operator's order."""
         effects = len(decisions.writes) + 1 if crash_after is None else crash_after
         if effects >= 1:
             self.proxy_mode = self.proxy_mode.model_copy(update={"status": decisions.status})
@@ -272,7 +277,6 @@ class World:
             self.notices += heard.notices
         for question in decisions.questions if crash_after is None else ():
             self.ask(question)
-        return decisions
 
     def ask(self, question: Question) -> None:
         """The gate answers at once."""
