@@ -56,3 +56,11 @@ class IpvsScheduler(StrEnum):
     FO = "fo"
     OVF = "ovf"
     MH = "mh"
+
+
+class KubeProxyPolicy(StrEnum):
+    """What becomes of a kube-proxy that handles a node's Services."""
+
+    IGNORE = "Ignore"
+    TAKE_OVER = "TakeOver"
+    HAND_BACK = "HandBack"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from proxymode_api import API_VERSION
+from proxymode_api import API_VERSION, rules
 from proxymode_api.common import DataplaneOptions, Mode, Model, ObjectMeta
 from proxymode_api.deprecation import RETIREMENTS, KubeProxyMode
 from proxymode_api.proxymode_status import ProxyModeStatus
@@ -17,6 +17,8 @@ from proxymode_api.switch import SwitchOptions
 
 class ProxyModeSpec(DataplaneOptions):
     """The Service dataplane that the selected nodes shall run, and how they get there."""
+
+    model_config = ConfigDict(json_schema_extra=rules.extra(rules.HAND_BACK))
 
     mode: Mode = Field(
         description="The wanted mode: nftables, or ipvs, which upstream gives up: deprecated since Kubernetes "

@@ -161,4 +161,10 @@ TOPOLOGY: Final = Rule(
     "'topologyPolicy OneDomain needs topologyKey: the node label that tells domains apart'",
 )
 
+HAND_BACK: Final = Rule(
+    "self.mode == 'nftables' || !has(self.kubeProxy) || !has(self.kubeProxy.policy) || "
+    "self.kubeProxy.policy != 'HandBack'",
+    "'kubeProxy.policy HandBack needs mode nftables: nodes pass through it on their way back to kube-proxy'",
+)
+
 SHORT_NAME: Final = Rule("self.metadata.name.size() <= 63", "'metadata.name must have at most 63 characters'")

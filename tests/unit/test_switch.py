@@ -31,12 +31,14 @@ from proxymode_agent.switch import (
     Switcher,
     SwitchError,
     SwitchPending,
+    SwitchRecord,
 )
 from proxymode_agent.switch import connections as counting
 from proxymode_agent.switch.journal import Entry as JournalEntry
 from proxymode_agent.switch.journal import Journal
-from proxymode_agent.switch.plan import Step, plan
+from proxymode_agent.switch.plan import Step, plan, take_over
 from proxymode_agent.switch.probes.sample import Target
+from proxymode_agent.takeover.found import Found
 from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 
 if TYPE_CHECKING:
@@ -130,6 +132,9 @@ class Killed(BaseException):
     """What SIGKILL is to a process."""
 
 
+NOBODY = Found()
+
+
 @dataclass
 class FakeKernel:
     """Modes that are there wholly or not at all; `fails` and `dies` name a step, or undo; `once`: not a second time."""
@@ -145,14 +150,20 @@ class FakeKernel:
     connections: Connections | None = None
     answered: frozenset[Target] | None = None
     verification: tuple[Probes, ...] = ()
+    found: Found = NOBODY
 
     def close(self) -> None: ...
+
+    def tidy(self) -> None: ...
+
+    def kube_proxy(self) -> Found:
+        return self.found
 
     def present(self) -> frozenset[Mode]:
         return frozenset(self.there)
 
     def observe(self) -> ObservedMode:
-        return ObservedMode(min(self.there, key=lambda mode: mode is Mode.IPVS)) if self.there else ObservedMode.NONE
+        return ObservedMode(min(self.there, key=lambda mode: mode is Mode.IPVS)) if self.there else self.found.mode
 
     def handover_begun(self) -> bool:
         return self.carrying
@@ -168,9 +179,13 @@ class FakeKernel:
     def run(self, step: Step, to: Mode, state: ServiceState) -> None:
         if step == self.dies:
             raise Killed
-        if step is Step.PROGRAM:
+        if step in (Step.PROGRAM, Step.TAKE_OVER):
             self.there.add(to)
+        if step is Step.TAKE_OVER and to is Mode.IPVS:
+            self.found = self.found._replace(device=False)
         self.note(step)
+        if step is Step.REMOVE_KUBE_PROXY:
+            self.found = Found()
         if REMOVALS.get(step) and (step in (Step.REMOVE_SIDE_TABLE, Step.REMOVE_TABLE)):
             self.there.discard(REMOVALS[step])
         if step in (Step.CATCH, Step.END_HANDOVER):
@@ -471,3 +486,60 @@ def test_connections_to_every_address_of_a_service_count() -> None:
         assert services.addressed(6, address, 80)
         assert not services.addressed(6, address, 81)
     assert services.addressed(6, bytes((192, 168, 0, 1)), 30080)
+
+
+KUBE_PROXY_IPVS = Found(ObservedMode.KUBE_PROXY_IPVS, rules=True, device=True)
+KUBE_PROXY_NAT = Found(ObservedMode.KUBE_PROXY_NFTABLES, rules=True)
+
+
+@pytest.mark.parametrize("to", list(Mode))
+@pytest.mark.parametrize("found", [KUBE_PROXY_IPVS, KUBE_PROXY_NAT])
+def test_from_kube_proxy_the_way_leads_over_the_nearest_mode_of_ours(tmp_path: Path, found: Found, to: Mode) -> None:
+    kernel = FakeKernel(found=found)
+    record = switcher(tmp_path, kernel).switch(to, NOTHING, lambda step: None)
+    assert (record.from_mode, record.outcome) == (found.mode, Outcome.SUCCEEDED)
+    assert kernel.there == {to}
+    assert kernel.found == Found()
+    assert kernel.tried == 1
+    names = [step.name for step in record.steps]
+    assert names.index(Step.TAKE_OVER) < names.index(Step.REMOVE_KUBE_PROXY) < names.index(Step.PROGRAM)
+    assert (Step.CARRY in names) is (found.device and to is Mode.NFTABLES)
+
+
+@pytest.mark.parametrize("to", list(Mode))
+@pytest.mark.parametrize("found", [KUBE_PROXY_IPVS, KUBE_PROXY_NAT])
+@pytest.mark.parametrize("step", list(Step))
+def test_a_take_over_that_fails_or_is_killed_leaves_a_whole_dataplane_and_can_go_on(
+    tmp_path: Path, found: Found, to: Mode, step: Step
+) -> None:
+    kernel = FakeKernel(found=found, fails={step}, once={step})
+    one = switcher(tmp_path / "fails", kernel)
+    failed: SwitchRecord | None = None
+    try:
+        one.switch(to, NOTHING, lambda step: None)
+    except SwitchError as failure:
+        failed = failure.record
+    if failed is not None:
+        assert failed.outcome in (Outcome.ROLLED_BACK, Outcome.FAILED)
+        assert kernel.found.rules or kernel.there, "neither kube-proxy's rules nor a mode of ours"
+        assert (one.unfinished() is None) is (failed.outcome is Outcome.ROLLED_BACK)
+        assert one.switch(to, NOTHING, lambda step: None).outcome in (Outcome.SUCCEEDED, Outcome.RESUMED)
+    assert kernel.there == {to}
+
+    killed = FakeKernel(found=found, dies=step)
+    one = switcher(tmp_path / "dies", killed)
+    try:
+        one.switch(to, NOTHING, lambda step: None)
+    except Killed:
+        killed.dies = ""
+        again = switcher(tmp_path / "dies", killed)
+        assert again.unfinished() is to
+        record = again.switch(to, NOTHING, lambda step: None)
+        assert (record.from_mode, record.outcome) == (found.mode, Outcome.RESUMED)
+    assert (killed.there, killed.found) == ({to}, Found())
+
+
+def test_where_no_kube_proxy_has_been_there_is_nothing_to_take_over() -> None:
+    for present in (set[Mode](), {Mode.IPVS}, {Mode.NFTABLES}):
+        for to in Mode:
+            assert take_over(Found(), present, to) is None

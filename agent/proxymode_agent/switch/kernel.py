@@ -9,11 +9,12 @@ from proxymode_agent.dataplane.base import DataplaneError, Finding
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.dataplane.nftables import NftablesDataplane
-from proxymode_agent.switch import connections, observe
+from proxymode_agent.switch import connections
 from proxymode_agent.switch.handover.carrier import Carrier
 from proxymode_agent.switch.plan import Step, old_mode
 from proxymode_agent.switch.probes.connect import answering, still_answering
 from proxymode_agent.switch.probes.sample import Target, failure, judge, sample
+from proxymode_agent.takeover import Remains
 from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
     from proxymode_agent.switch.connections import Held
     from proxymode_agent.switch.record import Connections, Probes
+    from proxymode_agent.takeover import Found
 
 _VERIFY_TRIES: Final = 3  # a real server that was draining may end its last connection between two reads
 _SETTLE_SECONDS: Final = 5.0
@@ -39,6 +41,7 @@ class Kernel:
         self._ipvs = IpvsDataplane(config)
         self._nftables = NftablesDataplane(config)
         self._carrier = Carrier(state_dir)
+        self._remains = Remains()
         self._held: Held = {}
         self._written: set[Mode] = set()
         self.connections: Connections | None = None
@@ -57,6 +60,7 @@ class Kernel:
         self._ipvs.close()
         self._nftables.close()
         self._carrier.close()
+        self._remains.close()
 
     def dataplane(self, mode: Mode) -> Dataplane:
         return self._ipvs if mode is Mode.IPVS else self._nftables
@@ -70,7 +74,15 @@ class Kernel:
         present = self.present()
         if present:
             return ObservedMode(Mode.NFTABLES if Mode.NFTABLES in present else Mode.IPVS)
-        return observe.kube_proxy()
+        return self._remains.look().mode
+
+    def kube_proxy(self) -> Found:
+        """What a kube-proxy has in the kernel, or has left there."""
+        return self._remains.look()
+
+    def tidy(self) -> None:
+        """Remove what outlived the ipvs mode for the sake of connections that have ended since."""
+        self._ipvs.forget_routes()
 
     def handover_begun(self) -> bool:
         """Whether connections were being carried over when a switch was interrupted."""
@@ -89,6 +101,13 @@ class Kernel:
             case Step.PROBE_BEFORE:
                 if self.answered is None:
                     self.answered = answering(probe.target for probe in sample(state, self._config))
+            case Step.TAKE_OVER:
+                if to is Mode.IPVS:
+                    self._ipvs.adopt(state)
+                self.run(Step.PROGRAM, to, state)
+                self._verify(to, state)
+            case Step.REMOVE_KUBE_PROXY:
+                self._remains.remove()
             case Step.PROGRAM:
                 result = self._write(to, state)
                 if result.refused:
@@ -174,8 +193,8 @@ class Kernel:
                 time.sleep(_SETTLE_POLL_SECONDS)
 
     def _count(self, to: Mode, state: ServiceState) -> None:
-        old = old_mode(self.present(), to)
+        old = old_mode(self.present(), to) or Mode.NFTABLES  # without one of ours: by kube-proxy's NAT, like nftables
         self._carrier.ended = set()
         with ConntrackTable() as table:
             entries = list(table.entries())
-        self._held = connections.held_by(old, entries, connections.frontends(state)) if old is not None else {}
+        self._held = connections.held_by(old, entries, connections.frontends(state))

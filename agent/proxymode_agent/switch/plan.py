@@ -18,11 +18,15 @@ from proxymode_api.modes import ConnectionPolicy, Mode
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
+    from proxymode_agent.takeover.found import Found
+
 
 class Step(StrEnum):
     """Every step is idempotent: done again after it was done, or half done, it leaves the same state."""
 
     PROBE_BEFORE = "probe-before"
+    TAKE_OVER = "take-over"
+    REMOVE_KUBE_PROXY = "remove-kube-proxy-rules"
     PROGRAM = "program-target"
     VERIFY = "verify-target"
     PROBE_TARGET = "probe-target"
@@ -55,6 +59,30 @@ class Plan(NamedTuple):
 def old_mode(present: AbstractSet[Mode], to: Mode) -> Mode | None:
     """The mode of ours that has to go."""
     return next((mode for mode in Mode if mode in present and mode is not to), None)
+
+
+class TakeOver(NamedTuple):
+    """The steps from kube-proxy's dataplane to the mode of ours that is nearest to it; with `final` its rules go."""
+
+    nearest: Mode
+    reversible: tuple[Step, ...]
+    final: tuple[Step, ...]
+
+
+def take_over(found: Found, present: AbstractSet[Mode], to: Mode) -> TakeOver | None:
+    """What comes before everything else where a kube-proxy has left something; None where it has not.
+
+    Its virtual servers become ours with all their connections, also where the way goes on to nftables. Its NAT rules
+    keep their connections in conntrack, so any mode of ours can be put beside them: what matters is that some nat base
+    chain exists throughout.
+    """
+    if not (found.rules or found.device):
+        return None
+    if found.device or Mode.IPVS in present:
+        return TakeOver(Mode.IPVS, (Step.PROBE_BEFORE,), (Step.TAKE_OVER, Step.REMOVE_KUBE_PROXY))
+    if present:
+        return TakeOver(Mode.NFTABLES, (Step.PROBE_BEFORE,), (Step.TAKE_OVER, Step.REMOVE_KUBE_PROXY))
+    return TakeOver(to, (Step.PROBE_BEFORE, Step.TAKE_OVER, Step.COUNT), (Step.REMOVE_KUBE_PROXY, Step.COMPARE))
 
 
 def plan(

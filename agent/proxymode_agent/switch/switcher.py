@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.switch.journal import Entry, Journal
 from proxymode_agent.switch.kernel import Kernel
-from proxymode_agent.switch.plan import Step, old_mode, plan
+from proxymode_agent.switch.plan import Step, old_mode, plan, take_over
 from proxymode_agent.switch.record import (
     Connections,
     Outcome,
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
     from proxymode_agent.dataplane.base import Dataplane
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
+    from proxymode_agent.switch.plan import TakeOver
     from proxymode_agent.switch.probes.sample import Target
     from proxymode_agent.switch.record import Probes
+    from proxymode_agent.takeover import Found
 
     OnStep = Callable[[StepRecord], None]
 
@@ -54,6 +56,8 @@ class KernelSteps(Protocol):
     def dataplane(self, mode: Mode) -> Dataplane: ...
     def present(self) -> frozenset[Mode]: ...
     def observe(self) -> ObservedMode: ...
+    def kube_proxy(self) -> Found: ...
+    def tidy(self) -> None: ...
     def handover_begun(self) -> bool: ...
     def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None: ...
     def run(self, step: Step, to: Mode, state: ServiceState) -> None: ...
@@ -81,7 +85,11 @@ class Switcher:
 
     def observe(self) -> ObservedMode:
         """What is in the kernel now, ours or kube-proxy's. While both modes of ours are, nftables. Raises
-        DataplaneError."""
+        DataplaneError.
+
+        Asked now and then, so what a switch has left for connections of the node itself goes on the occasion.
+        """
+        self._kernel.tidy()
         return self._kernel.observe()
 
     def unfinished(self) -> Mode | None:
@@ -99,17 +107,21 @@ class Switcher:
         again. Traffic flows in each of these cases.
         """
         present = self._kernel.present()
+        first = take_over(self._kernel.kube_proxy(), present, to)
         entry, resumed = self._begin(to)
         self._kernel.answered, self._kernel.connections, self._kernel.verification = entry.answered, None, ()
-        steps = plan(
-            present,
-            to,
-            self._policy,
-            handover_begun=self._kernel.handover_begun(),
-            draining=entry.drain_until is not None,
-            probed=entry.answered is not None,
-        )
         try:
+            if first is not None:
+                entry = self._take_over(first, to, state, entry, on_step)
+                present |= {first.nearest}
+            steps = plan(
+                present,
+                to,
+                self._policy,
+                handover_begun=self._kernel.handover_begun(),
+                draining=entry.drain_until is not None,
+                probed=entry.answered is not None,
+            )
             entry = self._do_all(steps.reversible, to, state, entry, on_step)
             if steps.final:
                 entry = replace(entry, final=True)
@@ -136,6 +148,16 @@ class Switcher:
         except OSError as error:
             raise SwitchError(self._told(entry, Outcome.ROLLED_BACK, f"journal: {error}")) from error
         return entry, resumed
+
+    def _take_over(self, first: TakeOver, to: Mode, state: ServiceState, entry: Entry, on_step: OnStep) -> Entry:
+        """From kube-proxy's dataplane to the mode of ours that is nearest to it. From there the way may go on; what
+        fails then leads back to that mode, not to kube-proxy's."""
+        was_final = entry.final
+        entry = self._do_all(first.reversible, first.nearest, state, entry, on_step)
+        entry = replace(entry, final=True)
+        self._journal.write(entry)
+        entry = self._do_all(first.final, first.nearest, state, entry, on_step)
+        return entry if first.nearest is to else replace(entry, final=was_final)
 
     def _do_all(self, steps: Iterable[Step], to: Mode, state: ServiceState, entry: Entry, on_step: OnStep) -> Entry:
         for step in steps:

@@ -5,6 +5,7 @@ in its nf_tables variant, and kube-proxy's own nf_tables tables), `legacy` (ipta
 servers and kube-ipvs0 are not removed but adopted: see proxymode_agent.switch.
 """
 
-from proxymode_agent.takeover.remains import Found, Remains
+from proxymode_agent.takeover.found import Found
+from proxymode_agent.takeover.remains import Remains
 
 __all__ = ["Found", "Remains"]

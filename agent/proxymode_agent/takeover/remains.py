@@ -7,23 +7,14 @@ kube-proxy's own nf_tables tables, ipsets, and kube-ipvs0. A kube-proxy that cha
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple
 
 from proxymode_agent.dataplane.ipvs.addresses import DEVICE, Addresses
 from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.takeover import chains, legacy
+from proxymode_agent.takeover.found import Found
 from proxymode_agent.takeover.ipsets import IpSets
 from proxymode_agent.takeover.names import is_set
 from proxymode_api.modes import ObservedMode
-
-
-class Found(NamedTuple):
-    """`mode`: how the kube-proxy handled Services; NONE: it does not. `rules`: chains, tables or sets of its are left.
-    `device`: kube-ipvs0 is there, and not this agent's; with it virtual servers are not this agent's either."""
-
-    mode: ObservedMode
-    rules: bool
-    device: bool
 
 
 class Remains:

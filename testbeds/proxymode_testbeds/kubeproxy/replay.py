@@ -362,7 +362,7 @@ table {ip} kube-proxy {{
   chain filter-prerouting {{ type filter hook prerouting priority dstnat - 10;
     ct state new jump service-endpoints-check
   }}
-  chain filter-output {{ type filter hook output priority dstnat - 10;
+  chain filter-output {{ type filter hook output priority -110;
     ct state new jump service-endpoints-check
   }}
   chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}

@@ -1,0 +1,114 @@
+"""A node whose Services a kube-proxy handles, with clients of every kind, and what must be left of that in the end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from proxymode_agent.services.model import Protocol, ServiceState
+from proxymode_testbeds.kubeproxy import ProxyMode, Service
+from proxymode_testbeds.traffic.processes import TrafficProcess
+from service_node import VIP, VIP6, service, state
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from proxymode_testbeds.fixtures import Traffic
+    from service_node import ServiceNode
+
+NODE_PORT = 30080
+KUBELET = """
+iptables -N KUBE-FIREWALL
+iptables -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP
+iptables -I OUTPUT -j KUBE-FIREWALL
+iptables -t mangle -N KUBE-KUBELET-CANARY
+"""
+
+
+def services(node: ServiceNode) -> ServiceState:
+    v4, v6 = node.pods(4)[:2], node.pods(6)[:2]
+    return state(
+        service(VIP, 80, v4, node_port=NODE_PORT),
+        service(VIP, 53, v4, target=5353, protocol=Protocol.UDP),
+        service(VIP6, 80, v6, node_port=NODE_PORT),
+        service("10.96.0.11", 81, (), name="empty"),
+    )
+
+
+def told(node: ServiceNode) -> list[Service]:
+    """The same Services for kube-proxy."""
+    v4, v6 = ([(pod, 8080) for pod in node.pods(version)[:2]] for version in (4, 6))
+    return [
+        Service("default/web:tcp-80", VIP, 80, tuple(v4), node_port=NODE_PORT),
+        Service("default/web:udp-53", VIP, 53, tuple((pod, 5353) for pod, _ in v4), "udp"),
+        Service("default/web:tcp-80", VIP6, 80, tuple(v6), node_port=NODE_PORT),
+        Service("default/empty:tcp-81", "10.96.0.11", 81, ()),
+    ]
+
+
+def start_kube_proxy(stack: contextlib.ExitStack, node: ServiceNode, mode: ProxyMode) -> TrafficProcess:
+    """A kube-proxy on the node, which has synced; it ends with the stack at the latest."""
+    process = node.topology.popen(
+        node.name,
+        [sys.executable, "-m", "proxymode_testbeds.kubeproxy", "--mode", mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    fleet = node.topology.fleet
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        json.dump(
+            {
+                "services": [port.to_json() for port in told(node)],
+                "node_ips": [str(address) for address in fleet.node(node.name).addresses],
+                "cluster_cidrs": [str(cidr) for member in fleet.nodes for cidr in member.pod_cidrs],
+            },
+            stdin,
+        )
+    kube_proxy = stack.enter_context(TrafficProcess(process))
+    kube_proxy.wait_for("synced")
+    return kube_proxy
+
+
+def clients(node: ServiceNode, traffic: Traffic) -> list[TrafficProcess]:
+    """Outside, on the node, in a pod, by NodePort: long-lived connections that keep talking, new ones, datagrams."""
+    load = {"established": 4, "new_rate": 4.0}
+    return [
+        traffic.talk(node.topology, "client1", VIP, tcp=80, udp=53, udp_rate=3.0, **load),
+        traffic.talk(node.topology, "client1", node.address(4), tcp=NODE_PORT, established=3, new_rate=2.0),
+        traffic.talk(node.topology, "node1", VIP, tcp=80, **load),
+        traffic.talk(node.topology, "node1-pod1", VIP, tcp=80, established=3, new_rate=2.0),
+        traffic.talk(node.topology, "node1-pod3", VIP6, tcp=80, **load),
+    ]
+
+
+ESTABLISHED = 4 + 3 + 4 + 3 + 4
+
+
+def stop(running: list[TrafficProcess]) -> dict[str, Any]:
+    """The sum of what clients counted."""
+    for client in running:
+        client.signal(signal.SIGTERM)
+    results = [client.result() for client in running]
+    counts = ("established", "lost", "new", "failed", "udp_sent", "udp_lost")
+    return {name: sum(result[name] for result in results) for name in counts} | {
+        "why": [(result["failed_first"], result["lost_first"]) for result in results]
+    }
+
+
+def let_run(running: list[TrafficProcess], seconds: int = 2) -> None:
+    for client in running:
+        for _ in range(seconds):
+            client.wait_for("second")
+
+
+def kube_proxys(node: ServiceNode) -> str:
+    """What is in the kernel of kube-proxy's making, by the tools that it uses itself; kubelet's left out."""
+    return node.sh(
+        "{ for save in iptables-save ip6tables-save iptables-legacy-save ip6tables-legacy-save; do $save 2>/dev/null; "
+        "done; ipset list -n; nft list tables; } | grep -E 'KUBE|kube-proxy' "
+        "| grep -vE 'KUBE-(FIREWALL|KUBELET-CANARY)' || true"
+    )

@@ -1,0 +1,80 @@
+"""From kube-proxy, in each of its modes, to each of ours while clients of every kind keep opening connections."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kube_proxy_node import (
+    ESTABLISHED,
+    KUBELET,
+    clients,
+    kube_proxys,
+    let_run,
+    services,
+    start_kube_proxy,
+    stop,
+)
+from proxymode_agent.switch import Outcome, Switcher
+from proxymode_api.modes import Mode, ObservedMode
+from proxymode_testbeds.kubeproxy import ProxyMode
+from service_node import Idle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from proxymode_testbeds.fixtures import FleetMaker, Traffic
+    from service_node import NodeMaker, ServiceNode
+
+
+@pytest.fixture
+def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> ServiceNode:
+    topology = node_fleet(nodes=1, pods=3, dual_stack=True)
+    traffic.serve_all(topology)
+    return service_node(topology)
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as found:
+        yield found
+
+
+@pytest.mark.parametrize("to", Mode)
+@pytest.mark.parametrize("mode", ProxyMode)
+def test_take_over_loses_no_connection_and_leaves_nothing_of_kube_proxy(
+    stack: contextlib.ExitStack, node: ServiceNode, traffic: Traffic, tmp_path: Path, mode: ProxyMode, to: Mode
+) -> None:
+    node.sh(KUBELET)
+    kube_proxy = start_kube_proxy(stack, node, mode)
+    idle = stack.enter_context(contextlib.closing(Idle(node)))
+    idle.open(2)
+    running = clients(node, traffic)
+    let_run(running, 1)
+    kube_proxy.signal(signal.SIGTERM)
+    switcher = stack.enter_context(contextlib.closing(node.call(Switcher, node.config, tmp_path)))
+    assert node.call(switcher.observe) is ObservedMode(f"kube-proxy-{mode}")
+    record = node.call(switcher.switch, to, services(node), lambda step: None)
+    assert (record.from_mode, record.outcome) == (ObservedMode(f"kube-proxy-{mode}"), Outcome.SUCCEEDED), record.message
+    assert node.call(switcher.observe) is ObservedMode(to)
+    assert idle.broken() == []
+    let_run(running, 3)
+    counted = stop(running)
+    assert counted["established"] == ESTABLISHED
+    assert counted["new"] > 20
+    assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
+    if not (mode is ProxyMode.IPVS and to is Mode.IPVS):
+        assert record.connections is not None
+        assert record.connections.found >= ESTABLISHED
+        assert record.connections.lost == 0
+    assert kube_proxys(node) == ""
+    assert "KUBE-FIREWALL" in node.sh("iptables-save")
+    assert ("kube-ipvs0" in node.sh("ip link")) is (to is Mode.IPVS)
+    if to is Mode.NFTABLES:
+        assert node.sh("ipvsadm -Sn") == ""
+    assert list(tmp_path.iterdir()) == []
+    idle.open(1)
