@@ -49,6 +49,13 @@ def test_preflight_is_about_where_the_node_is_to_go(spec: dict[str, str], mode: 
     assert (preflight.mode if preflight else None) is mode
 
 
+@pytest.mark.parametrize(("facts", "blocked"), [(OLD, ["kernel-version"]), (NEW, [])])
+def test_what_blocks_nftables_is_known_also_where_nobody_asks_for_it(facts: Facts, blocked: list[str]) -> None:
+    found = assessed(facts, mode="ipvs")
+    assert [result.id for result in found.nftables_blocked] == blocked
+    assert not found.stopped
+
+
 def test_options_that_cannot_be_followed_leave_no_configuration_but_are_checked_all_the_same() -> None:
     found = assessed(NEW, mode="nftables", detectLocal={"mode": "NodeCIDR"})
     assert found.config is None

@@ -196,6 +196,25 @@ def test_a_deprecated_mode_is_called_so_from_the_minor_on_that_deprecates_it(
     assert condition(status, "DeprecatedMode").status is since
 
 
+def test_who_is_told_that_the_mode_is_deprecated_is_told_what_blocks_the_next_one() -> None:
+    free = condition(status_of(cluster=Minor(1, 36)), "DeprecatedMode").message
+    assert free == (
+        "ipvs is deprecated since 1.35, off by default from 1.40, removed in 1.43 (KEP-5495): move to nftables. "
+        "Nothing blocks nftables on this node."
+    )
+    old = PreflightResult(id="kernel-version", verdict=Verdict.BLOCK, found="Linux 4.19", remedy="Use 5.13 or newer.")
+    blocked = condition(status_of(cluster=Minor(1, 36), nftables_blocked=(old,)), "DeprecatedMode").message
+    assert blocked.endswith("On this node nftables is blocked by kernel-version: Use 5.13 or newer.")
+
+
+def test_a_scheduler_that_the_kernel_lacks_degrades_and_leaves_the_node_ready() -> None:
+    status = status_of(engine=replace(ACTIVE, instead="the kernel has no IPVS scheduler sed: rr serves shop/web"))
+    degraded = condition(status, "Degraded")
+    assert (degraded.status, degraded.reason) == (ConditionStatus.TRUE, "SchedulerMissing")
+    assert degraded.message == "the kernel has no IPVS scheduler sed: rr serves shop/web."
+    assert condition(status, "Ready").status is ConditionStatus.TRUE
+
+
 def test_what_the_kernel_does_not_take_degrades() -> None:
     name = ServicePortName("default", "web", "http", Protocol.TCP, Family.IPV4)
     engine = replace(ACTIVE, refused=tuple((name, "no such scheduler") for _ in range(7)))

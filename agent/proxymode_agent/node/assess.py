@@ -9,6 +9,7 @@ from proxymode_agent.node.conditions import blockers
 from proxymode_agent.node.config import OptionsError, dataplane_config
 from proxymode_agent.preflight import checks
 from proxymode_agent.services.model import DataplaneConfig
+from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import Preflight
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Assessment:
     """One spec on one node, by facts collected at one time.
 
     `config` None: its options cannot be followed, and `options_error` says why. `blocking`: checks that block
-    spec.mode. `preflight`: results for where the node is to go (targetMode, else mode), None: nowhere.
+    spec.mode. `nftables_blocked`: checks that block mode nftables, also where nobody asks for it: who is told that a mode
+    is deprecated wants to know. `preflight`: results for where the node is to go (targetMode, else mode), None: nowhere.
     """
 
     spec: NodeProxyModeSpec
@@ -35,6 +37,7 @@ class Assessment:
     config: DataplaneConfig | None
     options_error: str
     blocking: tuple[PreflightResult, ...]
+    nftables_blocked: tuple[PreflightResult, ...]
     preflight: Preflight | None
 
     @property
@@ -70,4 +73,5 @@ def assess(spec: NodeProxyModeSpec, generation: int, node: Node | None, facts: F
         results = list(checks.run(heading, facts, judged))
         preflight = Preflight(mode=heading, checked_at=now.replace(microsecond=0), results=results)
     blocking = blockers(checks.run(spec.mode, facts, judged)) if spec.mode is not None else ()
-    return Assessment(spec, generation, node, facts, config, options_error, blocking, preflight)
+    way_out = blockers(checks.run(Mode.NFTABLES, facts, judged))
+    return Assessment(spec, generation, node, facts, config, options_error, blocking, way_out, preflight)

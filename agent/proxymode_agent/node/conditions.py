@@ -46,7 +46,7 @@ _UPSTREAM_NAMES = {
 class Observation:
     """All that a status is made of.
 
-    `refused`: checks that keep spec.mode from being set. `options_error`: an option that this agent cannot follow.
+    `refused`: checks that keep spec.mode from being set. `nftables_blocked`: those that block mode nftables. `options_error`: an option that this agent cannot follow.
     `cluster_version`: as /version gives it; empty: not known yet.
     """
 
@@ -56,6 +56,7 @@ class Observation:
     facts: Facts
     preflight: Preflight | None
     refused: tuple[PreflightResult, ...] = ()
+    nftables_blocked: tuple[PreflightResult, ...] = ()
     options_error: str = ""
     cluster: Minor | None = None
     cluster_version: str = ""
@@ -194,7 +195,12 @@ def _deprecated_mode(seen: Observation) -> Aspect:
     found = running_deprecation(seen.engine.observed, seen.cluster)
     if found is None:
         return _false(Reason.SUPPORTED, "")
-    return _true(Reason(found.state.value), _sentence(found.message))
+    if seen.nftables_blocked:
+        obstacles = " ".join(f"{result.id}: {_sentence(result.remedy)}" for result in seen.nftables_blocked)
+        way_out = f"On this node nftables is blocked by {obstacles}"
+    else:
+        way_out = "Nothing blocks nftables on this node."
+    return _true(Reason(found.state.value), f"{_sentence(found.message)} {way_out}")
 
 
 def _kube_proxy_present(seen: Observation) -> Aspect:

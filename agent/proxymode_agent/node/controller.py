@@ -231,6 +231,7 @@ class NodeController:
             facts=assessed.facts,
             preflight=assessed.preflight,
             refused=refused,
+            nftables_blocked=assessed.nftables_blocked,
             options_error=assessed.options_error,
             cluster=_minor(self._cluster_version),
             cluster_version=self._cluster_version,
