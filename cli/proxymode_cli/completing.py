@@ -7,9 +7,11 @@ it by itself; the scripts here are for who types `kubectl-proxymode`. It never f
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -21,7 +23,7 @@ from proxymode_api.reasons.explain import PAGES
 from proxymode_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from proxymode_cli.cluster import Cluster
 
@@ -76,12 +78,12 @@ complete --command kubectl-proxymode --no-files --arguments '(__kubectl_proxymod
 
 def proxy_modes(ctx: typer.Context) -> list[str]:
     """Names of ProxyModes."""
-    return _ask(ctx, lambda cluster: cluster.proxy_mode_names())
+    return _ask(ctx, lambda cluster: sorted(cluster.proxy_mode_names()))
 
 
 def nodes(ctx: typer.Context) -> list[str]:
     """Names of nodes that have an agent or had one."""
-    return _ask(ctx, lambda cluster: cluster.node_names())
+    return _ask(ctx, lambda cluster: sorted(cluster.node_names()))
 
 
 def stages(ctx: typer.Context) -> list[str]:
@@ -113,16 +115,17 @@ def main() -> NoReturn:
     os.environ["_TYPER_COMPLETE_ARGS"] = shlex.join(words[:-1]) + " " + (words[-1] if len(words) > 1 else "")
     get_completion_inspect_parameters()  # registers the shells, which typer otherwise does for its own options only
     root: Any = typer.main.get_command(app)
-    shell_complete(root, {}, words[0], "_KUBECTL_PROXYMODE_COMPLETE", "complete_fish")
-    sys.stdout.write(f"{NO_FILES}\n")
+    with redirect_stdout(io.StringIO()) as found:
+        shell_complete(root, {}, words[0], "_KUBECTL_PROXYMODE_COMPLETE", "complete_fish")
+    sys.stdout.writelines(f"{line}\n" for line in (*found.getvalue().split("\n"), NO_FILES) if line)
     sys.exit(0)
 
 
-def _ask(ctx: typer.Context, question: Callable[[Cluster], Iterable[str]]) -> list[str]:
+def _ask(ctx: typer.Context, question: Callable[[Cluster], list[str]]) -> list[str]:
     from proxymode_cli.cluster import Cluster  # slow to import: not for completing a command's name
 
     given = {**(ctx.parent.params if ctx.parent else {}), **{k: v for k, v in ctx.params.items() if v is not None}}
     try:
-        return sorted(question(Cluster(given.get("kubeconfig"), given.get("context"), timeout=PATIENCE)))
+        return question(Cluster(given.get("kubeconfig"), given.get("context"), timeout=PATIENCE))
     except UserError:
         return []

@@ -1,0 +1,227 @@
+"""What the plugin reads beside rollouts: the migration report from real objects, with view rights, and completion."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import yaml
+from cli_bed import BIN, Store, fleet_of, plugin, process, store_of
+from proxymode_testbeds.polling import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from proxymode_testbeds.apiserver import ApiServer
+
+SERVICES = "/api/v1/namespaces/default/services"
+DAEMON_SETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
+CONFIG_MAPS = "/api/v1/namespaces/kube-system/configmaps"
+VIEW_RULES = [
+    {"apiGroups": [""], "resources": ["services", "configmaps"], "verbs": ["get", "list"]},
+    {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": ["get", "list"]},
+]
+"""What of Kubernetes' own role `view` the plugin needs."""
+
+SERVICE: dict[str, Any] = {
+    "metadata": {"name": "cli-web"},
+    "spec": {
+        "type": "NodePort",
+        "clusterIP": "10.96.200.7",
+        "ports": [{"name": "http", "port": 80, "nodePort": 30987, "protocol": "TCP"}],
+    },
+}
+DAEMON_SET: dict[str, Any] = {
+    "metadata": {"name": "calico-node"},
+    "spec": {
+        "selector": {"matchLabels": {"app": "calico"}},
+        "template": {
+            "metadata": {"labels": {"app": "calico"}},
+            "spec": {"containers": [{"name": "calico-node", "image": "quay.io/calico/node:v3.31.0"}]},
+        },
+    },
+}
+KUBE_PROXY = {
+    "metadata": {"name": "kube-proxy"},
+    "data": {"config.conf": "kind: KubeProxyConfiguration\nmode: ipvs\nipvs:\n  scheduler: lc\n"},
+}
+
+
+@pytest.fixture
+async def store(manifests: ApiServer) -> AsyncIterator[Store]:
+    async with store_of(manifests) as found:
+        yield found
+
+
+@pytest.fixture
+async def fleet(manifests: ApiServer, store: Store) -> AsyncIterator[ApiServer]:
+    async with fleet_of(manifests, store) as found:
+        yield found
+
+
+@pytest.fixture
+async def cluster(fleet: ApiServer, store: Store) -> AsyncIterator[ApiServer]:
+    """The fleet, with a Service, Calico and a kube-proxy of ipvs with a scheduler."""
+    made = ((SERVICES, SERVICE), (DAEMON_SETS, DAEMON_SET), (CONFIG_MAPS, KUBE_PROXY))
+    try:
+        for path, body in made:
+            await store.create(path, body)
+        yield fleet
+    finally:
+        for path, body in made:
+            await store.delete(f"{path}/{body['metadata']['name']}")
+
+
+@pytest.fixture
+async def viewer(fleet: ApiServer, store: Store, tmp_path: Path) -> AsyncIterator[str]:
+    """The kubeconfig of somebody who has the shipped role for viewers, and of `view` what the plugin needs."""
+    group = "rbac.authorization.k8s.io"
+    subject = {"kind": "User", "name": "cli-viewer", "apiGroup": group}
+    roles, bindings = f"/apis/{group}/v1/clusterroles", f"/apis/{group}/v1/clusterrolebindings"
+    await store.create(roles, {"metadata": {"name": "cli-view"}, "rules": VIEW_RULES})
+    for role in ("cli-view", "proxymode-viewer"):
+        reference = {"apiGroup": group, "kind": "ClusterRole", "name": role}
+        await store.create(bindings, {"metadata": {"name": f"cli-{role}"}, "roleRef": reference, "subjects": [subject]})
+    config = yaml.safe_load(fleet.kubeconfig().read_text())
+    config["users"][0]["user"] = {"token": fleet.add_token("cli-viewer", [])}
+    path = tmp_path / "viewer"
+    path.write_text(yaml.safe_dump(config))
+    try:
+        await eventually(lambda: _reads(fleet, path), "roles that take effect a moment after they are stored")
+        yield str(path)
+    finally:
+        for role in ("cli-view", "proxymode-viewer"):
+            await store.delete(f"{bindings}/cli-{role}")
+        await store.delete(f"{roles}/cli-view")
+
+
+async def _reads(fleet: ApiServer, kubeconfig: Path) -> bool:
+    commands = (("history",), ("migration",))
+    found = [await plugin(fleet, *command, "--kubeconfig", str(kubeconfig)) for command in commands]
+    return not any(ran.code or "Services: what" in ran.out for ran in found)
+
+
+# -- migration
+
+
+async def test_migration_reads_the_clusters_own_objects(cluster: ApiServer) -> None:
+    ran = await plugin(cluster, "migration", "-o", "json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["to"], found["notes"]) == (0, "nftables", [])
+    told = {(finding["rule"], finding["subject"]) for finding in found["findings"]}
+    assert {
+        ("node-port-addresses", "Service default/cli-web"),
+        ("calico", "DaemonSet kube-system/calico-node"),
+        ("scheduler", "Cluster"),
+    } <= told
+    assert all(finding["link"].startswith("https://") for finding in found["findings"])
+    assert "warn Schedulers" in (await plugin(cluster, "migration")).lines
+
+
+async def test_migration_ends_with_1_where_a_finding_blocks(cluster: ApiServer, store: Store) -> None:
+    try:
+        await store.create(DAEMON_SETS, DAEMON_SET | {"metadata": {"name": "kube-router"}})
+        ran = await plugin(cluster, "migration", "--to=ipvs")
+        assert ran.code == 1
+        assert "block kube-router" in ran.lines
+    finally:
+        await store.delete(f"{DAEMON_SETS}/kube-router")
+
+
+async def test_migration_looks_at_the_services_of_one_namespace(cluster: ApiServer) -> None:
+    found = json.loads((await plugin(cluster, "migration", "--namespace", "kube-system", "-o", "json")).out)
+    assert found["services"] == 0
+    before = json.loads((await plugin(cluster, "--namespace=default", "migration", "-o", "json")).out)
+    assert before["services"] >= 1
+
+
+async def test_a_plan_says_what_behaves_otherwise_afterwards(cluster: ApiServer) -> None:
+    ran = await plugin(cluster, "plan")
+    assert any(line.startswith("warn Schedulers Cluster") for line in ran.lines)
+    found = json.loads((await plugin(cluster, "plan", "-o", "json")).out)
+    assert found["name"] == "fleet"
+    assert {finding["rule"] for finding in found["behaviour"]["findings"]} >= {"scheduler", "calico"}
+
+
+async def test_migration_needs_no_proxymode_and_not_even_the_kinds(empty_api: ApiServer) -> None:
+    ran = await plugin(empty_api, "migration", "-o", "json")
+    found = json.loads(ran.out)
+    assert (ran.code, found["to"], found["nodes"], ran.err) == (0, "nftables", 0, "")
+
+
+# -- rights
+
+
+async def test_view_rights_are_enough_to_read(cluster: ApiServer, viewer: str) -> None:
+    for command in ("status", "plan", "history", "migration", "version", "explain"):
+        ran = await plugin(cluster, command, "--kubeconfig", viewer)
+        assert (ran.code, ran.err) == (0, ""), command
+    ran = await plugin(cluster, "migration", "--kubeconfig", viewer)
+    assert any(line.startswith("! no right to list Nodes") for line in ran.lines)
+    assert "warn Schedulers" in ran.lines
+
+
+async def test_what_a_viewer_may_not_do_is_one_line(cluster: ApiServer, viewer: str) -> None:
+    ran = await plugin(cluster, "pause", "--kubeconfig", viewer)
+    assert (ran.code, ran.out) == (3, "")
+    (line,) = ran.err.splitlines()
+    assert line.startswith("error: no right to do this: ")
+    assert "proxymodes" in line
+
+
+# -- forms, explain, completion
+
+
+@pytest.mark.parametrize(
+    ("command", "column"), [(("status",), "HEARD"), (("plan",), "KUBELET"), (("preflight",), "CHECK")]
+)
+async def test_wide_has_more_columns(fleet: ApiServer, command: tuple[str, ...], column: str) -> None:
+    assert column in (await plugin(fleet, *command, "-o", "wide")).out
+    assert column not in (await plugin(fleet, *command)).out.replace("CHECKED", "").replace("CHECKS", "")
+
+
+async def test_explain_asks_no_cluster(fleet: ApiServer) -> None:
+    code, out, err = await process(fleet, "KUBECONFIG=/nonexistent kubectl-proxymode explain nodesblocked")
+    assert (code, err) == (0, "")
+    assert out.startswith("NodesBlocked   look\n")
+    ran = await plugin(fleet, "explain", "kernel-versoin")
+    assert (ran.code, ran.err) == (4, "error: nothing is known of 'kernel-versoin'; did you mean kernel-version?\n")
+    assert json.loads((await plugin(fleet, "explain", "Soaking", "-o", "json")).out)["code"] == "Soaking"
+
+
+async def complete(api: ApiServer, *words: str) -> list[str]:
+    """What bash offers with our script sourced, the last word not complete."""
+    line = " ".join(["kubectl-proxymode", *words])
+    array = " ".join(f"'{word}'" for word in ("kubectl-proxymode", *words))
+    script = (
+        f"source <(kubectl-proxymode completion bash); COMP_LINE='{line}'; COMP_WORDS=({array}); "
+        f"COMP_CWORD={len(words)}; _kubectl_proxymode; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    code, out, err = await process(api, script)
+    assert (code, err) == (0, "")
+    return out.split()
+
+
+async def test_bash_completes_commands_options_and_names(fleet: ApiServer) -> None:
+    assert await complete(fleet, "p") == ["plan", "preflight", "pause", "promote"]
+    assert "--kubeconfig" in await complete(fleet, "status", "--k")
+    assert await complete(fleet, "plan", "") == ["fleet"]
+    assert await complete(fleet, "node", "cli-") == ["cli-1", "cli-2", "cli-3"]
+    assert await complete(fleet, "promote", "") == ["canary", "all"]
+    assert await complete(fleet, "explain", "ip-vs-m") == ["ip-vs-module"]
+
+
+async def test_kubectls_own_completion_is_answered(fleet: ApiServer) -> None:
+    command = f"PATH={BIN}:$PATH; kubectl_complete-proxymode "
+    _, out, err = await process(fleet, command + "status --o")
+    assert err == ""
+    assert out.splitlines()[0].startswith("--output\t")
+    assert out.splitlines()[-1] == ":4"
+
+
+async def test_completion_without_a_cluster_offers_nothing_and_says_nothing(fleet: ApiServer) -> None:
+    found = await process(fleet, "KUBECONFIG=/nonexistent kubectl_complete-proxymode plan ''")
+    assert found == (0, ":4\n", "")
