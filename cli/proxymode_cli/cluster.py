@@ -19,10 +19,10 @@ from kubernetes.config import ConfigException, new_client_from_config
 from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
-from proxymode_api import API_VERSION
 from proxymode_api.common import Model
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
+from proxymode_cli.asking import NODE_PROXY_MODES, NODES, OS_LABEL, PROXY_MODES, choose, labels
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.joining import fleet_view
 from proxymode_cli.view import FleetView, MachineView
@@ -30,15 +30,11 @@ from proxymode_cli.view import FleetView, MachineView
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-PROXY_MODES: Final = f"/apis/{API_VERSION}/proxymodes"
-NODE_PROXY_MODES: Final = f"/apis/{API_VERSION}/nodeproxymodes"
-NODES: Final = "/api/v1/nodes"
 FIELD_MANAGER: Final = "kubectl-proxymode"
 TIMEOUT: Final = (10.0, 60.0)
 """Seconds to connect, and without a byte."""
 PAGE_SIZE: Final = 500
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
-OS_LABEL: Final = "kubernetes.io/os"
 
 M = TypeVar("M", bound=Model)
 
@@ -201,21 +197,6 @@ class _NotFoundError(UserError):
     """404: no such object, or no such kind."""
 
 
-def choose(name: str | None, names: Iterable[str]) -> str:
-    """The ProxyMode that is meant. Raises UserError when there is none of this name, or no name and not just one."""
-    known = sorted(names)
-    if name is not None and name in known:
-        return name
-    if name is not None:
-        there = f"there is {', '.join(known)}" if known else "there is none at all"
-        raise UserError(f"ProxyMode {name!r} not found; {there}", ExitCode.NOT_FOUND)
-    if len(known) == 1:
-        return known[0]
-    if not known:
-        raise UserError("this cluster has no ProxyMode; kubectl apply one first", ExitCode.NOT_FOUND)
-    raise UserError(f"which ProxyMode? name one of {', '.join(known)}", ExitCode.USAGE)
-
-
 def warnings(header: str) -> list[str]:
     """The texts of a Warning header: `299 - "text"`, several separated by commas (RFC 7234, 5.5)."""
     texts = []
@@ -256,11 +237,6 @@ def _decode(model: type[M], item: Mapping[str, Any]) -> M:
             f"{model.__name__} {name!r} is not readable by this version of the plugin: {where}: {first['msg']}",
             ExitCode.CLUSTER,
         ) from error
-
-
-def labels(item: Mapping[str, Any]) -> Mapping[str, str]:
-    """metadata.labels."""
-    return (item.get("metadata") or {}).get("labels") or {}
 
 
 def _machine(item: Mapping[str, Any]) -> MachineView:

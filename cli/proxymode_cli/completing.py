@@ -16,7 +16,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
-from kubernetes.config import ConfigException, list_kube_config_contexts
 from typer.completion import get_completion_inspect_parameters, shell_complete
 
 from proxymode_api.reasons.explain import PAGES
@@ -93,6 +92,8 @@ def stages(ctx: typer.Context) -> list[str]:
 
 def contexts(ctx: typer.Context) -> list[str]:
     """Contexts of the kubeconfig."""
+    from kubernetes.config import ConfigException, list_kube_config_contexts  # slow to import
+
     try:
         found, _ = list_kube_config_contexts(config_file=ctx.params.get("kubeconfig"))  # type: ignore[no-untyped-call]
     except (ConfigException, OSError, ValueError):

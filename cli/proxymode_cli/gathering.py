@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from proxymode_api.common import DataplaneOptions
 from proxymode_api.deprecation import parse_minor
 from proxymode_api.modes import Mode
-from proxymode_cli.cluster import NODES, OS_LABEL, labels
+from proxymode_cli.asking import NODES, OS_LABEL, labels
 from proxymode_cli.migration import objects
 from proxymode_cli.migration.model import FAMILIES, Family, Situation
 from proxymode_cli.migration.table import analyse

@@ -15,12 +15,13 @@ import typer
 from rich.console import Console
 
 from proxymode_cli import completing, output
-from proxymode_cli.cluster import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import RenderableType
+
+    from proxymode_cli.cluster import Cluster
 
 PIPED_WIDTH = 200
 """Columns where there is no terminal to ask."""
@@ -67,6 +68,8 @@ class Access:
 
     def cluster(self) -> Cluster:
         """Raises UserError where the kubeconfig cannot be used."""
+        from proxymode_cli.cluster import Cluster  # half a second: not for --help, explain and completion
+
         return Cluster(self.kubeconfig, self.context)
 
 

@@ -13,7 +13,7 @@ from rich.console import Group
 
 from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
 from proxymode_cli import completing, output, render, render_explain, render_migration
-from proxymode_cli.cluster import choose
+from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.explaining import explained
 from proxymode_cli.gathering import migration as gather

@@ -17,7 +17,7 @@ from rich.tree import Tree
 from proxymode_api.modes import Mode
 from proxymode_api.proxymode_status import FleetStatus
 from proxymode_cli import words
-from proxymode_cli.cluster import choose
+from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.view import NodeState
 

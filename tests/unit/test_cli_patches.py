@@ -11,7 +11,8 @@ import cli_world as world
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli import verbs
-from proxymode_cli.cluster import choose, warnings
+from proxymode_cli.asking import choose
+from proxymode_cli.cluster import warnings
 from proxymode_cli.errors import ExitCode, UserError
 
 
