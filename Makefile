@@ -75,6 +75,10 @@ test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
 test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside the VM; slow, not part of `make test`
 	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/kernel tests/packets $(PYTEST_ARGS)
 
+.PHONY: test-vm-packets
+test-vm-packets: install ## where packets go in ipvs mode: every line of docs/behaviour.md, on 6.1, inside the VM; minutes, not part of `make test`
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/packets/test_packets.py --dataplane ipvs $(PYTEST_ARGS)
+
 .PHONY: proof-updates
 proof-updates: install ## a million first packets under each kind of nftables update, on this host; slow
 	@$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
@@ -94,6 +98,10 @@ test-e2e: install ## all parts together, as the demo puts them together
 .PHONY: bench-sync
 bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a table, then a line of JSON; CASES=1000x2 for one case
 	@$(BIN)/python -m proxymode_benchmarks.sync $(CASES)
+
+.PHONY: bench-ipvs
+bench-ipvs: install ## Services into IPVS on 6.1, inside the VM, beside ipvsadm -R and ip -batch: a table, then a line of JSON; CASES=1000x10 for one case
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.ipvs $(CASES)
 
 .PHONY: generate
 generate: install ## CRDs, policies, docs/metrics.md and dashboard from the code, docs/behaviour.md from the packet tables, formatted code

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from packet_table import Case
 
+OTHERS: Final = Path(__file__).parent / "differences-ipvs-others.yaml"
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "behaviour.md"
 
 _OPENING: Final = """# Where packets go
 
 What proxymode promises of Services, case by case; what differs in ipvs mode is at the end. This page is written from
-`tests/packets/cases/` (`make generate`), and each line of it is tried with real packets, in IPv4 and in IPv6, by
-`tests/packets` in nftables mode. In ipvs mode, `--dataplane ipvs` tries them in the VM; `make test` does not, and most
-lines have not been tried so yet. A file there
-has the Services of each case as YAML.
+`tests/packets/cases/` (`make generate`), and each line of it is tried with real packets, in IPv4 and in IPv6: in
+nftables mode by `make test`, in ipvs mode by `make test-vm-packets`. A file there has the Services of each case as
+YAML.
 
 Senders: `pod`, `local1` … `local4` are pods of the node, `remote1` … `remote3` of another node, whose packets to
 Services come to this one; `node` is a process of the node, `client` and `blocked` are machines outside of the cluster.
@@ -51,10 +51,19 @@ def _in_ipvs_mode() -> Iterator[str]:
         step = f", then {difference['step']}" if "step" in difference else ""
         lines = difference["flow"].rstrip().splitlines()
         by_reason.setdefault(difference["because"], []).append("\n".join((f"# {difference['case']}{step}", *lines)))
-    yield "## In ipvs mode\n\nThe same, but for what follows. More is in the README of the ipvs dataplane."
+    yield "## In ipvs mode\n\nThe same, but for what follows."
+    yield "\n".join(_others())
     for reason, cases in by_reason.items():
         yield f"### {reason}"
         yield "```\n" + "\n\n".join(cases) + "\n```"
+
+
+def _others() -> Iterator[str]:
+    """What no line of the table can say, as a table of its own."""
+    yield "| | nftables mode | ipvs mode | because |"
+    yield "|---|---|---|---|"
+    for entry in yaml.safe_load(OTHERS.read_text()):
+        yield f"| {entry['what']} | {entry['nftables']} | {entry['ipvs']} | {entry['because']} |"
 
 
 def _comment(file: Path) -> str:

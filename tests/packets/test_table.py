@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from packet_behaviour import DOCUMENT, render
+import yaml
+from packet_behaviour import DOCUMENT, OTHERS, render
 from packet_cases import DIFFERENCES, cases
 from packet_table import (
     Answered,
@@ -60,6 +61,14 @@ def test_the_table_has_its_size(mode: str) -> None:
 
 def test_the_document_says_what_the_table_says() -> None:
     assert DOCUMENT.read_text() == render(), f"{DOCUMENT} is stale: run `make generate`"
+
+
+def test_what_no_line_can_say_names_the_test_that_shows_it() -> None:
+    entries = yaml.safe_load(OTHERS.read_text())
+    named = [entry["tested"].split(", ") for entry in entries if "tested" in entry]
+    assert len(named) > len(entries) / 2
+    for file, function in named:
+        assert f"def {function}(" in (OTHERS.parents[1] / "vm" / file).read_text()
 
 
 def test_every_difference_of_a_mode_is_one() -> None:

@@ -114,6 +114,25 @@ def test_somebody_elses_virtual_server_in_an_excluded_network_goes_on_serving(
     assert answers(theirs) == "node1-pod1"
 
 
+@pytest.mark.parametrize(("scheduler", "served"), [("sh", True), ("mh", True), ("dh", False)])
+def test_while_a_real_server_drains_the_clients_whose_hash_leads_to_it_get_another_but_for_dh(
+    service_node: NodeMaker, one_node: Topology, traffic: Traffic, scheduler: str, served: bool
+) -> None:
+    traffic.serve_all(one_node)
+    node = service_node(one_node, ipvs_scheduler=scheduler)
+    dataplane = node.ipvs()
+    pods = node.pods()
+    both = service(VIP, 80, pods[:2])
+    node.call(dataplane.sync, state(both))
+    first = ("node1-pod1", "node1-pod2").index(traffic.ask(one_node, "node1-pod3", VIP, 80).server)
+    with one_node.call("node1-pod3", socket.create_connection, (VIP, 80), ANSWER_SECONDS):  # keeps it draining
+        left = replace(both, cluster_endpoints=(both.endpoints[1 - first],))
+        node.call(dataplane.sync, state(left), frozenset({left.name}))
+        with contextlib.nullcontext() if served else pytest.raises(ConnectionRefusedError):
+            for _ in range(8):
+                assert traffic.ask(one_node, "node1-pod3", VIP, 80).server == f"node1-pod{2 - first}"
+
+
 @pytest.mark.parametrize("frontend", ["NodePort", "external IP"])
 def test_a_client_that_asked_by_udp_before_there_was_a_service_is_served_once_there_is(
     service_node: NodeMaker, two_nodes: Topology, traffic: Traffic, frontend: str

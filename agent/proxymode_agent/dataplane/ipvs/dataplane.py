@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
@@ -26,16 +27,16 @@ from proxymode_agent.dataplane.ipvs.model import (
     endpoint_key,
     frontend_key,
 )
+from proxymode_agent.dataplane.ipvs.ownership import excluded, is_ours, node_addresses
 from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import SideTable
-from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
+from proxymode_agent.dataplane.ipvs.wanted import Wanted
 from proxymode_agent.dataplane.nftables.flows import StaleFlows
 from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
-    import ipaddress
     from collections.abc import Callable, Iterable, Mapping
 
     from proxymode_agent.dataplane.base import Refused
@@ -85,7 +86,7 @@ class IpvsDataplane:
             result = self._sync_changed(wanted, state, changed)
         if result is None:
             wanted = self._fresh(state)
-            result = self._sync_all(wanted, state, self._ours)
+            result = self._sync_all(wanted, state, partial(is_ours, self._config))
         self._wanted = wanted
         self._virtual_servers = self._count.virtual_servers()
         return result
@@ -99,7 +100,7 @@ class IpvsDataplane:
         self._wanted = None
         wanted = self._fresh(state)
         result = self._sync_all(
-            wanted, state, lambda elements, bound: lambda frontend: not self._excluded(frontend.address)
+            wanted, state, lambda elements, bound: lambda frontend: not excluded(self._config, frontend.address)
         )
         if result.refused:
             name, reason = result.refused[0]
@@ -125,7 +126,7 @@ class IpvsDataplane:
         self._wanted = None
         if not self.present() or not available():
             return 0
-        ours = self._ours(self._table.elements(), self._bound())
+        ours = is_ours(self._config, self._table.elements(), self._bound())
         servers = self._open_servers()
         changes = [DeleteVirtualServer(frontend) for frontend in servers.read(ours)]
         refused = servers.apply(changes)
@@ -157,7 +158,8 @@ class IpvsDataplane:
     def _fresh(self, state: ServiceState) -> Wanted:
         replacements = self._replacements(self._asked(state.ports.values()))
         self._table.watch.begin()
-        return Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements)
+        node = node_addresses(self._config, self._addresses.local(), self._addresses.elsewhere())
+        return Wanted(self._config.ipvs_scheduler, node, replacements)
 
     def _sync_all(
         self,
@@ -262,29 +264,14 @@ class IpvsDataplane:
             self._servers = Servers()
         return self._servers
 
-    def _ours(self, elements: Iterable[Element], bound: Iterable[bytes]) -> Callable[[Frontend], bool]:
-        """Tells which of the kernel's virtual servers are ours."""
-        addresses = set(bound)
-        on_the_node = {element.key for element in elements if element.set is Set.NODE_FRONTENDS}
-
-        def ours(frontend: Frontend) -> bool:
-            return not self._excluded(frontend.address) and (
-                frontend.address in addresses or frontend_key(frontend) in on_the_node
-            )
-
-        return ours
-
     def _bound(self, keep: Iterable[bytes] = ()) -> dict[bytes, bytes | None]:
         """The addresses on kube-ipvs0, without excluded ones that are not in `keep`."""
         kept = set(keep)
         return {
             address: source
             for address, source in self._addresses.bound().items()
-            if address in kept or not self._excluded(address)
+            if address in kept or not excluded(self._config, address)
         }
-
-    def _excluded(self, address: bytes) -> bool:
-        return any(_contains(network, address) for network in self._config.ipvs_exclude_cidrs)
 
     def _set_timeouts(self, servers: Servers) -> int:
         """Set timeouts that are not as they were asked for; how many."""
@@ -304,23 +291,3 @@ class IpvsDataplane:
             if not self._schedulers.get(name):
                 self._schedulers[name] = self._open_servers().has_scheduler(name)
         return {name: _FALLBACK for name, there in self._schedulers.items() if not there}
-
-    def _node_addresses(self) -> NodeAddresses:
-        local = self._addresses.local()
-        networks = self._config.node_port_addresses
-        return NodeAddresses(
-            node_ports=frozenset(
-                address
-                for address in local
-                if networks is None or any(_contains(network, address) for network in networks)
-            ),
-            sources={len(address): address for address in reversed(self._config.node_ips) if address in local},
-            own=frozenset(self._addresses.elsewhere()),
-        )
-
-
-def _contains(network: ipaddress.IPv4Network | ipaddress.IPv6Network, address: bytes) -> bool:
-    if network.max_prefixlen != len(address) * 8:
-        return False
-    mask = int(network.netmask)
-    return int.from_bytes(address, "big") & mask == int(network.network_address)
