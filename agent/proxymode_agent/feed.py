@@ -7,9 +7,9 @@ zone is decides which endpoints it uses.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.kube.listwatch import ListWatch
+from proxymode_agent.kube.listwatch import ListWatch, first_list
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
 from proxymode_agent.kube.own_node import NodeView, zone
 from proxymode_agent.kube.service_cidrs import ServiceCidrs
@@ -22,18 +22,30 @@ if TYPE_CHECKING:
     from proxymode_agent.metrics import Metrics
 
 
+SERVICES: Final = "/api/v1/services"
+SLICES: Final = "/apis/discovery.k8s.io/v1/endpointslices"
+
+
+async def ahead(client: KubeClient) -> None:
+    """Ask for the lists that `feed` begins with: the API server writes them while we are not ready to read. Does not
+    fail."""
+    async with asyncio.TaskGroup() as tasks:
+        for path in (SLICES, SERVICES):
+            tasks.create_task(client.ahead(path, first_list(OURS_SELECTOR)))
+
+
 async def feed(client: KubeClient, node: Cell[NodeView], engine: Engine, metrics: Metrics) -> None:
     """Watch, and hand every event to the engine; ends only by cancellation."""
     services = ListWatch(
         client,
-        "/api/v1/services",
+        SERVICES,
         decode_service,
         label_selector=OURS_SELECTOR,
         restarted=metrics.watch_restarted("services"),
     )
     slices = ListWatch(
         client,
-        "/apis/discovery.k8s.io/v1/endpointslices",
+        SLICES,
         decode_endpoint_slice,
         label_selector=OURS_SELECTOR,
         restarted=metrics.watch_restarted("endpointslices"),

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent import flag_values as values
-from proxymode_agent.metrics import agent_version
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
+from proxymode_agent.version import VERSION
 from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def flag_parser(host_name: str) -> argparse.ArgumentParser:
         metavar="LEVEL",
         help="log level as klog's; 4 and more is debug",
     )
-    general.add_argument("--version", action="version", version=f"proxymode-agent {agent_version()}")
+    general.add_argument("--version", action="version", version=f"proxymode-agent {VERSION}")
     general.add_argument(
         "--cleanup",
         nargs="?",

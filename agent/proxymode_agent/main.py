@@ -1,11 +1,7 @@
-"""The agent's process: reads the flags, wires the parts together, and ends on SIGTERM with the rules left in place.
+"""The agent's process: reads the flags, asks for the first lists, and ends on SIGTERM with the rules left in place.
 
-    API server ─ OwnNode ─┐
-               ─ feed ────┤→ Engine → dataplane thread → kernel
-    flags or NodeProxyMode┘      └→ health, metrics, NodeProxyMode's status
-
-Every long-running part is a task of one group: a part that dies takes the process down, and whoever supervises it
-starts it again, which costs nothing, since a start reads the kernel back and writes only what differs.
+What it is made of is put together in `parts`, which is imported while the API server writes the lists: what is imported
+here delays every start of the agent, what is imported there hardly any.
 """
 
 from __future__ import annotations
@@ -16,36 +12,18 @@ import logging
 import os
 import signal
 import sys
-import time
-from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
-from proxymode_agent import flags, garbage
-from proxymode_agent.dataplane.base import DataplaneError
-from proxymode_agent.engine import Engine, Pace
-from proxymode_agent.feed import feed
-from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
-from proxymode_agent.healthcheck import HealthCheckServers
+from proxymode_agent import feed, flags, garbage
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig, ConfigError, load
-from proxymode_agent.kube.objects import ObjectKey
-from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips, pod_networks
-from proxymode_agent.kube.recorder import ObjectWarning, Recorder
-from proxymode_agent.localhost import LocalhostNodePorts
-from proxymode_agent.metrics import Metrics, agent_version
-from proxymode_agent.services.model import DataplaneConfig
-from proxymode_agent.switch import Switcher
-from proxymode_agent.switch.journal import Journal
-from proxymode_api.modes import Mode
-from proxymode_api.reasons.codes import Reason
+from proxymode_agent.version import VERSION
 from proxymode_log import set_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxymode_agent.flags import Options, Standalone
-    from proxymode_agent.services.model import ServicePortName
+    from proxymode_agent.flags import Options
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +32,13 @@ STOP_SECONDS: Final = 4.5
 cut short is finished at the next start."""
 DEBUG_VERBOSITY: Final = 4
 """From this --v on, debug lines are written (klog's convention: 4 is debug level)."""
-STUCK_SYNC_PERIODS: Final = 2.0
-"""Health turns bad when something has waited for the kernel for this many sync periods (as kube-proxy)."""
+AHEAD_SECONDS: Final = 0.3
+"""How long an API server that does not answer holds up the rest of the start."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent; its exit status: 0 stopped or cleaned up, 1 could not start or work, 2 wrong flags."""
+    garbage.pause()
     options = flags.parse(sys.argv[1:] if arguments is None else arguments)
     set_up(options.log_format, debug="proxymode_agent" if options.verbosity >= DEBUG_VERBOSITY else "")
     try:
@@ -73,13 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         logger.error("cannot start", extra={"error": f"--state-dir {options.state_dir}: {error.strerror or error}"})
         return 1
-    garbage.pause()
     return asyncio.run(_until_stopped(options, config))
 
 
 def clean_up(options: Options) -> int:
     """Remove everything that the agent ever made, in both modes; 0, or 1 when something could not be removed."""
-    from proxymode_agent.node import memory  # brings pydantic along
+    from proxymode_agent.dataplane.base import DataplaneError
+    from proxymode_agent.node import memory
+    from proxymode_agent.services.model import DataplaneConfig
+    from proxymode_agent.switch import Switcher
+    from proxymode_agent.switch.journal import Journal
+    from proxymode_api.modes import Mode
 
     status = 0
     try:
@@ -125,110 +108,26 @@ async def _until_stopped(options: Options, config: ClusterConfig) -> int:
     return 1
 
 
-def _give_up() -> None:
-    """The dataplane thread cannot be interrupted, and the interpreter would wait for it for ever."""
-    logger.error("a kernel call did not end in time, stopping without it", extra={"seconds": STOP_SECONDS})
-    os._exit(1)
-
-
 async def _run(options: Options, config: ClusterConfig) -> None:
-    metrics = Metrics()
     logger.info(
         "starting",
         extra={
-            "version": agent_version(),
+            "version": VERSION,
             "node": options.node_name,
             "server": config.server,
             "mode": options.standalone.mode.value if options.standalone else "as NodeProxyMode says",
         },
     )
-    host = urlsplit(config.server).netloc
+    async with KubeClient(config, user_agent=f"proxymode-agent/{VERSION}") as client:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AHEAD_SECONDS):
+                await feed.ahead(client)
+        from proxymode_agent import parts
 
-    def count(method: str, code: str) -> None:
-        metrics.kube_proxy.requests.labels(code, method, host).inc()
-
-    async with KubeClient(config, user_agent=f"proxymode-agent/{agent_version()}", on_answer=count) as client:
-        node = OwnNode(client, options.node_name, restarted=metrics.watch_restarted("nodes"))
-        recorder = Recorder(client, options.node_name, metrics)
-
-        def warn_of_port(name: ServicePortName, reason: Reason, action: str, text: str) -> None:
-            port = f"port {name.port or 'without name'}/{name.protocol.name}"
-            key = ObjectKey(name.namespace, name.service)
-            recorder.warn(ObjectWarning("Service", key, reason, action, f"{port}: {text}"))
-
-        localhost = LocalhostNodePorts(
-            metrics,
-            on_failure=lambda name, text: warn_of_port(
-                name, Reason.LOCALHOST_NODE_PORT_TAKEN, "ListenOnLoopback", text
-            ),
-        )
-        engine = Engine(
-            partial(Switcher, state_dir=options.state_dir),
-            metrics,
-            node_name=options.node_name,
-            on_problem=lambda problem: recorder.warn(
-                ObjectWarning(problem.kind, problem.key, Reason.UNUSABLE_FIELD, "ReadObject", problem.text)
-            ),
-            on_refused=lambda name, text: warn_of_port(name, Reason.REFUSED_BY_KERNEL, "ProgramDataplane", text),
-            on_synced=localhost.synced,
-            pace=Pace(sync_period=options.sync_period),
-        )
-
-        def behind_seconds() -> float:
-            since = engine.behind_since
-            return 0.0 if since is None else time.monotonic() - since
-
-        def health() -> Health:
-            return judge(
-                engine.snapshot(),
-                behind_seconds(),
-                node_eligible=node.view.value.eligible,
-                timeout=STUCK_SYNC_PERIODS * options.sync_period,
-            )
-
-        metrics.behind.set_function(behind_seconds)
-        async with asyncio.TaskGroup() as tasks:
-            if options.healthz_address is not None:
-                tasks.create_task(serve("healthz", options.healthz_address, health_routes(health)))
-            if options.metrics_address is not None:
-                tasks.create_task(serve("metrics", options.metrics_address, metrics_routes(metrics)))
-            tasks.create_task(node.run())
-            tasks.create_task(recorder.run())
-            tasks.create_task(localhost.run())
-            tasks.create_task(feed(client, node.view, engine, metrics))
-            tasks.create_task(engine.run())
-            tasks.create_task(garbage.resume_once_synced(engine))
-            checks = HealthCheckServers(lambda: health().healthy, recorder.warn, metrics)
-            tasks.create_task(checks.run(engine.health_checks))
-            if options.standalone is not None:
-                tasks.create_task(_follow_flags(options.standalone, engine, node))
-            else:
-                from proxymode_agent.node.controller import NodeController  # brings pydantic along
-
-                controller = NodeController(
-                    options.node_name,
-                    client,
-                    engine,
-                    node.view,
-                    options.state_dir,
-                    metrics,
-                )
-                tasks.create_task(controller.run())
+        await parts.run(options, client)
 
 
-async def _follow_flags(standalone: Standalone, engine: Engine, node: OwnNode) -> None:
-    """Want what the flags say, on the addresses that the node has."""
-    view = NodeView()
-    while True:
-        view = await node.view.changed(view)
-        if view.node is None and engine.snapshot().desired is not None:
-            continue  # deleted while we run: the addresses are still the machine's
-        if view.node is None:
-            logger.warning("this node has no Node object; NodePorts do not answer before it has")
-        config = standalone.resolve(
-            internal_ips(view.node) if view.node else (), pod_networks(view.node) if view.node else ()
-        )
-        if config is not None:
-            engine.set_desired(standalone.mode, config)
-        else:
-            logger.warning("the Node has no podCIDRs yet, by which --detect-local-mode NodeCIDR tells pods")
+def _give_up() -> None:
+    """The dataplane thread cannot be interrupted, and the interpreter would wait for it for ever."""
+    logger.error("a kernel call did not end in time, stopping without it", extra={"seconds": STOP_SECONDS})
+    os._exit(1)

@@ -7,7 +7,6 @@ step, and an alert on the first failure would miss it.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from proxymode_agent.dataplane.base import Finding
 from proxymode_agent.kube.listwatch import RestartReason
 from proxymode_agent.metrics_kubeproxy import KubeProxyMetrics
+from proxymode_agent.version import VERSION
 from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
@@ -30,14 +30,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _PREFIX: Final = "proxymode_agent"
 _SYNC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SWITCH_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-
-
-def agent_version() -> str:
-    """Version of the installed distribution; `unknown` when the code runs from a bare folder."""
-    try:
-        return version("proxymode")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class Metrics:
@@ -169,7 +161,7 @@ class Metrics:
         )
         Gauge(
             f"{_PREFIX}_build_info", "1, labelled with the agent's version.", ["version"], registry=self.registry
-        ).labels(agent_version()).set(1)
+        ).labels(VERSION).set(1)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prometheus_client import CollectorRegistry
 
 _PREFIX: Final = "kubeproxy"
@@ -84,6 +86,14 @@ class KubeProxyMetrics:
             ["code", "method", "host"],
             registry=registry,
         )
+
+    def requests_to(self, host: str) -> Callable[[str, str], None]:
+        """A callback for KubeClient that counts the answers of one API server."""
+
+        def count(method: str, code: str) -> None:
+            self.requests.labels(code, method, host).inc()
+
+        return count
 
     def queued(self) -> None:
         """A sync is asked for now."""

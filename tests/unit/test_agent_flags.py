@@ -6,6 +6,7 @@ import ipaddress
 import os
 import subprocess
 import sys
+from importlib.metadata import version as distribution_version
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.flags import parse
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
+from proxymode_agent.version import VERSION
 from proxymode_api.modes import IpvsScheduler, Mode
 from proxymode_log import LogFormat
 
@@ -234,9 +236,18 @@ def test_a_start_that_cannot_work_ends_with_one_line(tmp_path: Path) -> None:
     assert f"--state-dir {tmp_path}/file/state: Not a directory" in unwritable.stderr
 
 
-def test_the_standalone_agent_imports_neither_kopf_nor_kubernetes_nor_pydantic() -> None:
-    code = (
-        "import sys, proxymode_agent.main; print(*(n for n in ('kopf', 'kubernetes', 'pydantic') if n in sys.modules))"
-    )
+def test_the_standalone_agent_imports_no_large_library() -> None:
+    code = "import sys, proxymode_agent.parts; print(*(n for n in ('aiohttp', 'kopf', 'kubernetes', 'pydantic') if n in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert distribution_version("proxymode") == VERSION
+
+
+def test_little_is_imported_before_the_first_request() -> None:
+    late = ("proxymode_agent.parts", "proxymode_agent.switch", "prometheus_client", "yaml", "importlib.metadata")
+    code = f"import sys, proxymode_agent.main; print(*(name for name in {late} if name in sys.modules))"
+    found = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

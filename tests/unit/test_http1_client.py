@@ -217,6 +217,32 @@ async def test_a_header_cannot_bring_another() -> None:
                 pass
 
 
+async def test_an_answer_that_was_asked_for_ahead() -> None:
+    asked: list[bytes] = []
+    arrived = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        arrived.set()
+        writer.write(OK)
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+
+    async with server(talk) as pool:
+        await pool.ahead("/x?y=z", {"Accept": "a/b"}, tls=None, clocks=CLOCKS)
+        await arrived.wait()
+        assert await ask(pool) == (200, "OK", b"ok")
+        assert len(asked) == 1, "sent once"
+        assert await ask(pool) == (200, "OK", b"ok")
+        assert asked[0] == asked[1], "and with the same words"
+
+
+async def test_what_was_asked_for_ahead_in_vain_is_asked_for_again() -> None:
+    async with server(answers(), answers(OK)) as pool:
+        await pool.ahead("/x?y=z", {"Accept": "a/b"}, tls=None, clocks=CLOCKS)
+        assert await ask(pool) == (200, "OK", b"ok")
+
+
 @pytest.mark.parametrize("url", ["", "10.0.0.1:6443", "ftp://a", "https://", "https://a:b"])
 def test_what_is_no_server(url: str) -> None:
     with pytest.raises(ValueError, match=r".+"):

@@ -75,20 +75,23 @@ class Connection(asyncio.Protocol):
         """Whether another request may follow."""
         return self._complete and not self._body and self._keep_alive and not self.closed
 
-    async def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes, idle: float) -> Head:
-        """The head of the answer. From now on the server may be silent for `idle` seconds. Raises
-        BrokenConnectionError, TimeoutError."""
+    def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes, idle: float) -> None:
+        """Send a request. From now on the server may be silent for `idle` seconds. Raises ValueError for what would be
+        more than one header."""
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         if body or method != "GET":
             lines.append(f"Content-Length: {len(body)}")
         head = "\r\n".join((*lines, "\r\n"))
-        if "\r" in target or "\n" in target or head.count("\n") != len(lines) + 1:
+        if head.count("\r") != len(lines) + 1 or head.count("\n") != len(lines) + 1:
             raise ValueError(f"{method} request has a line break within a header")
         self._begin()
         self._heard = self._loop.time()
         self._watch(idle)
         if self._transport is not None:
             self._transport.write(head.encode("latin-1") + body)
+
+    async def head(self) -> Head:
+        """What the answer begins with. Raises BrokenConnectionError, TimeoutError."""
         while self._head is None:
             await self._more()
         return self._head

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlencode
@@ -89,7 +89,7 @@ class KubeClient:
     ) -> None:
         self._config = config
         self._user_agent = user_agent
-        self._on_answer = on_answer
+        self.on_answer = on_answer
         self._pool = Pool(config.server, config.tls_server_name)
         self._tls: tuple[ClientCertificate | None, ssl.SSLContext] | None = None
 
@@ -100,6 +100,11 @@ class KubeClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def host(self) -> str:
+        """Whom it talks to: host, and port where the server's URL names one."""
+        return self._pool.host
 
     async def close(self) -> None:
         """Close all connections; running requests end with ApiError."""
@@ -134,6 +139,18 @@ class KubeClient:
                 content_type="application/apply-patch+yaml",  # JSON is YAML
             )
         )
+
+    async def ahead(self, path: str, params: Mapping[str, str]) -> None:
+        """Ask now for a list that somebody will ask `pages` for, all in one page, in a moment. Does not fail: whoever
+        asks then is told what is wrong."""
+        with suppress(CredentialError, OSError):
+            credential = await self._config.credentials.current()
+            await self._pool.ahead(
+                _target(path, params),
+                self._headers(credential, None),
+                tls=self._ssl(credential.certificate),
+                clocks=Clocks(CONNECT_SECONDS, REQUEST_SECONDS),
+            )
 
     async def pages(
         self, path: str, *, params: Mapping[str, str] | None = None, page_size: int = PAGE_SIZE
@@ -200,7 +217,7 @@ class KubeClient:
         total_seconds: float | None = None,
     ) -> AsyncIterator[Response]:
         """An answer with a 2xx status; every other outcome is an ApiError."""
-        target = f"{path}?{urlencode(params)}" if params else path
+        target = _target(path, params)
         answered = False
         try:
             for attempt in (1, 2):
@@ -217,7 +234,7 @@ class KubeClient:
                     ) as response,
                 ):
                     answered = True
-                    self._on_answer(method, str(response.head.status))
+                    self.on_answer(method, str(response.head.status))
                     if response.head.status == 401 and attempt == 1:
                         self._config.credentials.invalidate()
                         continue
@@ -229,7 +246,7 @@ class KubeClient:
             raise ApiError(0, "CredentialError", str(error)) from error
         except OSError as error:  # TimeoutError is one
             if not answered:
-                self._on_answer(method, NO_ANSWER)
+                self.on_answer(method, NO_ANSWER)
             reason = str(error) or type(error).__name__
             raise ApiError(0, "ConnectionError", f"{method} {self._pool.origin}{path}: {reason}") from error
 
@@ -248,6 +265,10 @@ class KubeClient:
         if self._tls is None or self._tls[0] != certificate:
             self._tls = (certificate, _ssl_context(self._config, certificate))
         return self._tls[1]
+
+
+def _target(path: str, params: Mapping[str, str] | None) -> str:
+    return f"{path}?{urlencode(params)}" if params else path
 
 
 def _ssl_context(config: ClusterConfig, certificate: ClientCertificate | None) -> ssl.SSLContext:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import yaml
 from proxymode_agent.kube.credentials import (
     ClientCertificate,
     Credential,
@@ -250,8 +249,11 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
 
 
 def _parse(path: Path) -> object:
+    import yaml  # a Pod has no kubeconfig
+
     try:
-        return yaml.safe_load(_file(path, "kubeconfig"))
+        # The parser in C, where this build of PyYAML has it.
+        return yaml.load(_file(path, "kubeconfig"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise ConfigError(f"kubeconfig {path} is not YAML: {error}") from error
 

@@ -103,6 +103,17 @@ _SHORT_WATCH_SECONDS: Final = 1.0
 """A watch that ends sooner counts as a failure, so that a server that closes at once is not asked in a tight loop."""
 
 
+def first_list(label_selector: str = "", field_selector: str = "") -> dict[str, str]:
+    """The parameters of a ListWatch's first list, for whoever asks for it ahead. Such a list comes whole, whatever the
+    limit."""
+    return _selectors(label_selector, field_selector) | {"resourceVersion": "0"}
+
+
+def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
+    given = (("labelSelector", label_selector), ("fieldSelector", field_selector))
+    return {name: value for name, value in given if value}
+
+
 class ListWatch(Generic[T]):
     """The collection at `path` as events; iterate over `events()` once.
 
@@ -125,11 +136,8 @@ class ListWatch(Generic[T]):
         self._client = client
         self._path = path
         self._decode = decode
-        self._selectors = {
-            name: value
-            for name, value in (("labelSelector", label_selector), ("fieldSelector", field_selector))
-            if value
-        }
+        self._selectors = _selectors(label_selector, field_selector)
+        self._first = first_list(label_selector, field_selector)
         self._timing = timing
         self._restarted = restarted
         self._backoff = Backoff(timing.backoff_first, timing.backoff_cap)
@@ -160,7 +168,7 @@ class ListWatch(Generic[T]):
         version = ""
         params, page_size = self._selectors, self._page_size
         if not self._listed_at:
-            params, page_size = params | {"resourceVersion": "0"}, 0  # such a list comes whole, whatever the limit
+            params, page_size = self._first, 0
         async for page in self._client.pages(self._path, params=params, page_size=page_size):
             for number, raw in enumerate(page.items, 1):
                 if not number % PAGE_SIZE:

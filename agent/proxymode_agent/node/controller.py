@@ -19,13 +19,13 @@ from pydantic import ValidationError
 from proxymode_agent.kube.client import ApiError
 from proxymode_agent.kube.events import Regarding, event_object
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced
-from proxymode_agent.metrics import agent_version
 from proxymode_agent.node import events, memory
 from proxymode_agent.node.assess import Assessment, assess
 from proxymode_agent.node.conditions import Observation, running_deprecation
 from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
 from proxymode_agent.preflight import facts
+from proxymode_agent.version import VERSION
 from proxymode_api.deprecation import parse_minor
 from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, Verdict
 
@@ -235,7 +235,7 @@ class NodeController:
             options_error=assessed.options_error,
             cluster=_minor(self._cluster_version),
             cluster_version=self._cluster_version,
-            agent_version=agent_version(),
+            agent_version=VERSION,
         )
 
     async def _ask_version(self) -> None:

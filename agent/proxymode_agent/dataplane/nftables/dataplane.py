@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import logging
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from proxymode_agent.dataplane.base import DataplaneError, SyncResult
+from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.nfnetlink import Connection, NfnetlinkError, NfProto, Transaction
 from proxymode_agent.dataplane.nftables import grace
@@ -23,13 +22,14 @@ from proxymode_agent.dataplane.nftables.layout import TABLE, Layout, layout
 from proxymode_agent.dataplane.nftables.paths import TRAITS
 from proxymode_agent.dataplane.nftables.plan import Plan, TableState
 from proxymode_agent.dataplane.nftables.readback import read_base, read_elements
+from proxymode_agent.dataplane.nftables.samples import Samples
 from proxymode_agent.dataplane.shape import in_short
 from proxymode_agent.dataplane.watch import TableWatch
+from proxymode_agent.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from proxymode_agent.dataplane.base import Look
     from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
     from proxymode_api.common import Mode
 
@@ -54,6 +54,7 @@ class FamilyTable:
         self._left = False  # a sync of this object has left the table as the layout says
         self._frontends = Frontends(table.family, node_ips)
         self._stale_flows = StaleFlows(table.family, conntrack)
+        self._samples = Samples(kernel)
 
     @property
     def frontends(self) -> Frontends:
@@ -100,6 +101,14 @@ class FamilyTable:
         self._stale_flows.delete()
         return plan.objects
 
+    def suspect(self) -> None:
+        """Somebody wrote: what the kernel holds is to be looked at once more."""
+        self._samples.suspect()
+
+    def sample(self) -> list[str]:
+        """What somebody else did, as far as the next look at the elements can tell, where one is due."""
+        return self._samples.turn(self._state.parts()) if self._state is not None and self._samples.due else []
+
     def remove(self) -> None:
         """Delete the table if it is there."""
         self._state, self._left = None, False
@@ -133,6 +142,7 @@ class FamilyTable:
         self._commit(plan)
         self._kernel.commit(base.strangers)
         self._state, self._left = state, True
+        self._samples.due = False
         self._stale_flows.delete()
         return base.repair.objects + plan.objects + base.strangers.objects
 
@@ -158,8 +168,7 @@ class NftablesDataplane:
     def __init__(self, config: DataplaneConfig) -> None:
         self._kernel = Connection()
         self._conntrack = ConntrackTable()
-        made_by = version("proxymode")
-        layouts = [layout(family, config, made_by) for family in TRAITS]
+        layouts = [layout(family, config, VERSION) for family in TRAITS]
         self._tables = [FamilyTable(self._kernel, self._conntrack, made, config.node_ips) for made in layouts]
         self._watch = TableWatch(self._kernel, [made.table for made in layouts])
 
@@ -219,7 +228,12 @@ class NftablesDataplane:
 
     def look(self) -> Look:
         """Whether others changed our tables; see the protocol."""
-        return self._watch.look()
+        look = self._watch.look()
+        if look.finding is Finding.DOUBTFUL:
+            for table in self._tables:
+                table.suspect()
+        damage = [said for table in self._tables for said in table.sample()]
+        return look if look.finding is Finding.CHANGED or not damage else Look(Finding.CHANGED, in_short(damage))
 
     def remove(self) -> None:
         """Delete both tables; connections that they made live on in conntrack while any nat chain remains."""
