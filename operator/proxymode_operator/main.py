@@ -21,6 +21,8 @@ from proxymode_api.deprecation import Minor, parse_minor
 from proxymode_log import set_up
 from proxymode_operator import handlers, resync
 from proxymode_operator.cache import RELEASE, Cache
+from proxymode_operator.gate_asking import Asker
+from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.http import health_app, metrics_app, served
 from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
 from proxymode_operator.leader import Leader
@@ -118,7 +120,11 @@ class Operator:
     async def _lead(self) -> None:
         """Reconciles until cancelled. The cache is compared anew: this replica may have waited for days."""
         await resync.until_complete(self._api, self.cache)
-        reconciler = Reconciler(self._api, self.cache, await self._cluster())
+        cluster = await self._cluster()
+        async with Asker(self._api, self._settings.namespace) as asker, GateRunner(asker, self._changed) as gates:
+            await self._reconcile(Reconciler(self._api, self.cache, cluster, gates))
+
+    async def _reconcile(self, reconciler: Reconciler) -> None:
         queue = Queue(reconciler.reconcile)
         self._queue = queue
         try:

@@ -45,25 +45,16 @@ NODE_WRITES: Final = Counter(
     ["kind"],
     registry=REGISTRY,
 )
-WATCH_EVENTS: Final = Counter(
-    "proxymode_operator_watch_events_total",
-    "Objects received by kind and whether they told anything that a decision rests on.",
-    ["kind", "relevant"],
+GATE_ANSWERS: Final = Counter(
+    "proxymode_operator_gate_answers_total",
+    "Answers of a rollout's gates by result: Pass, Fail, NoData (an empty result), Error (no answer).",
+    ["proxymode", "gate", "result"],
     registry=REGISTRY,
 )
-CACHED: Final = Gauge("proxymode_operator_cached_objects", "Objects in the cache by kind.", ["kind"], registry=REGISTRY)
-RESYNCS: Final = Counter(
-    "proxymode_operator_resyncs_total",
-    "Comparisons of the cache with a list: complete, behind (a watch lags), error.",
-    ["outcome"],
-    registry=REGISTRY,
+GATE_SECONDS: Final = Histogram(
+    "proxymode_operator_gate_seconds", "Time until a gate answered or its timeout passed.", registry=REGISTRY
 )
-GHOSTS: Final = Counter(
-    "proxymode_operator_ghosts_total",
-    "Objects dropped because a list showed that they were gone and no watch had said so.",
-    ["kind"],
-    registry=REGISTRY,
-)
+GATES_ASKED: Final = Gauge("proxymode_operator_gates_asked", "Gates that are being asked now.", registry=REGISTRY)
 LEADER: Final = Gauge("proxymode_operator_leader", "1 while this replica holds the Lease.", registry=REGISTRY)
 NODES: Final = Gauge(
     "proxymode_operator_nodes",

@@ -2,8 +2,8 @@
 
 Order of the writes: the status first, since it is the record that later decisions rest on; with it the Events about its
 change, which nobody would think of again if a node's write failed; then nodes that are told, nodes that are prepared,
-and the annotations that were heard. Everything is safe to repeat: what was written shows in the cache at once, from the
-API server's answer, and is not asked for again.
+and the annotations that were heard. Gates are asked beside all that. Everything is safe to repeat: what was written
+shows in the cache at once, from the API server's answer, and is not asked for again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyMode
     from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_operator.cache import Cache
+    from proxymode_operator.gate_runner import GateRunner
     from proxymode_operator.kubeapi import KubeApi
     from proxymode_operator.rollout.model import Asked, Write
 
@@ -55,9 +57,10 @@ def _now() -> datetime:
 class Reconciler:
     """The queue's handler. `cluster` is the API server's minor, for the deprecation's words."""
 
-    def __init__(self, api: KubeApi, cache: Cache, cluster: Minor | None) -> None:
+    def __init__(self, api: KubeApi, cache: Cache, cluster: Minor | None, gates: GateRunner) -> None:
         self._api = api
         self._cache = cache
+        self._gates = gates
         self.cluster = cluster
         self._counted: set[str] = set()
 
@@ -71,6 +74,7 @@ class Reconciler:
         fleet = self._cache.fleet(key, self.cluster)
         if fleet is None:
             self._uncount(key)
+            self._gates.forget(key)
             if (unreadable := self._cache.unreadable().get(key)) is not None:
                 logger.error(
                     "cannot read ProxyMode, its nodes stay as they are",
@@ -78,7 +82,7 @@ class Reconciler:
                 )
             return None
         began = time.perf_counter()
-        decisions = plan(fleet, _now())
+        decisions = plan(replace(fleet, answers=self._gates.answers(key)), _now())
         PLAN_SECONDS.observe(time.perf_counter() - began)
         self._count(key, decisions.status)
 
@@ -86,6 +90,7 @@ class Reconciler:
         if decisions.status != proxy_mode.status:
             await self._store_status(proxy_mode, decisions.status)
         await self._post_all(proxy_mode, decisions.notices)
+        self._gates.start(key, proxy_mode.spec.mode.value, decisions.questions)
         await self._write(decisions.writes[:WRITES_PER_RECONCILE])
         if len(decisions.writes) > WRITES_PER_RECONCILE:
             return 0.0

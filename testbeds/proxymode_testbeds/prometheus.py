@@ -1,9 +1,9 @@
 """Debian's Prometheus and promtool, from the cache: what a fleet's monitoring would make of our metrics, alerts and
 dashboard.
 
-The server runs in a network namespace, scrapes every second what it is told there, and keeps its data in a folder of
-the test's; it ends with the block, or with the namespace. Queries go over its HTTP API. `python -m
-proxymode_testbeds.prometheus` fetches the package and prints its version.
+The server runs in a network namespace, or on this host's loopback, scrapes every second what it is told there, and
+keeps its data in a folder of the test's; it ends with the block, or with the namespace. Queries go over its HTTP API.
+`python -m proxymode_testbeds.prometheus` fetches the package and prints its version.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def promtool(*arguments: str | Path, stdin: bytes = b"") -> subprocess.Completed
 class Prometheus:
     """A running server; `ask` as often as you like."""
 
-    def __init__(self, namespace: str, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, namespace: str | None, process: subprocess.Popen[str], log: Path) -> None:
         self._namespace = namespace
         self._process = process
         self._log = log
@@ -63,6 +63,11 @@ class Prometheus:
         data = self._get("/api/v1/query?" + urllib.parse.urlencode({"query": expr}))
         found: list[dict[str, Any]] = data["result"]
         return found
+
+    @property
+    def url(self) -> str:
+        """Where it listens, inside its namespace."""
+        return f"http://127.0.0.1:{self._port}"
 
     def rules(self) -> dict[str, str]:
         """Every alert by its state: inactive, pending or firing. Raises PrometheusError for one that fails."""
@@ -91,7 +96,7 @@ class Prometheus:
                 return body
 
         try:
-            answer = json.loads(netns.call(self._namespace, fetch))
+            answer = json.loads(netns.call(self._namespace, fetch) if self._namespace else fetch())
         except urllib.error.HTTPError as error:
             raise PrometheusError(f"{path}: {error.read().decode()}") from error
         except OSError as error:
@@ -102,13 +107,17 @@ class Prometheus:
 
 @contextmanager
 def prometheus(
-    namespace: str, home: Path, targets: Mapping[str, tuple[str, dict[str, str]]], rules: Path
+    namespace: str | None,
+    home: Path,
+    targets: Mapping[str, tuple[str, dict[str, str]]],
+    rules: Path | None = None,
 ) -> Iterator[Prometheus]:
-    """A server in the namespace until the block ends. `targets`: job to address and further labels."""
+    """A server in the namespace (None: on this host) until the block ends. `targets`: job to address and further
+    labels."""
     home.mkdir()
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(rules)],
+        "rule_files": [str(rules)] if rules is not None else [],
         "scrape_configs": [
             {"job_name": job, "static_configs": [{"targets": [address], "labels": labels}]}
             for job, (address, labels) in targets.items()
@@ -123,7 +132,11 @@ def prometheus(
     ]
     log = home / "prometheus.log"
     with log.open("w") as output:
-        process = netns.popen(namespace, command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        options: dict[str, Any] = {"stdout": output, "stderr": output, "stdin": subprocess.DEVNULL}
+        if namespace is None:
+            process = subprocess.Popen(command, text=True, **options)
+        else:
+            process = netns.popen(namespace, command, **options)
     server = Prometheus(namespace, process, log)
     try:
         server.wait_until_ready()

@@ -11,6 +11,10 @@ from proxymode_testbeds.apiserver.rights import granted, used
 if TYPE_CHECKING:
     from pathlib import Path
 
+GATE = {
+    "name": "judge",
+    "webhook": {"url": "https://127.0.0.1:1", "bearerTokenSecret": {"name": "proxymode-gates", "key": "none"}},
+}
 STAGES = [{"name": "one", "count": 1}, {"name": "all", "percent": 100, "approval": "Manual"}]
 
 
@@ -23,6 +27,8 @@ async def test_the_operator_uses_every_right_that_it_has_and_asks_for_no_other(t
             await fleet.edit({"metadata": {"annotations": {"proxymode.io/promote": "all"}}})
             await fleet.until_status("Complete")
             await fleet.until_event("RolloutComplete")
+            await fleet.create("gated", stages=STAGES, gates=[GATE])
+            await fleet.until_event("GateUnanswered")
             process.process.send_signal(signal.SIGTERM)
             assert await process.process.wait() == 0, process.log_tail()
         assert used("operator", api.requests()) == granted("operator")

@@ -85,6 +85,7 @@ def test_nobody_writes_to_nodes_or_services() -> None:
             for group, resource in (("", "nodes"), ("", "nodes/status"), ("", "services"), ("", "pods")):
                 assert not may(component, verb, group, resource)
         assert not may(component, "get", "", "secrets")
+        assert not any(may(component, verb, "", "secrets") for verb in ("list", "watch"))
 
 
 def test_no_rule_has_a_wildcard() -> None:

@@ -11,6 +11,7 @@ from proxymode_api.annotations import PROMOTE_ANNOTATION
 from proxymode_operator import reconcile as module
 from proxymode_operator import resync
 from proxymode_operator.cache import RELEASE, Cache
+from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.kubeapi import ApiError, Kind, ListedObject, NotLeaderError
 from proxymode_operator.queue import ConflictError
 from proxymode_operator.reconcile import Reconciler
@@ -20,6 +21,8 @@ from test_operator_queue import virtual
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from proxymode_operator.gate_asking import Answer
+    from proxymode_operator.rollout.gates import Question
     from proxymode_operator.rollout.model import Notice
 
 Json = dict[str, Any]
@@ -68,13 +71,27 @@ class Server:
             yield listed(raw)
 
 
+class Gates:
+    """Whom a gate runner asks: notes the questions, answers none."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    async def ask(self, proxy_mode: str, mode: str, question: Question) -> Answer:
+        self.asked.append((proxy_mode, question.gate.name))
+        raise OSError("the server is on fire")
+
+
 class Bench:
     """A reconciler over a cache with two nodes and one ProxyMode."""
 
     def __init__(self, **meta: Any) -> None:
         self.server = Server()
         self.cache = Cache(lambda _: None)
-        self.reconciler = Reconciler(self.server, self.cache, None)  # type: ignore[arg-type]
+        self.asked = Gates()
+        self.answered = asyncio.Event()
+        self.gates = GateRunner(self.asked, lambda _: self.answered.set())
+        self.reconciler = Reconciler(self.server, self.cache, None, self.gates)  # type: ignore[arg-type]
         for name in ("n1", "n2"):
             self.cache.put(Kind.NODE, node(name))
         raw = pm("fleet")
@@ -163,6 +180,30 @@ def test_a_used_promote_annotation_is_taken_away() -> None:
     bench.reconcile()
     assert f"ProxyMode fleet -{PROMOTE_ANNOTATION}" in bench.server.calls
     assert "Event PromoteIgnored" in bench.server.calls
+
+
+def test_a_gate_is_asked_beside_the_reconcile_and_whatever_becomes_of_it_is_an_answer() -> None:
+    bench = Bench()
+    raw = bench.server.objects[Kind.PROXY_MODE, "fleet"]
+    raw["spec"]["rollout"] = {"gates": [{"name": "judge", "webhook": {"url": "http://judge"}}]}
+    raw["metadata"] |= {"resourceVersion": "4000"}
+    bench.cache.put(Kind.PROXY_MODE, raw)
+
+    async def scenario() -> None:
+        async with bench.gates:
+            for _ in range(3):
+                await bench.reconciler.reconcile("fleet")
+            assert bench.asked.asked == [], "no reconcile has waited for it"
+            await bench.answered.wait()
+            await bench.reconciler.reconcile("fleet")
+            assert bench.asked.asked == [("fleet", "judge")], "asked again only after its interval"
+            stored = bench.server.objects[Kind.PROXY_MODE, "fleet"]["status"]
+            assert stored["gates"][0]["message"] == "asking it failed: OSError"
+            assert stored["status"] == "AwaitingGates"
+            bench.gates.forget("fleet")
+            assert bench.gates.answers("fleet") == ()
+
+    asyncio.run(scenario())
 
 
 def test_nodes_without_a_proxy_mode_are_released_with_one_event() -> None:
