@@ -45,6 +45,25 @@ NODE_WRITES: Final = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+WATCH_EVENTS: Final = Counter(
+    "proxymode_operator_watch_events_total",
+    "Objects received by kind and whether they told anything that a decision rests on.",
+    ["kind", "relevant"],
+    registry=REGISTRY,
+)
+CACHED: Final = Gauge("proxymode_operator_cached_objects", "Objects in the cache by kind.", ["kind"], registry=REGISTRY)
+RESYNCS: Final = Counter(
+    "proxymode_operator_resyncs_total",
+    "Comparisons of the cache with a list: complete, behind (a watch lags), error.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+GHOSTS: Final = Counter(
+    "proxymode_operator_ghosts_total",
+    "Objects dropped because a list showed that they were gone and no watch had said so.",
+    ["kind"],
+    registry=REGISTRY,
+)
 GATE_ANSWERS: Final = Counter(
     "proxymode_operator_gate_answers_total",
     "Answers of a rollout's gates by result: Pass, Fail, NoData (an empty result), Error (no answer).",
