@@ -128,9 +128,16 @@ class ApiServer:
         """
         user = f"system:serviceaccount:{namespace}:{name}"
         holder = user if node is None else f"{user} on {node}"
-        groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
-        self._tokens.add(user, groups, {NODE_NAME: [node]} if node is not None else None, holder=holder)
+        extra = {NODE_NAME: [node]} if node is not None else None
+        self._tokens.add(user, _service_account_groups(namespace), extra, holder=holder)
         return holder
+
+    def add_daemon_set(self, namespace: str, name: str, nodes: Sequence[str]) -> dict[str, str]:
+        """Add a token for a Pod with this ServiceAccount on each of the nodes; return the tokens by node."""
+        user = f"system:serviceaccount:{namespace}:{name}"
+        extra_of = {f"{user} on {node}": {NODE_NAME: [node]} for node in nodes}
+        tokens = self._tokens.add_all(user, _service_account_groups(namespace), extra_of)
+        return dict(zip(nodes, tokens, strict=True))
 
     def requests(self) -> list[audit.Request]:
         """What ServiceAccounts have asked for so far, refused requests included."""
@@ -230,6 +237,10 @@ class ApiServer:
                 connection.close()
         except (OSError, http.client.HTTPException):
             return False
+
+
+def _service_account_groups(namespace: str) -> list[str]:
+    return ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
 
 
 def _tokens_of(folder: Path) -> Tokens:

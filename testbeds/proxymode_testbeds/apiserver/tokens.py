@@ -38,14 +38,23 @@ class Tokens:
 
         `holder` tells tokens of one user apart, such as those of a DaemonSet's Pods; without it a user has one.
         """
-        token = self._by_holder.setdefault(holder or name, secrets.token_urlsafe(16))
-        extra_lists = {key: list(values) for key, values in (extra or {}).items()}
-        self._users[token] = {"name": name, "uid": f"uid-of-{name}", "groups": list(groups), "extra": extra_lists}
+        return self.add_all(name, groups, {holder or name: extra or {}})[0]
+
+    def add_all(
+        self, name: str, groups: Sequence[str], extra_of: Mapping[str, Mapping[str, Sequence[str]]]
+    ) -> list[str]:
+        """Add many tokens of one user at once, by holder, each with its extra; return them in that order."""
+        tokens = []
+        for holder, extra in extra_of.items():
+            token = self._by_holder.setdefault(holder, secrets.token_urlsafe(16))
+            extra_lists = {key: list(values) for key, values in extra.items()}
+            self._users[token] = {"name": name, "uid": f"uid-of-{name}", "groups": list(groups), "extra": extra_lists}
+            tokens.append(token)
         half_written = self.path.with_suffix(".new")
         with os.fdopen(os.open(half_written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(self._users, file, indent=1)
         half_written.rename(self.path)
-        return token
+        return tokens
 
     def of(self, holder: str) -> str:
         """Return the token of a holder, or of a user's only one. Raises LookupError that names those there are."""

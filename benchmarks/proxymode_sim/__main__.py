@@ -1,0 +1,25 @@
+"""`python -m proxymode_sim`: progress, and as its last line one JSON object. Exit code 1 if a promise was broken."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from proxymode_sim.options import parse
+from proxymode_sim.run import broken_lines, say, simulate
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="proxymode-sim-") as folder:
+        result, broken = asyncio.run(simulate(options, Path(folder)))
+    if broken:
+        say(broken_lines(broken))
+    print(result.line(), flush=True)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
