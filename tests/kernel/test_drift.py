@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nftables_bed import dataplane, held, namespace, node_config, service, state
+from proxymode_agent.dataplane import watch
 from proxymode_agent.dataplane.base import Finding, Look
-from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Table, Transaction
+from proxymode_agent.dataplane.nfnetlink import Connection, NfProto, Table, Transaction, delete_elements
 from proxymode_agent.dataplane.nfnetlink.uapi import SetAttr
-from proxymode_agent.services.model import ServicePort, ServiceState
+from proxymode_agent.dataplane.nftables import samples
+from proxymode_agent.dataplane.nftables.layout import layout
+from proxymode_agent.dataplane.watch import read_shape
+from proxymode_agent.services.model import Family, ServicePort, ServiceState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from proxymode_agent.dataplane.nftables import NftablesDataplane
+    from proxymode_agent.dataplane.shape import Shape
     from proxymode_testbeds.topology import Topology
 
 __all__ = ["namespace"]
@@ -133,13 +138,81 @@ def test_elements_that_others_take_or_add_are_seen_and_repaired(
     command, said = (text.format(**names(namespace)) for text in OF_ELEMENTS[theft])
     nft(namespace, command)
     look = programmed.look()
-    if namespace.call("node1", counted):
-        assert look.finding is Finding.CHANGED
-        assert said in look.changed
-    else:
-        assert look == Look(Finding.DOUBTFUL), "an older kernel does not say how many elements there are: read back"
+    assert look.finding is Finding.CHANGED
+    assert said in look.changed
     assert programmed.sync(STATE).written > 0
     assert held(namespace) == before
+
+
+@pytest.fixture
+def uncounted(namespace: Topology, monkeypatch: pytest.MonkeyPatch) -> Iterator[NftablesDataplane]:
+    """On a kernel that does not say how many elements a set has, with maps that are too large to read at once."""
+
+    def without_counts(kernel: Connection, tables: Iterable[Table]) -> Shape:
+        return dataclasses.replace(read_shape(kernel, tables), counts={}, counted=False)
+
+    monkeypatch.setattr(watch, "read_shape", without_counts)
+    monkeypatch.setattr(samples, "SAMPLE", 10)
+    with dataplane(namespace, node_config(namespace)) as made:
+        made.sync(MANY)
+        made.look()
+        yield made
+
+
+MANY = state(
+    *(service(f"s{n}", f"10.96.1.{n}", 80, [(f"10.244.{n}.{pod}", 80) for pod in range(1, 5)]) for n in range(1, 11))
+)
+"""Ten Services with four endpoints each: three of them in a turn."""
+
+
+@pytest.mark.parametrize("theft", OF_ELEMENTS)
+def test_small_maps_are_looked_through_where_elements_are_not_counted(
+    namespace: Topology, uncounted: NftablesDataplane, theft: str
+) -> None:
+    uncounted.sync(STATE)
+    uncounted.look()
+    test_elements_that_others_take_or_add_are_seen_and_repaired(namespace, uncounted, theft)
+    assert uncounted.look().finding is Finding.UNTOUCHED
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["then nobody writes", "while others write all the time"])
+@pytest.mark.parametrize("number", [1, 5, 10])
+def test_one_endpoint_of_many_is_missed_in_its_turn(
+    namespace: Topology, uncounted: NftablesDataplane, number: int, *, busy: bool
+) -> None:
+    endpoints = layout(Family.IPV4, node_config(namespace), "any").services.endpoints
+
+    def steal() -> None:
+        with Connection() as kernel:
+            [key] = [key for key, value in kernel.elements(endpoints) if value[:4] == bytes([10, 244, number, 4])]
+            kernel.commit(Transaction(tuple(delete_elements(endpoints, [key]))))
+
+    namespace.call("node1", steal)
+    looks = []
+    for turn in range(2 * len(MANY.ports)):
+        looks.append(uncounted.look())
+        if looks[-1].finding is Finding.CHANGED:
+            break
+        if busy:
+            nft(namespace, f"add table ip theirs{turn}")
+    assert looks[-1] == Look(Finding.CHANGED, "map ip proxymode endpoints has elements less")
+    assert len(looks) <= 4, "three Services a turn"
+    assert uncounted.sync(MANY).written == 1
+
+
+def test_a_flushed_map_is_missed_in_the_first_turn(namespace: Topology, uncounted: NftablesDataplane) -> None:
+    nft(namespace, "flush map ip proxymode endpoints")
+    assert uncounted.look() == Look(Finding.CHANGED, "map ip proxymode endpoints has elements less")
+
+
+def test_turns_end_when_nothing_is_missed(namespace: Topology, uncounted: NftablesDataplane) -> None:
+    nft(namespace, "add table ip theirs")
+    findings = [uncounted.look().finding for _ in range(10)]
+    assert findings == [Finding.DOUBTFUL, *[Finding.UNTOUCHED] * 9]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Connection, "values", None)
+        patched.setattr(Connection, "elements", None)
+        assert uncounted.look() == Look(Finding.UNTOUCHED), "nothing is read any more"
 
 
 @pytest.mark.parametrize("theft", ["table", "table6", "map", "set", "element"])

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.nfnetlink import add_elements, delete_elements
+from proxymode_agent.dataplane.nftables.parts import Whole
 from proxymode_agent.dataplane.nftables.units import Unit, added, members, removed, replaced
-from proxymode_agent.dataplane.shape import differing_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from proxymode_agent.dataplane.nfnetlink import Element, Set
 
@@ -46,9 +46,10 @@ class Entries:
         self.held[key] = data
         (self._added if old is None else self._replaced).append((key, data))
 
-    def damage(self, found: Mapping[bytes, bytes]) -> Iterator[str]:
-        """What somebody else did, now that the kernel holds this."""
-        return differing_elements(str(self._of), self.held, found)
+    @property
+    def part(self) -> Whole:
+        """What the kernel holds."""
+        return Whole(self._of, self.held)
 
     def changes(self) -> Changes:
         """What the wants since the last call need; from then on it counts as done."""
@@ -70,9 +71,10 @@ class References:
         self._missing: dict[bytes, None] = {}  # needed, and not in the kernel
         self._surplus: dict[bytes, None] = dict.fromkeys(existing)  # in the kernel, and not needed
 
-    def damage(self, found: Iterable[bytes]) -> Iterator[str]:
+    @property
+    def part(self) -> Whole:
         """As of :class:`Entries`."""
-        return differing_elements(str(self._of), dict.fromkeys(self._counts), dict.fromkeys(found))
+        return Whole(self._of, dict.fromkeys(self._counts, b""))
 
     def take(self, keys: Iterable[bytes]) -> None:
         """One more need for each key."""
@@ -120,10 +122,11 @@ class Sources:
         self._units: list[Unit] = []
         self._removed: list[bytes] = []
 
-    def damage(self, found: Iterable[bytes]) -> Iterator[str]:
+    @property
+    def part(self) -> Whole:
         """As of :class:`Entries`."""
-        held = dict.fromkeys(element for elements in self._held.values() for element in elements)
-        return differing_elements(str(self._of), held, dict.fromkeys(found))
+        held = (element for elements in self._held.values() for element in elements)
+        return Whole(self._of, dict.fromkeys(held, b""))
 
     def keys(self) -> Iterable[bytes]:
         """The frontends that have ranges."""

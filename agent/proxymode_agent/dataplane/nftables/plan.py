@@ -23,17 +23,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
-from proxymode_agent.dataplane.nftables.elements import indices
 from proxymode_agent.dataplane.nftables.flows import is_udp
 from proxymode_agent.dataplane.nftables.members import Entries, References, Sources
-from proxymode_agent.dataplane.nftables.pools import Ids, Pool, Row, Rows
+from proxymode_agent.dataplane.nftables.parts import Indexed, Row, Whole
+from proxymode_agent.dataplane.nftables.pools import Ids, Pool, Rows
 from proxymode_agent.dataplane.nftables.units import Unit, pack, removed
 from proxymode_agent.dataplane.shape import differing_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
-    from proxymode_agent.dataplane.nfnetlink import Set, Transaction
+    from proxymode_agent.dataplane.nfnetlink import Transaction
     from proxymode_agent.dataplane.nftables.frontends import Wants
     from proxymode_agent.dataplane.nftables.layout import Layout
     from proxymode_agent.dataplane.nftables.wants import Wanted
@@ -140,16 +140,25 @@ class _SpaceState:
         table = self._space.table
         for draw in sorted(self._chains - found.chains, key=_order):
             yield f"chain {table.family} {table.name} {self._space.name(draw)} is gone"
-        for held, observed in (
-            (self.verdicts, found.verdicts),
-            (self.inside, found.inside),
-            (self.refused, found.refused),
-        ):
-            yield from held.damage(observed)
-        yield from _damaged_rows(self._space.endpoints, [pool.plain for pool in self.pools], found.endpoints)
-        yield from _damaged_rows(self._space.ids, [pool.sticky for pool in self.pools], found.ids)
-        for of, junk in ((self._space.endpoints, found.junk), (self._space.ids, found.ids_junk)):
+        yield from self.verdicts.part.differences(found.verdicts)
+        yield from self.inside.part.differences(found.inside)
+        yield from self.refused.part.differences(found.refused)
+        endpoints, ids = self._indexed()
+        yield from endpoints.differences(found.endpoints)
+        yield from ids.differences(found.ids)
+        for of, junk in ((endpoints.of, found.junk), (ids.of, found.ids_junk)):
             yield from differing_elements(str(of), {}, dict.fromkeys(junk))
+
+    def parts(self) -> Iterator[Whole | Indexed]:
+        """What the maps hold."""
+        yield from (entries.part for entries in (self.verdicts, self.inside, self.refused))
+        yield from self._indexed()
+
+    def _indexed(self) -> tuple[Indexed, Indexed]:
+        return (
+            Indexed(self._space.endpoints, {pool.plain.base: pool.plain.rows for pool in self.pools}),
+            Indexed(self._space.ids, {pool.sticky.base: pool.sticky.rows for pool in self.pools}),
+        )
 
     def chains(self) -> Iterator[Unit]:
         """The chains that are needed and not there."""
@@ -193,11 +202,18 @@ class TableState:
         """What somebody else did to the elements and the draws' chains, now that the kernel holds `observed`."""
         yield from self._services.damage(observed.services)
         yield from self._nodeports.damage(observed.nodeports)
-        yield from self._ids.damage(observed.by_id)
-        yield from self._cluster_ips.damage(observed.cluster_ips)
-        yield from self._hairpin.damage(observed.hairpin)
-        yield from self._restricted.damage(dict.fromkeys(observed.restricted, b""))
-        yield from self._sources.damage(observed.sources)
+        yield from self._ids.part.differences(observed.by_id)
+        yield from self._cluster_ips.part.differences(dict.fromkeys(observed.cluster_ips, b""))
+        yield from self._hairpin.part.differences(dict.fromkeys(observed.hairpin, b""))
+        yield from self._restricted.part.differences(dict.fromkeys(observed.restricted, b""))
+        yield from self._sources.part.differences(dict.fromkeys(observed.sources, b""))
+
+    def parts(self) -> Iterator[Whole | Indexed]:
+        """What the maps and sets hold, but for the clients' elements."""
+        yield from self._services.parts()
+        yield from self._nodeports.parts()
+        shared = (self._ids, self._cluster_ips, self._hairpin, self._restricted, self._sources)
+        yield from (one.part for one in shared)
 
     def plan_all(self, wants: Wants) -> Plan:
         """The way to these frontends and no others."""
@@ -261,23 +277,6 @@ class TableState:
             *ids.clear,
         ]
         return Plan((*pack(chains), *pack(make)), tuple(pack(clear)), rerouted)
-
-
-def _damaged_rows(of: Set, pools: Iterable[Rows], found: Mapping[int, Mapping[bytes, Row]]) -> Iterator[str]:
-    expected = {rows.base: rows.rows for rows in pools}
-    if expected != {base: found.get(base, {}) for base in expected}:
-        yield from differing_elements(str(of), _elements(expected), _elements(found))
-
-
-def _elements(pools: Mapping[int, Mapping[bytes, Row]]) -> dict[bytes, bytes]:
-    """Rows by base as elements."""
-    return {
-        key + at: value
-        for base, rows in pools.items()
-        for key, row in rows.items()
-        for at, value in zip(indices(len(row), base), row, strict=False)
-        if value is not None
-    }
 
 
 def _ahead(needed: set[Draw]) -> Iterator[Draw]:

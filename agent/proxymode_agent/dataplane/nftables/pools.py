@@ -10,16 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number, number_of
+from proxymode_agent.dataplane.nftables.parts import Row, Whole
 from proxymode_agent.dataplane.nftables.units import Unit, added, removed, replaced
-from proxymode_agent.dataplane.shape import differing_elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from proxymode_agent.dataplane.nfnetlink import Element, Set
-
-Row = tuple[bytes | None, ...]
-"""A frontend's values by index, as the kernel holds them; None: no element."""
 
 _LAST_ID = (1 << 8 * INDEX_BYTES) - 1
 
@@ -103,9 +100,10 @@ class Ids:
         self._added: list[Element] = []
         self._removed: list[bytes] = []
 
-    def damage(self, found: Mapping[bytes, bytes]) -> Iterator[str]:
-        """What somebody else did, now that the map holds this."""
-        return differing_elements(str(self._of), self._endpoints, found)
+    @property
+    def part(self) -> Whole:
+        """What the map holds."""
+        return Whole(self._of, self._endpoints)
 
     def claim(self, ids: Iterable[bytes | None]) -> dict[bytes, bytes]:
         """Ids by endpoint for a row that the kernel holds; what cannot be told, or is another row's, is left out."""

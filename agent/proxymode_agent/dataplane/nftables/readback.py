@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from proxymode_agent.dataplane.nfnetlink import Chain, Command, Connection, DumpedRule, Rule
     from proxymode_agent.dataplane.nftables.layout import Layout
-    from proxymode_agent.dataplane.nftables.pools import Row
+    from proxymode_agent.dataplane.nftables.parts import Row
 
     _Rows = tuple[dict[int, dict[bytes, Row]], tuple[bytes, ...]]
 
