@@ -12,6 +12,7 @@ from proxymode_api.modes import ObservedMode
 from proxymode_api.nodeproxymode import NodeProxyMode, Phase, PreflightResult, Verdict
 from proxymode_api.proxymode_status import StagePhase, StageStatus
 from proxymode_api.rollout import Approval
+from proxymode_api.stages import stages_in_force
 from proxymode_cli.view import FleetView, MachineView, NodeState, NodeView, RolloutView, StageView
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def rollout_view(found: ProxyMode, nodes: tuple[NodeView, ...]) -> RolloutView:
             manual=stage.approval is Approval.MANUAL,
             report=reports.get(stage.name, StageStatus(name=stage.name, phase=StagePhase.PENDING)),
         )
-        for stage in spec.rollout.stages
+        for stage in stages_in_force(spec.rollout.stages, status.order)
     )
     degraded = conditions.get("Degraded")
     return RolloutView(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
 from proxymode_cli import completing, verbs
 from proxymode_cli.options import Access, Name, command
 
@@ -113,9 +114,16 @@ def undo(
     now: Annotated[
         bool, typer.Option("--now", help="Do not wait for a window: take spec.rollout.windows out.")
     ] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="All stages together, within maxUnavailable, instead of the last first.")
+    ] = False,
+    to: Annotated[
+        Optional[Mode],  # noqa: UP045
+        typer.Option("--to", help="The mode, where that before is not on record."),
+    ] = None,
 ) -> None:
-    """Go back to the mode before, by the same stages."""
-    _do(access.cluster(), name, lambda found: verbs.undo(found, now=now))
+    """Go back to the mode before, the last stage first; waits for no approval and no gate."""
+    _do(access.cluster(), name, lambda found: verbs.undo(found, now=now, at_once=at_once, to=to))
 
 
 def _do(cluster: Cluster, name: str | None, verb: Callable[[ProxyMode], Deed]) -> None:

@@ -1,7 +1,7 @@
 """What each verb writes: a merge patch of one ProxyMode or of NodeProxyModes, or a refusal in words. Pure.
 
-promote, retry and abort are annotations of the ProxyMode, skip is one of a NodeProxyMode, see
-`proxymode_api.annotations`; the operator takes those of promote and retry away once heard.
+promote, retry, abort and undo are annotations of the ProxyMode, skip is one of a NodeProxyMode, see
+`proxymode_api.annotations`; the operator takes those of promote, retry and undo away once heard.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from proxymode_api.annotations import (
     RETRY_ALL,
     RETRY_ANNOTATION,
     SKIP_ANNOTATION,
+    UNDO_ANNOTATION,
 )
 from proxymode_api.modes import Mode
-from proxymode_api.proxymode_status import FleetStatus, StagePhase
+from proxymode_api.proxymode_status import FleetStatus, RolloutOrder, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -111,17 +112,44 @@ def unskip(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxy
     return Deed(_annotation(SKIP_ANNOTATION, None), f"includes {', '.join(nodes)} again")
 
 
-def undo(found: ProxyMode, *, now: bool) -> Deed:
-    """Go back to the other mode, there being two, by the same stages: a new revision. `now`: without windows."""
-    back = next(mode for mode in Mode if mode is not found.spec.mode)
+def undo(found: ProxyMode, *, now: bool, at_once: bool = False, to: Mode | None = None) -> Deed:
+    """Go back to the mode before, or `to`: a new revision, the last stage first, or with `at_once` all stages together.
+    `now`: without windows. Raises UserError where the mode before is not known."""
+    back = to or _mode_before(found)
+    if back is found.spec.mode:
+        return Deed(None, f"is to run {back} already")
     paused = "; it is paused, so nothing moves before resume" if found.spec.rollout.paused else ""
-    told = f"mode set back from {found.spec.mode} to {back}"
+    how = "all stages at once" if at_once else "the last stage first"
+    told = f"mode set back from {found.spec.mode} to {back}, {how}"
+    order = _annotation(UNDO_ANNOTATION, (RolloutOrder.AT_ONCE if at_once else RolloutOrder.REVERSE).value)
     if not found.spec.rollout.windows:
-        return Deed({"spec": {"mode": back.value}}, f"{told}{paused}")
+        return Deed(order | {"spec": {"mode": back.value}}, f"{told}{paused}")
     if not now:
-        return Deed({"spec": {"mode": back.value}}, f"{told}, within spec.rollout.windows only{paused}")
-    patch = {"spec": {"mode": back.value, "rollout": {"windows": None}}}
-    return Deed(patch, f"{told} and its windows taken out{paused}")
+        return Deed(order | {"spec": {"mode": back.value}}, f"{told}, within spec.rollout.windows only{paused}")
+    patch = order | {"spec": {"mode": back.value, "rollout": {"windows": None}}}
+    return Deed(patch, f"{told}, and its windows taken out{paused}")
+
+
+def _mode_before(found: ProxyMode) -> Mode:
+    status = found.status
+    name, other = found.metadata.name, next(mode for mode in Mode if mode is not found.spec.mode)
+    if status.mode is not None and status.mode is not found.spec.mode:
+        return status.mode  # the operator has not begun with what the spec says now
+    if status.revision == 0:
+        raise UserError(f"{name} has no rollout to undo", ExitCode.USAGE)
+    if status.from_mode is None:
+        raise UserError(
+            f"what the nodes of {name} ran before revision {status.revision} is not on record, or was not one mode; "
+            f"say it: undo --to {other}",
+            ExitCode.USAGE,
+        )
+    if status.from_mode is found.spec.mode:
+        raise UserError(
+            f"revision {status.revision} of {name} changed options and not the mode, which was {found.spec.mode} "
+            f"before: put the options back in the spec, or say the mode: undo --to {other}",
+            ExitCode.USAGE,
+        )
+    return status.from_mode
 
 
 def _check_members(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> None:

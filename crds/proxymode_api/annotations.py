@@ -20,6 +20,10 @@ PROMOTE_ALL: Final = "all"
 ABORT_ANNOTATION: Final = "proxymode.io/abort"
 """On a ProxyMode: the number of the revision that shall start nothing more."""
 
+UNDO_ANNOTATION: Final = "proxymode.io/undo"
+"""On a ProxyMode, written together with another spec.mode: that this takes a rollout back, and how: Reverse, the last
+stage first, or AtOnce, all stages together. The operator takes it away again."""
+
 RETRY_ANNOTATION: Final = "proxymode.io/retry"
 """On a ProxyMode: names of failed nodes that shall try again, with commas between them, or RETRY_ALL. The operator
 takes it away again."""

@@ -12,6 +12,14 @@ from proxymode_api.common import Condition, Mode, Model
 from proxymode_api.gates import MOST_GATES, GateStatus
 
 
+class RolloutOrder(StrEnum):
+    """In which order the stages go."""
+
+    FORWARD = "Forward"
+    REVERSE = "Reverse"
+    AT_ONCE = "AtOnce"
+
+
 class NodeCounts(Model):
     """Nodes by state. Every selected node is in exactly one of updated, pending, switching, failed, blocked and
     skipped."""
@@ -85,7 +93,7 @@ class RolloutRecord(Model):
     ended_at: datetime = Field(description="When it ended.")
     outcome: RolloutOutcome = Field(description="Complete, Superseded, Aborted or RolledBack.")
     nodes: int = Field(default=0, ge=0, description="Nodes that it moved.")
-    from_mode: Mode | None = Field(default=None, description="The mode of the rollout before; none: it was the first.")
+    from_mode: Mode | None = Field(default=None, description="The mode before it, see status.fromMode.")
     changed_by: str = Field(default="", description=CHANGED_BY)
     change_cause: str = Field(default="", description=CHANGE_CAUSE)
     updated: int = Field(default=0, ge=0, description="Nodes that ran the mode and were Ready when it ended.")
@@ -119,8 +127,15 @@ class ProxyModeStatus(Model):
     template_hash: str = Field(default="", max_length=64, description="Hash of mode and options of this revision.")
     mode: Mode | None = Field(default=None, description="The mode of this revision.")
     status: FleetStatus = Field(default=FleetStatus.PENDING, description="The rollout in one word.")
+    order: RolloutOrder = Field(
+        default=RolloutOrder.FORWARD,
+        description="Forward: stages as in the spec. Reverse and AtOnce: an undo, by the stages in which nodes were "
+        "told, the last first, or all together; it waits for no approval and no gate.",
+    )
     from_mode: Mode | None = Field(
-        default=None, description="The mode of the revision before; none: this is the first."
+        default=None,
+        description="The mode before: of the revision before, or what all nodes ran when the first one found them; "
+        "none: they did not all run one.",
     )
     changed_by: str = Field(default="", description=CHANGED_BY)
     change_cause: str = Field(default="", description=CHANGE_CAUSE)

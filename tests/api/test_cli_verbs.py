@@ -171,10 +171,12 @@ async def test_abort_is_about_this_revision(fleet: ApiServer, store: Store) -> N
 
 async def test_undo_goes_back_and_passes_the_servers_warning_on(fleet: ApiServer, store: Store) -> None:
     ran = await plugin(fleet, "undo")
-    assert ran.out == "proxymode/fleet mode set back from nftables to ipvs\n"
+    assert ran.out == "proxymode/fleet mode set back from nftables to ipvs, the last stage first\n"
     assert "deprecated since 1.35" in ran.err
     assert (await store.get(FLEET))["spec"]["mode"] == "ipvs"
-    assert (await plugin(fleet, "undo")).err == ""
+    assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/undo"] == "Reverse"
+    assert (await plugin(fleet, "undo", "--at-once")).err == ""
+    assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/undo"] == "AtOnce"
     assert (await store.get(FLEET))["spec"]["mode"] == "nftables"
 
 

@@ -131,6 +131,7 @@ PROXY_MODE: dict[str, Any] = {
         "revision": 3,
         "mode": "nftables",
         "status": "Progressing",
+        "fromMode": "ipvs",
         "currentStage": "half",
         "startedAt": at(minutes=10),
         "stages": [

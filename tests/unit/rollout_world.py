@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from proxymode_api.annotations import ABORT_ANNOTATION
+from proxymode_api.annotations import ABORT_ANNOTATION, UNDO_ANNOTATION
 from proxymode_api.common import Mode, ObjectMeta, parse_duration
 from proxymode_api.gates import GateResult
 from proxymode_api.nodeproxymode import ObservedMode, Phase
@@ -137,6 +137,11 @@ class World:
 
     def abort(self) -> None:
         self.annotate(ABORT_ANNOTATION, str(self.status.revision))
+
+    def undo(self, mode: Mode, order: str) -> None:
+        """As kubectl proxymode undo writes it: one patch."""
+        self.annotate(UNDO_ANNOTATION, order)
+        self.edit(mode=mode)
 
     def skip(self, name: str, reason: str) -> None:
         """A person annotates the NodeProxyMode, if there is one; no reason: takes the annotation away."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import cli_world as world
+from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli import verbs
@@ -119,21 +120,48 @@ def test_wishes_about_nodes_that_cannot_be_meant_are_refused() -> None:
         verbs.skip(proxy_mode(), ["a"], KNOWN, " ")
 
 
-def test_undo_goes_back_to_the_other_mode_and_says_what_keeps_it() -> None:
-    assert verbs.undo(proxy_mode(), now=False).patch == {"spec": {"mode": "ipvs"}}
-    assert "paused" not in verbs.undo(proxy_mode(), now=False).told
+def undoing(order: str = "Reverse", **rollout: Any) -> dict[str, Any]:
+    spec = {"mode": "ipvs"} | ({"rollout": rollout} if rollout else {})
+    return {"metadata": {"annotations": {"proxymode.io/undo": order}}, "spec": spec}
+
+
+def test_undo_goes_back_to_the_mode_before_and_says_what_keeps_it() -> None:
+    found = proxy_mode(fromMode="ipvs")
+    assert verbs.undo(found, now=False).patch == undoing()
+    assert verbs.undo(found, now=False, at_once=True).patch == undoing("AtOnce")
+    assert verbs.undo(proxy_mode(fromMode=None), now=False, to=Mode.IPVS).patch == undoing()
+    assert verbs.undo(found, now=False, to=Mode.NFTABLES).patch is None
+    assert "paused" not in verbs.undo(found, now=False).told
     assert "nothing moves before resume" in verbs.undo(paused(), now=False).told
+
+
+def test_undo_of_a_change_that_no_rollout_has_begun_with_takes_back_that_change() -> None:
+    assert verbs.undo(proxy_mode(mode="ipvs", fromMode="nftables"), now=False).patch == undoing()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ({"fromMode": None}, "is not on record, or was not one mode; say it: undo --to ipvs"),
+        ({"fromMode": "nftables"}, "revision 3 of fleet changed options and not the mode"),
+        ({"revision": 0, "mode": None}, "fleet has no rollout to undo"),
+    ],
+)
+def test_undo_does_not_guess(status: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        verbs.undo(proxy_mode(**status), now=False)
 
 
 def test_undo_says_that_it_keeps_to_the_windows_or_takes_them_out() -> None:
     wire = copy.deepcopy(world.PROXY_MODE)
     wire["spec"]["rollout"]["windows"] = [{"schedule": "0 22 * * *", "duration": "4h"}]
+    wire["status"]["fromMode"] = "ipvs"
     found = ProxyMode.model_validate(wire)
     deed = verbs.undo(found, now=False)
-    assert deed.patch == {"spec": {"mode": "ipvs"}}
+    assert deed.patch == undoing()
     assert "within spec.rollout.windows only" in deed.told
-    assert verbs.undo(found, now=True).patch == {"spec": {"mode": "ipvs", "rollout": {"windows": None}}}
-    assert verbs.undo(proxy_mode(), now=True).patch == {"spec": {"mode": "ipvs"}}
+    assert verbs.undo(found, now=True).patch == undoing(windows=None)
+    assert verbs.undo(proxy_mode(fromMode="ipvs"), now=True).patch == undoing()
 
 
 @pytest.mark.parametrize(

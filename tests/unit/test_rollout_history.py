@@ -51,7 +51,7 @@ def test_history_tells_from_where_to_where_by_whom_why_and_with_what_result() ->
     edited_by(world, "argocd-controller", "back:\n  CHG-7")
     world.run()
     back, forth = world.status.history
-    assert (forth.from_mode, forth.mode, forth.changed_by, forth.change_cause) == (None, "nftables", "kubectl", "")
+    assert (forth.from_mode, forth.mode, forth.changed_by, forth.change_cause) == ("ipvs", "nftables", "kubectl", "")
     assert (forth.outcome, forth.nodes, forth.updated, forth.blocked) == ("Complete", 2, 2, 1)
     assert (back.from_mode, back.mode, back.changed_by) == ("nftables", "ipvs", "argocd-controller")
     assert (back.change_cause, back.outcome, back.updated) == ("back: CHG-7", "Complete", 3)

@@ -14,8 +14,8 @@ PAGES: Final = (
         (on_rollout("Progressing", "False"),),
         "A stage is complete and has soaked, or the first one is about to begin, and gates of spec.rollout.gates have "
         "not passed. No further node is told. The message has each gate's last answer.",
-        "See the reason of condition GatesPassing. A gate that is wrong can be corrected or taken out at any time: that "
-        "begins no new revision.",
+        "See the reason of condition GatesPassing. A gate that is wrong can be corrected or taken out at any time: "
+        "that begins no new revision.",
     ),
     Page(
         Reason.NO_GATES,

@@ -6,11 +6,11 @@ less makes none. Deliberately says nothing about single nodes; their agents do, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxymode_api.common import ConditionStatus
 from proxymode_api.gates import GateResult
-from proxymode_api.proxymode_status import FleetStatus
+from proxymode_api.proxymode_status import FleetStatus, RolloutOrder
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.model import Notice, NoticeType
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
     from proxymode_api.gates import GateStatus
     from proxymode_api.proxymode_status import ProxyModeStatus, StageStatus
+
+
+_ORDER: Final = {
+    RolloutOrder.FORWARD: "",
+    RolloutOrder.REVERSE: ", an undo, the last stage first",
+    RolloutOrder.AT_ONCE: ", an undo, all stages at once",
+}
 
 
 def notices(old: ProxyModeStatus, new: ProxyModeStatus) -> tuple[Notice, ...]:
@@ -33,7 +40,7 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
         yield Notice(
             reason=Reason.ROLLOUT_STARTED,
             action="Rollout",
-            note=f"revision {new.revision}: {new.nodes.desired} nodes to {new.mode}{over}",
+            note=f"revision {new.revision}: {new.nodes.desired} nodes to {new.mode}{_ORDER[new.order]}{over}",
         )
     answers = {gate.name: (gate.stage, gate.result) for gate in old.gates}
     for gate in new.gates:

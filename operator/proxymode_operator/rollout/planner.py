@@ -30,7 +30,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from proxymode_api.common import parse_duration
-from proxymode_api.proxymode_status import RolloutOutcome
+from proxymode_api.proxymode_status import RolloutOrder, RolloutOutcome
 from proxymode_api.rollout import BlockedPolicy, OnFailure
 from proxymode_operator.rollout import revisions
 from proxymode_operator.rollout.assess import NodeState, Patience, assess
@@ -39,7 +39,7 @@ from proxymode_operator.rollout.model import Decisions, Template, dataplane_opti
 from proxymode_operator.rollout.notices import notices
 from proxymode_operator.rollout.progress import Gating, Tolerance, progress, started
 from proxymode_operator.rollout.refusal import refusal
-from proxymode_operator.rollout.stages import Candidate, membership, rounded_up
+from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, rounded_up
 from proxymode_operator.rollout.status import Situation, counts, status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
 from proxymode_operator.rollout.telling import stage_of, tell, to_mark, told_times
@@ -100,7 +100,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
     hold = gating.at_begin(before, now)
     by_name = {stage.name: stage for stage in before.stages}
     stages = progress(
-        rollout.stages,
+        revisions.in_force(proxy_mode),
         by_name,
         _members(fleet, states, skip_blocked=tolerance.blocked),
         states,
@@ -134,12 +134,14 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
         outstanding=tuple(name for name, found in states.items() if not tolerance.finished(found)),
     )
     # What is not yet on record (a revision that begins, an end) moves no node before it is.
+    undoing = revisions.undoing(proxy_mode, begins=begins)
     retrial = revisions.retrial(proxy_mode, failed, begins=begins, held=end.new or situation.paused)
     told = () if begins or end.new else tell(situation, template, retrial.nodes, now)
     names = {write.node for write in told}
     marked = tuple(mark(node) for node in fleet.nodes if node.name not in names and to_mark(node, states))
     base = before.model_copy(
         update={
+            "from_mode": before.from_mode or (revisions.mode_found(fleet) if before.revision == 1 else None),
             "completed_at": before.completed_at or (now if end.outcome is RolloutOutcome.COMPLETE else None),
             "history": [
                 *(
@@ -163,7 +165,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
     return replace(
         decisions,
         writes=writes,
-        heard=tuple(heard for heard in (promotion.heard, retrial.heard) if heard is not None),
+        heard=tuple(heard for heard in (promotion.heard, retrial.heard, undoing) if heard is not None),
         # A revision that begins is told apart from the one before by its number, which is not on record yet.
         questions=questions(situation.hold, before.revision, now) if situation.hold is not None and not begins else (),
     )
@@ -174,7 +176,8 @@ def _gating(fleet: Fleet, open_hours: Hours | None) -> Gating:
     proxy_mode, before = fleet.proxy_mode, fleet.proxy_mode.status
     rollout = proxy_mode.spec.rollout
     statuses = fold(before.gates, rollout.gates, before.revision, fleet.answers)
-    if before.completed_at is not None or revisions.ended(proxy_mode) is not None:
+    undoes = before.order is not RolloutOrder.FORWARD
+    if undoes or before.completed_at is not None or revisions.ended(proxy_mode) is not None:
         return Gating(statuses=statuses)
     quiet = rollout.paused or (open_hours is not None and not open_hours.open)
     return Gating(gates=rollout.gates, statuses=statuses, quiet=quiet)
@@ -230,8 +233,11 @@ def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bo
         return Candidate(node, told, found.at_template, unsettled, passed_over)
 
     complete = {stage.name: stage.completed_at for stage in before.stages if stage.completed_at}
-    rollout = fleet.proxy_mode.spec.rollout
-    return membership(rollout.stages, complete, map(candidate, fleet.nodes), rollout.topology_key)
+    stages, rollout = revisions.in_force(fleet.proxy_mode), fleet.proxy_mode.spec.rollout
+    candidates = map(candidate, fleet.nodes)
+    if before.order is RolloutOrder.REVERSE:
+        return recorded_membership(stages, candidates, rollout.topology_key)
+    return membership(stages, complete, candidates, rollout.topology_key)
 
 
 def _decisions(

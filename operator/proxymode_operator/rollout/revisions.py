@@ -1,6 +1,7 @@
 """A revision's life: how it begins, how it ends, what a person's annotations say about it.
 
-Solves: revision numbers, history, `proxymode.io/promote`, `proxymode.io/retry` and `proxymode.io/abort`.
+Solves: revision numbers, history, the stages in force, `proxymode.io/promote`, `proxymode.io/retry`,
+`proxymode.io/abort` and `proxymode.io/undo`.
 Deliberately looks at no node's state; that a rollback begins is the planner's finding, that it has begun is written
 here.
 """
@@ -17,19 +18,22 @@ from proxymode_api.annotations import (
     PROMOTE_ANNOTATION,
     RETRY_ALL,
     RETRY_ANNOTATION,
+    UNDO_ANNOTATION,
 )
-from proxymode_api.proxymode_status import RolloutOutcome, RolloutRecord
+from proxymode_api.proxymode_status import RolloutOrder, RolloutOutcome, RolloutRecord
 from proxymode_api.reasons.codes import Reason
+from proxymode_api.stages import stages_in_force
 from proxymode_operator.rollout.model import Heard, Notice, NoticeType
-from proxymode_operator.rollout.writes import told_at
+from proxymode_operator.rollout.writes import RUNS, told_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from datetime import datetime
 
-    from proxymode_api.common import ManagedFields
+    from proxymode_api.common import ManagedFields, Mode
     from proxymode_api.proxymode import ProxyMode
     from proxymode_api.proxymode_status import NodeCounts, ProxyModeStatus
+    from proxymode_api.rollout import Stage
     from proxymode_operator.rollout.model import Fleet, Template
 
 HISTORY: Final = 10
@@ -56,6 +60,7 @@ def begin(fleet: Fleet, template: Template, now: datetime) -> ProxyModeStatus:
             "revision": stored.revision + 1,
             "template_hash": template.hash,
             "mode": template.mode,
+            "order": _wanted_order(fleet.proxy_mode) or RolloutOrder.FORWARD,
             "from_mode": stored.mode,
             "changed_by": last_editor(meta.managed_fields),
             "change_cause": " ".join(meta.annotations.get(CHANGE_CAUSE_ANNOTATION, "").split())[:_SHOWN],
@@ -67,6 +72,48 @@ def begin(fleet: Fleet, template: Template, now: datetime) -> ProxyModeStatus:
             "history": history[:HISTORY],
         }
     )
+
+
+def in_force(proxy_mode: ProxyMode) -> tuple[Stage, ...]:
+    """The stages of the revision that is on record, in the order in which they go."""
+    return stages_in_force(proxy_mode.spec.rollout.stages, proxy_mode.status.order)
+
+
+def _wanted_order(proxy_mode: ProxyMode) -> RolloutOrder | None:
+    value = proxy_mode.metadata.annotations.get(UNDO_ANNOTATION)
+    undoing = (RolloutOrder.REVERSE, RolloutOrder.AT_ONCE)
+    return next((order for order in undoing if order.value == value), None)
+
+
+def undoing(proxy_mode: ProxyMode, *, begins: bool) -> Heard | None:
+    """What becomes of `proxymode.io/undo`: it goes; one that no revision began with changes nothing and is said so."""
+    value = proxy_mode.metadata.annotations.get(UNDO_ANNOTATION)
+    if value is None:
+        return None
+    order = _wanted_order(proxy_mode)
+    said = f"{UNDO_ANNOTATION}={value[:_SHOWN]}"
+    if order is None:
+        note = f"{said}: write {RolloutOrder.REVERSE} or {RolloutOrder.AT_ONCE}, together with another spec.mode"
+    elif begins or proxy_mode.status.order is order:
+        return Heard(annotation=UNDO_ANNOTATION)
+    else:
+        note = f"{said} came without a change of spec.mode or its options, so there is nothing to undo"
+    notice = Notice(reason=Reason.UNDO_IGNORED, action="Undo", note=note, type=NoticeType.WARNING)
+    return Heard(annotation=UNDO_ANNOTATION, notices=(notice,))
+
+
+def mode_found(fleet: Fleet) -> Mode | None:
+    """The one mode that every node ran before this revision told it; None while some have not reported, and where there
+    were several."""
+    name, revision = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status.revision
+    modes: set[Mode | None] = set()
+    for node in fleet.nodes:
+        turn = node.asked.intent.turn if node.asked is not None else None
+        if turn is not None and told_at(node, name, revision) is not None:
+            modes.add(turn.before_mode)
+        else:
+            modes.add(RUNS.get(node.report.mode) if node.report is not None else None)
+    return next(iter(modes)) if len(modes) == 1 else None
 
 
 def last_editor(managed: Iterable[ManagedFields]) -> str:

@@ -15,6 +15,9 @@ Stages are cumulative: a node belongs to the first stage that reaches it. The ru
    stage it was told in; nodes that join belong to the first stage that is not complete and reaches them, after
    completion to the last.
 
+An undo in reverse goes by the stages that are on record on the nodes, rather than by rule 2 turned round: what was told
+in a stage goes back in that stage, whatever has joined or left since.
+
 Deliberately knows no time and opens no stage: that is `progress`.
 """
 
@@ -98,6 +101,19 @@ def membership(
         remaining = rest
         result[stage.name] = tuple(members)
     return result
+
+
+def recorded_membership(
+    stages: Sequence[Stage], candidates: Iterable[Candidate], topology_key: str | None
+) -> Mapping[str, tuple[str, ...]]:
+    """Names of the nodes of every stage, in order, by the stage in which each was told last, or was to be told. What
+    belongs to none of these stages comes with the first."""
+    result: dict[str, list[str]] = {stage.name: [] for stage in stages}
+    for candidate in ordered(candidates, topology_key):
+        asked = candidate.node.asked
+        recorded = asked.intent.stage if asked is not None and not candidate.node.foreign else ""
+        result[recorded if recorded in result else stages[0].name].append(candidate.node.name)
+    return {name: tuple(nodes) for name, nodes in result.items()}
 
 
 def _ran_at(candidate: Candidate, when: datetime) -> bool:

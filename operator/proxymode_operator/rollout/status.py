@@ -16,7 +16,7 @@ from proxymode_api.common import Condition, ConditionStatus, Mode
 from proxymode_api.deprecation import deprecation
 from proxymode_api.gates import GateResult
 from proxymode_api.nodeproxymode import ObservedMode
-from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutOutcome, StagePhase
+from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutOrder, RolloutOutcome, StagePhase
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.gates import BEFORE_ALL
@@ -332,6 +332,8 @@ def _gates(s: Situation) -> tuple[bool | None, Reason, str]:
     gates = s.fleet.proxy_mode.spec.rollout.gates
     if not gates:
         return True, Reason.NO_GATES, "spec.rollout.gates is empty"
+    if s.fleet.proxy_mode.status.order is not RolloutOrder.FORWARD:
+        return True, Reason.NO_GATES, "gates do not hold back an undo"
     by_result: dict[GateResult, list[str]] = {}
     for answer in s.answers:
         by_result.setdefault(answer.result, []).append(answer.name)

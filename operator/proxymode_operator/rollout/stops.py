@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxymode_api.proxymode_status import RolloutOrder
 from proxymode_api.reasons.codes import Reason
 from proxymode_api.rollout import BlockedPolicy
 from proxymode_operator.rollout.assess import NodeState
@@ -48,7 +49,9 @@ def failed_nodes(states: Mapping[str, Assessment]) -> list[str]:
 
 
 def hollow_stages(fleet: Fleet) -> frozenset[str]:
-    """Stages with a selector that none of the fleet's nodes meets."""
+    """Stages with a selector that none of the fleet's nodes meets; none in an undo, which goes by what was told."""
+    if fleet.proxy_mode.status.order is not RolloutOrder.FORWARD:
+        return frozenset()
     return frozenset(
         stage.name
         for stage in fleet.proxy_mode.spec.rollout.stages

@@ -8,7 +8,7 @@ and `release` are notes.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxymode_api.common import Mode
 from proxymode_api.nodeproxymode import ObservedMode
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyMode
     from proxymode_operator.rollout.model import Asked, Fleet, Node, Template
 
-_MODE_FOUND = {
+RUNS: Final = {
     ObservedMode.IPVS: Mode.IPVS,
     ObservedMode.KUBE_PROXY_IPVS: Mode.IPVS,
     ObservedMode.NFTABLES: Mode.NFTABLES,
     ObservedMode.KUBE_PROXY_NFTABLES: Mode.NFTABLES,
 }
+"""Which mode is in a kernel, by our hand or kube-proxy's."""
 
 
 def told_at(node: Node, proxy_mode: str, revision: int) -> datetime | None:
@@ -42,7 +43,7 @@ def turn(node: Node, template: Template, proxy_mode: ProxyMode, stage: str, now:
     """Told to run the template. What the node ran until now is noted for a rollback: what it was asked, or what was
     found on it where nobody had asked."""
     asked = _stored(node)
-    before = asked.intent.mode or (_MODE_FOUND.get(node.report.mode) if node.report else None)
+    before = asked.intent.mode or (RUNS.get(node.report.mode) if node.report else None)
     intent = Intent(
         mode=template.mode,
         target_mode=template.mode,
