@@ -155,6 +155,11 @@ def rollout_view(found: ProxyMode, nodes: tuple[NodeView, ...]) -> RolloutView:
         trouble=degraded.message if degraded is not None and degraded.status.value == "True" else "",
         started_at=status.started_at,
         completed_at=status.completed_at,
+        from_mode=status.from_mode,
+        changed_by=status.changed_by,
+        change_cause=status.change_cause,
+        gates=tuple(status.gates),
+        history=tuple(status.history),
     )
 
 

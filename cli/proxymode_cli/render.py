@@ -38,7 +38,6 @@ ORDER: Final = (
     NodeState.UPDATED,
     NodeState.SETTLED,
 )
-NAMES_SHOWN: Final = 8
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
@@ -98,7 +97,7 @@ def plan(view: FleetView, rollout: RolloutView, *, wide: bool = False) -> Render
     parts += _findings(nodes)
     others = [node.name for node in view.nodes if node.proxy_mode != rollout.name]
     if others:
-        parts += ["", Text(f"Not decided by {rollout.name}: {_names(others)}", "dim")]
+        parts += ["", Text(f"Not decided by {rollout.name}: {words.names(others)}", "dim")]
     return Group(*parts)
 
 
@@ -220,8 +219,8 @@ def _by_mode(view: FleetView) -> Table:
             words.mode(nodes[0].mode),
             str(len(nodes)),
             str(sum(node.ready is True for node in nodes)),
-            _names(sorted({node.machine.kernel for node in nodes if node.machine.kernel}), 3),
-            _names(sorted({node.agent for node in nodes if node.agent}), 3),
+            words.names(sorted({node.machine.kernel for node in nodes if node.machine.kernel}), 3),
+            words.names(sorted({node.agent for node in nodes if node.agent}), 3),
             Text(next((node.deprecated for node in nodes if node.deprecated), ""), "yellow"),
         )
     return made
@@ -268,7 +267,7 @@ def _attention(nodes: Iterable[NodeView]) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for found in ATTENTION:
         if by_state[found]:
-            line = Text.assemble(words.state(found), ": ", _names([node.name for node in by_state[found]]))
+            line = Text.assemble(words.state(found), ": ", words.names([node.name for node in by_state[found]]))
             parts.append(line)
     return ["", *parts, Text("kubectl proxymode node NAME says more.", "dim")] if parts else []
 
@@ -284,7 +283,7 @@ def _findings(nodes: Iterable[NodeView]) -> list[RenderableType]:
         parts += [
             "",
             Text.assemble(
-                (verdict, words.VERDICT_STYLE[Verdict(verdict)]), "  ", (name, "bold"), f"  on {_names(names)}"
+                (verdict, words.VERDICT_STYLE[Verdict(verdict)]), "  ", (name, "bold"), f"  on {words.names(names)}"
             ),
             Padding(Text(text), (0, 0, 0, 7)),
             Padding(Text(f"→ {remedy}", "cyan"), (0, 0, 0, 7)),
@@ -300,12 +299,6 @@ def _checks(node: NodeView) -> Text:
     if node.warnings:
         return Text(f"{words.plural(len(node.warnings), 'warning')}", "dim")
     return Text("pass" if node.preflight else "not checked yet", "dim")
-
-
-def _names(names: list[str], shown: int = NAMES_SHOWN) -> str:
-    if len(names) <= shown:
-        return ", ".join(names)
-    return f"{', '.join(names[:shown])} and {len(names) - shown} more"
 
 
 def results(found: Iterable[PreflightResult]) -> Table:

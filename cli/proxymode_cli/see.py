@@ -6,13 +6,14 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version as distribution_version
+from pathlib import Path  # noqa: TC003 - typer resolves annotations at run time
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Group
 
 from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
-from proxymode_cli import completing, output, render, render_explain, render_migration
+from proxymode_cli import completing, output, render, render_explain, render_migration, reporting
 from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.explaining import explained
@@ -38,7 +39,7 @@ AnyNodeName = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Puts the commands of this module on the app, in the order of --help."""
-    for function in (status, migration, plan, preflight, node, watch, history, explain, version):
+    for function in (status, migration, plan, preflight, node, watch, history, report, explain, version):
         command(app, PANEL)(function)
 
 
@@ -121,6 +122,32 @@ def history(access: Access, name: Name = None, *, form: Output = None) -> None:
     """The last ten rollouts that are over: from where to where, by whom and why, and how they ended."""
     past = access.cluster().proxy_mode(name).status.history
     show(lambda _: render.history(past, datetime.now(UTC)), past, form)
+
+
+def report(
+    access: Access,
+    name: Name = None,
+    *,
+    form: Annotated[reporting.ReportFormat, typer.Option("--output", "-o", help="The form of the report.")] = (
+        reporting.ReportFormat.MARKDOWN
+    ),
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--file", "-f", metavar="FILE", help="Write it there instead of to the terminal."),
+    ] = None,
+) -> None:
+    """Evidence of a rollout, finished or not: timeline, nodes, connections kept and lost, checks, Events, history.
+
+    One file that needs nothing else. It is about the ProxyMode's present revision.
+    """
+    text = reporting.written(reporting.gather(access.cluster(), name), form)
+    if file is None:
+        sys.stdout.write(text)
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--file {file} cannot be written: {error.strerror}", ExitCode.USAGE) from error
 
 
 def explain(

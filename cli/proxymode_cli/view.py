@@ -11,13 +11,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from proxymode_api.common import Condition
+    from proxymode_api.gates import GateStatus
     from proxymode_api.modes import Mode, ObservedMode
     from proxymode_api.nodeproxymode import LastSwitch, Phase, PreflightResult
-    from proxymode_api.proxymode_status import FleetStatus, NodeCounts, StageStatus
+    from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutRecord, StageStatus
 
 
 class NodeState(StrEnum):
@@ -127,6 +128,11 @@ class RolloutView:
     trouble: str = ""
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    from_mode: Mode | None = None
+    changed_by: str = ""
+    change_cause: str = ""
+    gates: tuple[GateStatus, ...] = ()
+    history: tuple[RolloutRecord, ...] = ()
 
     def told(self, node: NodeView) -> bool:
         """Whether this revision has told the node to move; `node.stage` is then the stage in which it did."""
@@ -135,18 +141,23 @@ class RolloutView:
     @property
     def kept(self) -> int:
         """Connections that this revision's switches kept."""
-        return sum(switch.connections_kept or 0 for switch in self._switches())
+        return sum(switch.connections_kept or 0 for switch in self.switches())
 
     @property
     def lost(self) -> int:
         """Connections that this revision's switches cut."""
-        return sum(switch.connections_lost or 0 for switch in self._switches())
+        return sum(switch.connections_lost or 0 for switch in self.switches())
 
-    def _switches(self) -> Iterable[LastSwitch]:
-        for node in self.nodes:
-            switch = node.last_switch
-            if switch is not None and self.started_at is not None and switch.started_at >= self.started_at:
-                yield switch
+    def switches(self) -> Iterator[LastSwitch]:
+        """Of the nodes, each its last, as far as it belongs to this revision."""
+        return (switch for node in self.nodes if (switch := self.switch_of(node)) is not None)
+
+    def switch_of(self, node: NodeView) -> LastSwitch | None:
+        """The node's last switch, where this revision made it."""
+        switch = node.last_switch
+        if switch is None or self.started_at is None or switch.started_at < self.started_at:
+            return None
+        return switch
 
 
 @dataclass(frozen=True, slots=True)

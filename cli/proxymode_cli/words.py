@@ -12,7 +12,7 @@ from proxymode_api.proxymode_status import FleetStatus, StagePhase
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
 STATE_STYLE: Final[Mapping[NodeState, str]] = {
@@ -101,6 +101,13 @@ def number(found: int | None) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def names(found: Sequence[str], shown: int = 8) -> str:
+    """`a, b, c and 4 more`."""
+    if len(found) <= shown:
+        return ", ".join(found)
+    return f"{', '.join(found[:shown])} and {len(found) - shown} more"
 
 
 def left_out(blocked: int, skipped: int) -> str:

@@ -156,7 +156,7 @@ async def test_migration_needs_no_proxymode_and_not_even_the_kinds(empty_api: Ap
 
 
 async def test_view_rights_are_enough_to_read(cluster: ApiServer, viewer: str) -> None:
-    for command in ("status", "plan", "history", "migration", "version", "explain"):
+    for command in ("status", "plan", "history", "migration", "report", "version", "explain"):
         ran = await plugin(cluster, command, "--kubeconfig", viewer)
         assert (ran.code, ran.err) == (0, ""), command
     ran = await plugin(cluster, "migration", "--kubeconfig", viewer)
@@ -170,6 +170,44 @@ async def test_what_a_viewer_may_not_do_is_one_line(cluster: ApiServer, viewer: 
     (line,) = ran.err.splitlines()
     assert line.startswith("error: no right to do this: ")
     assert "proxymodes" in line
+
+
+# -- report
+
+
+async def test_report_as_html_markdown_and_json(fleet: ApiServer, store: Store, tmp_path: Path) -> None:
+    event = {
+        "metadata": {"name": "fleet.cli-report", "namespace": "default"},
+        "eventTime": "2026-11-21T10:00:01.000000Z",
+        "reportingController": "proxymode.io/operator",
+        "reportingInstance": "test",
+        "regarding": {"apiVersion": "proxymode.io/v1alpha1", "kind": "ProxyMode", "name": "fleet"},
+        "type": "Normal",
+        "reason": "RolloutStarted",
+        "action": "Rollout",
+        "note": "revision 3: 3 nodes to nftables",
+    }
+    try:
+        await store.create("/apis/events.k8s.io/v1/namespaces/default/events", event)
+        page = tmp_path / "report.html"
+        ran = await plugin(fleet, "report", "-o", "html", "--file", str(page))
+        assert (ran.code, ran.out, ran.err) == (0, "", "")
+        assert "<svg" in page.read_text()
+        assert "revision 3: 3 nodes to nftables" in page.read_text()
+        found = json.loads((await plugin(fleet, "report", "fleet", "-o", "json")).out)
+        assert found["verdict"].startswith("AwaitingApproval: 1 of 3 nodes run nftables (1 blocked).")
+        assert [entry["reason"] for entry in found["happenings"]] == ["RolloutStarted"]
+        assert (await plugin(fleet, "report")).out.startswith("# fleet: to nftables, revision 3\n")
+    finally:
+        await store.delete("/apis/events.k8s.io/v1/namespaces/default/events/fleet.cli-report")
+
+
+async def test_a_report_that_cannot_be_written_is_one_line(fleet: ApiServer) -> None:
+    ran = await plugin(fleet, "report", "--file", "/nonexistent/report.md")
+    assert (ran.code, ran.err) == (
+        2,
+        "error: --file /nonexistent/report.md cannot be written: No such file or directory\n",
+    )
 
 
 # -- forms, explain, completion
