@@ -13,8 +13,8 @@ from proxymode_sim.run import broken_lines, say, simulate
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    with tempfile.TemporaryDirectory(prefix="proxymode-sim-") as folder:
-        result, broken = asyncio.run(simulate(options, Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="proxymode-sim-") as scratch:
+        result, broken = asyncio.run(simulate(options, options.folder or Path(scratch)))
     if broken:
         say(broken_lines(broken))
     print(result.line(), flush=True)

@@ -65,9 +65,23 @@ class Replica:
         await self.server.process.wait()
 
     async def metric(self, name: str) -> float:
-        """The sum of a metric's samples; 0 while it does not answer."""
+        """The sum of the samples of a metric, or of those with these labels; 0 while it does not answer."""
         text = await asyncio.to_thread(self._scrape)
-        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}[ {{]", line))
+        found = (line.rpartition(" ") for line in text.splitlines() if line.startswith(name))
+        return sum(float(value) for sample, _, value in found if sample == name or sample[len(name)] == "{")
+
+    async def account(self) -> str:
+        """What it says of itself, in one line."""
+        counts = []
+        for outcome in ("done", "conflict", "error"):
+            count = await self.metric(f'proxymode_operator_reconciles_total{{outcome="{outcome}"}}')
+            counts.append(f"{outcome} {count:.0f}")
+        means = []
+        for each in ("plan", "reconcile", "reaction"):
+            name = f"proxymode_operator_{each}_seconds"
+            count = await self.metric(f"{name}_count")
+            means.append(f"{each} {1000 * await self.metric(f'{name}_sum') / max(1, count):.1f} ms")
+        return f"{self.name}: reconciles {', '.join(counts)}; mean {', '.join(means)}"
 
     def _scrape(self) -> str:
         try:

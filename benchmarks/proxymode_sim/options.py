@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ class Options:
     """Times in seconds; the rates are parts of one.
 
     `switch`: shortest and longest time that a node takes to switch. `failing`: of the nodes, those whose first switch
-    fails. `blocked`: those whose kernel cannot run the mode. `silent`: those without an agent. `flapping`:
-    those that fall ill a minute, which is to be not Ready, or cordoned, for some seconds. `kills`: how often the leader is killed, of two replicas.
+    fails. `blocked`: those whose kernel cannot run the mode. `silent`: those without an agent. `flapping`: those that
+    fall ill a minute: are not Ready, or cordoned, for some seconds. `kills`: how often the leader is killed, of two
+    replicas.
     """
 
     nodes: int
@@ -35,6 +37,7 @@ class Options:
     lease: int
     idle: float
     deadline: float
+    folder: Path | None
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -56,6 +59,9 @@ def parse(argv: Sequence[str]) -> Options:
     parser.add_argument("--kill-leader", type=int, default=0, metavar="N", help="two replicas; the leader dies N times")
     parser.add_argument("--lease-seconds", type=int, default=15, help="as --leader-elect-lease-duration")
     parser.add_argument("--idle-seconds", type=float, default=60, help="how long it is watched when all is done")
+    parser.add_argument(
+        "--folder", type=Path, help="where logs and state go, to be looked at; default: a temporary one"
+    )
     parser.add_argument("--deadline", type=float, default=900, metavar="SECONDS", help="for the rollouts")
     given = parser.parse_args(argv)
     if given.nodes < 10:
@@ -76,4 +82,5 @@ def parse(argv: Sequence[str]) -> Options:
         lease=given.lease_seconds,
         idle=given.idle_seconds,
         deadline=given.deadline,
+        folder=given.folder,
     )

@@ -105,6 +105,8 @@ class Simulation:
             self._operators.measure()
             await self._on_and_on(killer)
         say(f"complete after {seconds:.1f} s")
+        for replica in self._operators.alive:
+            say(await replica.account())
         cpu_s = sum(replica.cpu_s for replica in self._operators.all)
         idle = await self._idle() if self.options.idle else None
         startup = await self._startup() if self.options.idle else None
