@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxymode_agent.dataplane.ipvs.diff import diff
-from proxymode_agent.dataplane.ipvs.layout import FAMILIES
-from proxymode_agent.dataplane.ipvs.model import IpvsState, Set
+from proxymode_agent.dataplane.ipvs.layout import FAMILIES, Layout
+from proxymode_agent.dataplane.ipvs.model import Element, IpvsState, Set
 from proxymode_agent.dataplane.ipvs.table import SideTable
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
 from proxymode_agent.services.model import (
@@ -133,6 +133,68 @@ def test_changes_of_every_kind_are_made_in_place(one_node: Topology) -> None:
             table.delete(changes.delete)
             assert table.elements() == after.elements
             before = after
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flush chain ip proxymode-ipvs refuse",
+        "delete chain ip proxymode-ipvs nat-postrouting",
+        "insert rule ip proxymode-ipvs filter-input accept",
+        "add chain ip proxymode-ipvs theirs; add rule ip proxymode-ipvs theirs drop;"
+        "insert rule ip proxymode-ipvs refuse jump theirs",
+        "add table ip proxymode-ipvs { flags dormant; }",
+        "delete chain ip proxymode-ipvs filter-output;"
+        "add chain ip proxymode-ipvs filter-output { type filter hook output priority 7; }",
+    ],
+)
+def test_chains_and_rules_are_mended_over_the_elements(one_node: Topology, damage: str) -> None:
+    with contextlib.closing(one_node.call("node1", SideTable, CONFIGS["networks"])) as table:
+        state = wanted()
+        for length in FAMILIES:
+            table.create(length, {e: value for e, value in state.elements.items() if e.family == length})
+        assert table.mend() == 0
+        before = one_node.run("node1", ["nft", "-s", "list", "set", "ip", "proxymode-ipvs", "addresses"]).stdout
+        handle = one_node.run("node1", ["nft", "-a", "list", "sets", "ip"]).stdout
+        one_node.run("node1", ["nft", damage])
+        assert table.intact() == {16}
+        assert table.mend() == 1
+        assert table.intact() == set(FAMILIES)
+        assert table.elements() == state.elements
+        assert one_node.run("node1", ["nft", "-s", "list", "set", "ip", "proxymode-ipvs", "addresses"]).stdout == before
+        assert one_node.run("node1", ["nft", "-a", "list", "sets", "ip"]).stdout == handle, "the same sets as before"
+
+
+def test_what_cannot_be_mended_is_made_anew(one_node: Topology) -> None:
+    """An element leads to somebody's chain, which cannot go as long as it does."""
+    with contextlib.closing(one_node.call("node1", SideTable, CONFIGS["networks"])) as table:
+        state = wanted()
+        v4 = {e: value for e, value in state.elements.items() if e.family == 4}
+        table.create(4, v4)
+        one_node.run(
+            "node1",
+            [
+                "nft",
+                "add chain ip proxymode-ipvs theirs;"
+                "add element ip proxymode-ipvs frontends { 10.96.9.9 . tcp . 99 : goto theirs }",
+            ],
+        )
+        assert table.mend() == 0
+        assert 4 not in table.intact()
+        table.create(4, v4)
+        assert 4 in table.intact()
+        assert table.elements() == v4
+
+
+def test_however_many_elements_there_are_no_transaction_is_large() -> None:
+    layout = Layout(4, CONFIGS["networks"])
+    elements = {Element(Set.INTERNAL, 4, number.to_bytes(4, "big") + bytes(8)): None for number in range(50_000)}
+    first, *bulk, last = layout.create(elements)
+    assert max(len(transaction.encode()) for transaction in bulk) <= 72 << 10
+    assert sum(transaction.objects for transaction in bulk) >= len(elements)
+    assert "nat-postrouting" in str(first), "some nat chain is there from the beginning"
+    assert "filter-input" not in str(first)
+    assert "filter-input" in str(last), "who refuses comes when all are known who are accepted"
 
 
 def reached(topology: Topology, client: str, address: str, port: int) -> str:

@@ -15,7 +15,7 @@ from proxymode_agent.services.model import Endpoint, IpvsTimeouts, Protocol
 from service_node import ANSWER_SECONDS, VIP, packed, service, state
 
 if TYPE_CHECKING:
-    from proxymode_testbeds.fixtures import Traffic
+    from proxymode_testbeds.fixtures import FleetMaker, Traffic
     from proxymode_testbeds.topology import Topology
     from service_node import NodeMaker
 
@@ -63,8 +63,9 @@ def test_an_endpoint_that_has_had_its_time_loses_its_connections(
 
 
 def test_what_the_kernel_refuses_of_one_service_port_holds_up_no_other(
-    service_node: NodeMaker, one_node: Topology, traffic: Traffic
+    service_node: NodeMaker, node_fleet: FleetMaker, traffic: Traffic
 ) -> None:
+    one_node = node_fleet(nodes=1, pods=2, dual_stack=True)
     traffic.serve_all(one_node)
     node = service_node(one_node)
     dataplane = node.ipvs()
@@ -72,16 +73,16 @@ def test_what_the_kernel_refuses_of_one_service_port_holds_up_no_other(
     good = service(VIP, 80, pods)
     # No unicast address: IPVS takes it for no real server, the kernel for none of its own.
     half = service("10.96.0.11", 81, [pods[0], "224.0.0.7"], name="half")
-    none = service("10.96.0.12", 82, pods, name="none", external_ips=(packed("224.0.0.9"),))
+    none = service("fd96::12", 82, node.pods(6), name="none", external_ips=(packed("ff0e::9"),))
     for changed in (None, frozenset({half.name}), None):
         result = node.call(dataplane.sync, state(good, half, none), changed)
         reasons = dict(result.refused)
         assert reasons.keys() == {half.name, none.name}
         assert "add real server 224.0.0.7:8080" in reasons[half.name]
-        assert "224.0.0.9" in reasons[none.name]
+        assert "ff0e::9" in reasons[none.name]
         assert traffic.ask(one_node, "client1", VIP, 80).server.startswith("node1-pod")
         assert traffic.ask(one_node, "client1", "10.96.0.11", 81).server == "node1-pod1"
-        assert traffic.ask(one_node, "client1", "10.96.0.12", 82).server.startswith("node1-pod")
+        assert traffic.ask(one_node, "client1", "fd96::12", 82).server.startswith("node1-pod")
     assert result.written == 0, "what was refused again is nobody else's doing"
     mended = replace(half, cluster_endpoints=(Endpoint(packed(pods[1]), 8080),))
     result = node.call(dataplane.sync, state(good, mended, replace(none, external_ips=())))

@@ -165,6 +165,8 @@ class Addresses:
             for number, (change, harmless) in enumerate(owners)
             if number in errors and errors[number] not in harmless
         ]
+        # A route of ours to an address that is not bound would be taken for a stray.
+        self.delete_routes({change.address for change, _ in refused if isinstance(change, BindAddress)})
         # The last message of a BindAddress makes the address.
         made = {change: number not in errors for number, (change, _) in enumerate(owners)}
         shadowed = {

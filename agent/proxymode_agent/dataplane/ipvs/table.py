@@ -24,8 +24,9 @@ from proxymode_agent.dataplane.nfnetlink import (
 from proxymode_agent.dataplane.watch import TableWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
+    from proxymode_agent.dataplane.nfnetlink import DumpedRule, Rule
     from proxymode_agent.dataplane.nfnetlink import Set as NftSet
     from proxymode_agent.services.model import DataplaneConfig
 
@@ -127,15 +128,23 @@ class SideTable:
             return False
         if set(self._kernel.chains(layout.table)) != layout.bodies.keys():
             return False
-        rules = self._kernel.rules(layout.table)
-        return len(rules) == len(layout.rules) and all(
-            found.is_(rule) for found, rule in zip(rules, layout.rules, strict=True)
-        )
+        # Chain by chain: a chain that was made again comes last.
+        rules: dict[str, list[DumpedRule]] = {}
+        for rule in self._kernel.rules(layout.table):
+            rules.setdefault(rule.chain, []).append(rule)
+        declared: dict[str, list[Rule]] = {}
+        for wanted in layout.rules:
+            declared.setdefault(wanted.chain.name, []).append(wanted)
+        return rules.keys() == declared.keys() and all(_same(rules[name], declared[name]) for name in declared)
 
     def _sets_are(self, layout: Layout) -> bool:
         sets = {dumped.name: dumped for dumped in self._kernel.sets(layout.table)}
         declared = {kind.name: kind for kind in layout.sets.values()}
         return sets.keys() == declared.keys() and all(sets[name].is_(declared[name]) for name in sets)
+
+
+def _same(found: Sequence[DumpedRule], declared: Sequence[Rule]) -> bool:
+    return len(found) == len(declared) and all(one.is_(other) for one, other in zip(found, declared, strict=True))
 
 
 def _closes(kind: Set) -> bool:
