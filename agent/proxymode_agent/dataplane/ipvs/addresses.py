@@ -72,6 +72,8 @@ _RTMSG: Final = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, ta
 _U32: Final = struct.Struct("=I")
 _FAMILY: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
 _LATE_ROUTE_SECONDS: Final = 2.0
+_ROUTES_OF_ONE: Final = 4
+"""So many routes of ours to one address, of different metrics, are reckoned with."""
 _GONE: Final = {errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENOENT, errno.ENODEV}
 
 
@@ -153,28 +155,44 @@ class Addresses:
         index = _index(DEVICE)
         if index is None:
             raise DataplaneError(f"device {DEVICE} is not there; was it removed by somebody else?")
-        messages: list[Message] = []
-        owners: list[tuple[AddressChange, frozenset[int]]] = []
-        for change in changes:
-            for message, harmless in _messages(change, index, _loopback()):
-                messages.append(message)
-                owners.append((change, harmless))
-        errors = self._netlink.transact(messages)
-        refused = [
-            (change, os.strerror(errors[number]))
-            for number, (change, harmless) in enumerate(owners)
-            if number in errors and errors[number] not in harmless
-        ]
+        refused, made = self._make(changes, index)
+        for _ in range(_ROUTES_OF_ONE):
+            several = [change for change, error in refused if error == errno.EEXIST]
+            if not several:
+                break
+            again, _ = self._make(several, index)
+            refused = [(change, error) for change, error in refused if error != errno.EEXIST] + again
         # A route of ours to an address that is not bound would be taken for a stray.
         self.delete_routes({change.address for change, _ in refused if isinstance(change, BindAddress)})
-        # The last message of a BindAddress makes the address.
-        made = {change: number not in errors for number, (change, _) in enumerate(owners)}
         shadowed = {
             change: made[change]
             for change in changes
             if isinstance(change, BindAddress) and change.source is not None and len(change.address) == 16
         }
-        return refused + self._uncover(shadowed, index)
+        return [(change, os.strerror(error)) for change, error in refused] + self._uncover(shadowed, index)
+
+    def _make(
+        self, changes: Sequence[AddressChange], device: int
+    ) -> tuple[list[tuple[AddressChange, int]], dict[AddressChange, bool]]:
+        """Which changes the kernel refused, with errno; and whether each has made an address.
+
+        EEXIST: there was more than one route of ours to an address, of which one has gone now.
+        """
+        messages: list[Message] = []
+        owners: list[tuple[AddressChange, frozenset[int]]] = []
+        loopback = _loopback()
+        for change in changes:
+            for message, harmless in _messages(change, device, loopback):
+                messages.append(message)
+                owners.append((change, harmless))
+        errors = self._netlink.transact(messages)
+        refused = [
+            (change, errors[number])
+            for number, (change, harmless) in enumerate(owners)
+            if number in errors and errors[number] not in harmless
+        ]
+        # The last message of a BindAddress makes the address.
+        return refused, {change: number not in errors for number, (change, _) in enumerate(owners)}
 
     def _uncover(self, changes: dict[BindAddress, bool], device: int) -> list[tuple[AddressChange, str]]:
         """Remove the kernel's own routes to these IPv6 addresses, which come before ours. True: the address is new.
