@@ -119,10 +119,11 @@ def regardless_of_order(snapshot: Snapshot) -> dict[str, object]:
     need. For each frontend and pool the endpoints, by whatever id."""
     result: dict[str, object] = {}
     for name, content in snapshot.items():
-        if name.endswith("sticky-endpoints"):
+        if name.endswith("endpoints-by-id"):
             result[name] = sorted(content.values())
         elif name.startswith("map") and name.endswith(("endpoints", "sticky-ids")):
-            ids = snapshot[" ".join([*name.split()[:3], "sticky-endpoints"])] if name.endswith("ids") else {}
+            by_id = snapshot[" ".join([*name.split()[:3], "endpoints-by-id"])] if name.endswith("ids") else {}
+            ids = {key[-4:]: endpoint for key, endpoint in by_id.items()}
             rows: dict[tuple[bytes, bool], set[bytes]] = {}
             for key, value in content.items():
                 pool = int.from_bytes(key[-4:], sys.byteorder) >= LOCAL_BASE

@@ -76,7 +76,7 @@ DAMAGE = st.sampled_from(
     + [
         "flush map ip proxymode endpoints",
         "flush map ip6 proxymode services",
-        "flush map ip proxymode sticky-endpoints",
+        "flush map ip proxymode endpoints-by-id",
         "flush map ip6 proxymode sticky-ids",
         "flush map ip proxymode nodeports-from-inside",
         "flush set ip proxymode allowed-sources",

@@ -7,6 +7,7 @@ cannot ends with an assertion or prints bytes.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from packet_network import MACHINES, Names
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from packet_wire import Wire
     from proxymode_testbeds.topology import Topology
 
-# nft's parser asks a rule that it should write for a match on the protocol before DNAT to a port from a map, unless the
-# map's key has a port; that of the sticky endpoints has an id. The kernel needs no such match, the list is as complete.
-NOT_FOR_REPLAY = "transport protocol mapping is only valid after transport protocol match"
+OUT_OF_REGISTERS = "netlink_gen_expr: Assertion `dreg < ctx->reg_low' failed"
+"""How nft 1.0.6 dies of every rule with which packets update a map by a key of IPv6 address and port. It prints them as
+later versions do, and those take them back."""
 
 
 def test_nft_lists_every_kind_of_element(
@@ -53,13 +54,15 @@ def _failures(topology: Topology, command: list[str], addresses: list[str]) -> I
     listed = netns.run(node, [*command, "list", "ruleset"], check=False)
     as_json = netns.run(node, [*command, "-j", "list", "ruleset"], check=False)
     read = netns.run(elsewhere, [*command, "--check", "--file", "-"], input=listed.stdout, check=False)
+    if OUT_OF_REGISTERS in read.stderr and nft.version(command).startswith("nftables v1.0.6 "):
+        text = _without_updates(listed.stdout)
+        read = netns.run(elsewhere, [*command, "--check", "--file", "-"], input=text, check=False)
     for name, done in {"list": listed, "-j list": as_json}.items():
         if done.returncode != 0:
             yield f"nft {name} ends with {done.returncode}: {_brief(done.stderr)}"
     if listed.stderr:
         yield f"nft list says {_brief(listed.stderr)}"
-    errors = [line for line in read.stderr.splitlines() if "Error:" in line and NOT_FOR_REPLAY not in line]
-    if errors or (read.returncode != 0 and not read.stderr):
+    if read.returncode != 0 or read.stderr:
         yield f"nft --check ends with {read.returncode}: {_brief(read.stderr)}"
     if not listed.stdout.replace("\n", "").replace("\t", "").isprintable():
         yield "nft list prints bytes that are no text"
@@ -68,6 +71,12 @@ def _failures(topology: Topology, command: list[str], addresses: list[str]) -> I
     missing = [address for address in addresses if address not in listed.stdout]
     if missing:
         yield f"nft list does not show {', '.join(missing)}"
+
+
+def _without_updates(listed: str) -> str:
+    """What is listed, but for the rules of the IPv6 table with which packets change a map."""
+    before, table, ip6 = listed.partition("table ip6 proxymode {\n")
+    return before + table + re.sub(r"^.*(update|delete) @.*\n", "", ip6, flags=re.MULTILINE)
 
 
 def _let_clients_leave_traces(topology: Topology, wire: Wire, case: Case) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from nft_fake_kernel import FakeKernel, State, target
 from proxymode_agent.dataplane.nfnetlink import Connection, Transaction
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
-from proxymode_agent.dataplane.nftables.elements import indices, number_of
+from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number_of, protocol_of
 from proxymode_agent.dataplane.nftables.frontends import Wants
 from proxymode_agent.dataplane.nftables.layout import layout
 from proxymode_agent.dataplane.nftables.paths import REFUSE
@@ -100,7 +100,7 @@ def drawn(generations: Sequence[State], first: int, space: Space, key: bytes, dr
             yield newest.maps[space.endpoints.name].get(key + index)
         else:
             for id_ in {state.maps[space.ids.name].get(key + index) for state in generations[first:]}:
-                yield None if id_ is None else newest.maps[LAYOUT.by_id.name].get(id_)
+                yield None if id_ is None else newest.maps[LAYOUT.by_id.name].get(protocol_of(key) + id_)
 
 
 @dataclass
@@ -160,8 +160,8 @@ class World:
                 check_sources(generations, key, old, new)
             if not self.residue:
                 check_open(newest, key, old, new)
-        for id_ in newest.maps[LAYOUT.by_id.name]:
-            self.remember(newest, id_)
+        for known in newest.maps[LAYOUT.by_id.name]:
+            self.remember(newest, known)
 
     def check_client(
         self, generations: Sequence[State], key: bytes, old: Wanted | None, new: Wanted | None, *, inside: bool
@@ -189,14 +189,13 @@ class World:
                 if draw is None or not draw.endpoints:
                     assert key in newest.maps[space.refused.name]
 
-    def remember(self, state: State, id_: bytes) -> None:
-        """Some client is remembered by this id from now on; it never stands for anything else."""
-        owner = next(
-            (key[:-4] for space in LAYOUT.spaces for key, held in state.maps[space.ids.name].items() if held == id_),
-            None,
-        )
-        if owner is not None:
-            endpoint = state.maps[LAYOUT.by_id.name][id_]
+    def remember(self, state: State, known: bytes) -> None:
+        """Some client is remembered by this protocol and id from now on; the id never stands for anything else."""
+        id_ = known[-INDEX_BYTES:]
+        rows = (row for space in LAYOUT.spaces for row in state.maps[space.ids.name].items())
+        owner = next((key[:-INDEX_BYTES] for key, held in rows if held == id_), None)
+        if owner is not None and protocol_of(owner) == known[:-INDEX_BYTES]:
+            endpoint = state.maps[LAYOUT.by_id.name][known]
             assert self.ids.setdefault(id_, (owner, endpoint)) == (owner, endpoint), "an id is for good"
             state.maps[space_of(owner).affinity.name][id_ + owner] = id_  # the client's address is the id's number
 
@@ -208,8 +207,9 @@ class World:
             mine = {key: one for key, one in self.now.items() if space_of(key) is space}
             for base in (CLUSTER_BASE, LOCAL_BASE):
                 plain, ids = (rows(maps[of.name], base) for of in (space.endpoints, space.ids))
-                used_ids |= {id_ for row in ids.values() for id_ in row}
-                found = plain | {key: [maps[LAYOUT.by_id.name][id_] for id_ in row] for key, row in ids.items()}
+                known = {key: [protocol_of(key) + id_ for id_ in row] for key, row in ids.items()}
+                used_ids |= {one for row in known.values() for one in row}
+                found = plain | {key: [maps[LAYOUT.by_id.name][one] for one in row] for key, row in known.items()}
                 wanted = {key: one.local if base else one.cluster for key, one in mine.items()}
                 assert {key: sorted(row) for key, row in found.items()} == {
                     key: sorted(row) for key, row in wanted.items() if row

@@ -109,7 +109,7 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
     }
     if v4:  # nft 1.0.6 prints these for IPv6, but aborts where it reads them
         client, port_client = f"{ip} saddr . {frontend}", f"{ip} saddr . {node_port}"
-        to_endpoint = f"dnat {ip} to meta priority map @sticky-endpoints"
+        to_endpoint = f"dnat {ip} to meta l4proto . meta priority map @endpoints-by-id"
         sticky = Draw(Kind.EXTERNAL, 7, 10800)
         texts |= {
             f"meta priority set {client} map @affinity "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nft_model import LAYOUT, World, space_of, wants
 from proxymode_agent.dataplane.nftables import units
 from proxymode_agent.dataplane.nftables.draws import Draw, Kind
-from proxymode_agent.dataplane.nftables.elements import number
+from proxymode_agent.dataplane.nftables.elements import number, protocol_of
 from proxymode_agent.dataplane.nftables.members import References
 from proxymode_agent.dataplane.nftables.paths import REFUSE
 from proxymode_agent.dataplane.nftables.plan import Plan
@@ -120,7 +120,7 @@ def test_what_others_did_to_the_maps_is_put_right(to: Target, data: st.DataObjec
             del held[key]
     maps["endpoints"][SERVICE_KEYS[0] + b"\xff" * 4] = ENDPOINTS[0]
     maps["sticky-ids"][SERVICE_KEYS[1] + b"\0" * 4] = number(77)
-    maps["sticky-endpoints"][number(77)] = ENDPOINTS[1]
+    maps["endpoints-by-id"][protocol_of(SERVICE_KEYS[1]) + number(77)] = ENDPOINTS[1]
     maps["cluster-ips"][b"\x7f\0\0\1"] = b""
     maps["allowed-sources"].update({SERVICE_KEYS[2] + bytes(4) + SERVICE_KEYS[2] + bytes([9] * 4): b""})
     maps["services"][b"\x7f\0\0\1" + SERVICE_KEYS[0][4:]] = LAYOUT.services.target(Draw(Kind.INTERNAL, 1))
@@ -140,7 +140,7 @@ def test_clients_stay_with_their_endpoint_whatever_happens_to_others(
     key = SERVICE_KEYS[0]
 
     def ids() -> dict[bytes, bytes]:
-        return {endpoint: id_ for id_, endpoint in world.kernel.state.maps["sticky-endpoints"].items()}
+        return {endpoint: id_ for id_, endpoint in world.kernel.state.maps["endpoints-by-id"].items()}
 
     first, second = ({key: internal(*pods, sticky=sticky)} for pods in (before, after))
     world.execute(world.change(first), first)
@@ -162,7 +162,7 @@ def test_an_id_is_not_given_out_again_after_a_restart_while_clients_are_remember
     world.restart()
     second = {other: internal(*ENDPOINTS[:3], sticky=60)}
     world.execute(world.change(second), second)
-    assert set(world.kernel.state.maps["sticky-endpoints"]) == {number(id_) for id_ in (4, 5, 6)}
+    assert set(world.kernel.state.maps["endpoints-by-id"]) == {protocol_of(other) + number(id_) for id_ in (4, 5, 6)}
 
 
 def test_one_replaced_endpoint_is_one_delete_and_one_add_and_the_hairpin_pair() -> None:

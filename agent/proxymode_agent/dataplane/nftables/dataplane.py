@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.nfnetlink import Connection, NfnetlinkError, NfProto, Transaction
-from proxymode_agent.dataplane.nftables import grace
+from proxymode_agent.dataplane.nftables import clients, grace
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES
 from proxymode_agent.dataplane.nftables.flows import StaleFlows
 from proxymode_agent.dataplane.nftables.frontends import Frontends
@@ -30,6 +30,7 @@ from proxymode_agent.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from proxymode_agent.dataplane.affinity import Remembered
     from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
     from proxymode_api.common import Mode
 
@@ -109,10 +110,22 @@ class FamilyTable:
         """What somebody else did, as far as the next look at the elements can tell, where one is due."""
         return self._samples.turn(self._state.parts()) if self._state is not None and self._samples.due else []
 
+    def remembered(self, ports: Mapping[ServicePortName, ServicePort]) -> list[Remembered]:
+        """Clients that sticky ports remember; none where the table is not there."""
+        return clients.read(self._kernel, self._layout, ports) if self.present() else []
+
+    def remember(self, ports: Mapping[ServicePortName, ServicePort], known: Iterable[Remembered]) -> int:
+        """Remember clients; how many elements were added."""
+        return clients.write(self._kernel, self._layout, ports, known)
+
+    def present(self) -> bool:
+        """Whether the table is in the kernel."""
+        return any(found.table.name == TABLE for found in self._kernel.tables(self._layout.table.family))
+
     def remove(self) -> None:
         """Delete the table if it is there."""
         self._state, self._left = None, False
-        if any(found.table.name == TABLE for found in self._kernel.tables(self._layout.table.family)):
+        if self.present():
             self._kernel.commit(Transaction.of(self._layout.table.delete()))
 
     def _commit(self, plan: Plan) -> None:
@@ -234,6 +247,16 @@ class NftablesDataplane:
                 table.suspect()
         damage = [said for table in self._tables for said in table.sample()]
         return look if look.finding is Finding.CHANGED or not damage else Look(Finding.CHANGED, in_short(damage))
+
+    def remembered(self, state: ServiceState) -> list[Remembered]:
+        """Which client stays with which endpoint. Raises DataplaneError."""
+        return [one for table in self._tables for one in table.remembered(state.ports)]
+
+    def remember(self, state: ServiceState, known: Iterable[Remembered]) -> int:
+        """Take over which client stays with which endpoint, as far as the last sync's Service ports have it and nothing
+        else is known of the client; how many elements that made. Raises DataplaneError."""
+        known = list(known)
+        return sum(table.remember(state.ports, known) for table in self._tables)
 
     def remove(self) -> None:
         """Delete both tables; connections that they made live on in conntrack while any nat chain remains."""

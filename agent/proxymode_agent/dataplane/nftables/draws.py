@@ -162,7 +162,7 @@ class Space:
         priority = -(-sum(field.padded for field in client) // 16) * 4  # the next register of 16 bytes, as nft takes
         whose = (*load(client), meta(MetaKey.PRIORITY, priority))
         remember = (*whose, update_element(self.affinity.name, 0, priority, seconds))
-        to_endpoint = (meta(MetaKey.PRIORITY, 0), lookup_map(self.by_id.name, 0, 0), self._dnat())
+        to_endpoint = (*load(self.by_id.key), lookup_map(self.by_id.name, 0, 0), self._dnat())
         keep = set_meta(MetaKey.PRIORITY, 0)
         known = (*load(client), lookup_map(self.affinity.name, 0, 0), keep)
         draw, last_resort = (

@@ -42,6 +42,11 @@ def nodeport_key(protocol: Protocol, port: int) -> bytes:
     return bytes((protocol, 0, 0, 0)) + _ports[port]
 
 
+def protocol_of(key: bytes) -> bytes:
+    """The protocol's field of a frontend's key, which is the last but the port."""
+    return key[-8:-4]
+
+
 def pack_endpoints(endpoints: Iterable[Endpoint]) -> tuple[bytes, ...]:
     """Values of the endpoint maps: address . port."""
     ports = _ports

@@ -70,7 +70,7 @@ def layout(family: Family, config: DataplaneConfig, version: str) -> Layout:
     addresses = (traits.saddr, traits.daddr)
     nodeport_key = (L4PROTO, TH_DPORT)
     service_key = (traits.daddr, *nodeport_key)
-    by_id = Set(table, "sticky-endpoints", (META_PRIORITY,), (traits.daddr, TH_DPORT))
+    by_id = Set(table, "endpoints-by-id", (L4PROTO, META_PRIORITY), (traits.daddr, TH_DPORT))
     preludes = {Kind.INTERNAL: ((from_outside,),), **external("")}
     services = space(table, addresses, service_key, ("services", ""), by_id, preludes)
     nodeports = space(table, addresses, nodeport_key, ("nodeports", "nodeport-"), by_id, external("nodeport-"))

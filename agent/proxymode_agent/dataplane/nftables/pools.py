@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number, number_of
+from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number, number_of, protocol_of
 from proxymode_agent.dataplane.nftables.parts import Row, Whole
 from proxymode_agent.dataplane.nftables.units import Unit, added, removed, replaced
 
@@ -87,16 +87,18 @@ class Rows:
 
 
 class Ids:
-    """The ids of sticky endpoints of one family, and the map from id to endpoint.
+    """The ids of sticky endpoints of one family, and the map from protocol and id to endpoint.
 
-    `remembered`: ids that clients are remembered by; they are not given out though they may lead nowhere any more.
+    The protocol is there for nft, which takes a rule that translates the port only if something in it says that there
+    is one. `remembered`: ids that clients are remembered by; they are not given out though they may lead nowhere any
+    more.
     """
 
     def __init__(self, of: Set, held: Mapping[bytes, bytes], remembered: Iterable[bytes]) -> None:
         self._of = of
         self._endpoints = dict(held)
         self._unclaimed = dict.fromkeys(held)
-        self._last = max(map(number_of, (*held, *remembered)), default=0)
+        self._last = max(map(number_of, (*(key[-INDEX_BYTES:] for key in held), *remembered)), default=0)
         self._added: list[Element] = []
         self._removed: list[bytes] = []
 
@@ -105,36 +107,39 @@ class Ids:
         """What the map holds."""
         return Whole(self._of, self._endpoints)
 
-    def claim(self, ids: Iterable[bytes | None]) -> dict[bytes, bytes]:
+    def claim(self, protocol: bytes, ids: Iterable[bytes | None]) -> dict[bytes, bytes]:
         """Ids by endpoint for a row that the kernel holds; what cannot be told, or is another row's, is left out."""
         claimed: dict[bytes, bytes] = {}
         for id_ in ids:
-            if id_ in self._unclaimed:
-                endpoint = self._endpoints[id_]
+            if id_ is not None and (key := protocol + id_) in self._unclaimed:
+                endpoint = self._endpoints[key]
                 if endpoint not in claimed:
                     claimed[endpoint] = id_
-                    del self._unclaimed[id_]
+                    del self._unclaimed[key]
         return claimed
 
-    def new(self, endpoint: bytes) -> bytes:
+    def new(self, protocol: bytes, endpoint: bytes) -> bytes:
         """An id for an endpoint."""
-        id_ = b""
-        while not id_ or id_ in self._endpoints:
+        key = b""
+        while not key or key in self._endpoints:
             self._last = self._last % _LAST_ID + 1
-            id_ = number(self._last)
-        self._endpoints[id_] = endpoint
-        self._added.append((id_, endpoint))
-        return id_
+            key = protocol + number(self._last)
+        self._endpoints[key] = endpoint
+        self._added.append((key, endpoint))
+        return key[-INDEX_BYTES:]
 
-    def release(self, ids: Iterable[bytes]) -> None:
+    def release(self, protocol: bytes, ids: Iterable[bytes]) -> None:
         """Ids that lead nowhere from now on: their clients are no longer sticky."""
-        for id_ in ids:
-            del self._endpoints[id_]
-            self._removed.append(id_)
+        self._remove(protocol + id_ for id_ in ids)
+
+    def _remove(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            del self._endpoints[key]
+            self._removed.append(key)
 
     def work(self) -> Work:
         """As of :class:`Rows`; ids that the kernel had and nobody claimed go, too."""
-        self.release(self._unclaimed)
+        self._remove(self._unclaimed)
         self._unclaimed = {}
         work = Work(list(added(self._of, self._added)), list(removed(self._of, self._removed)))
         self._added, self._removed = [], []
@@ -148,7 +153,7 @@ class Pool:
         self.plain = plain
         self.sticky = sticky
         self._ids = ids
-        self._ids_of = {key: ids.claim(row) for key, row in sticky.rows.items()}
+        self._ids_of = {key: ids.claim(protocol_of(key), row) for key, row in sticky.rows.items()}
 
     def keys(self) -> Iterator[bytes]:
         """The frontends that have something here."""
@@ -172,8 +177,9 @@ class Pool:
 
     def _ids_for(self, key: bytes, endpoints: Sequence[bytes]) -> tuple[bytes, ...]:
         before = self._ids_of.pop(key, {})
-        now = {endpoint: before.pop(endpoint, b"") or self._ids.new(endpoint) for endpoint in endpoints}
-        self._ids.release(before.values())
+        protocol = protocol_of(key)
+        now = {endpoint: before.pop(endpoint, b"") or self._ids.new(protocol, endpoint) for endpoint in endpoints}
+        self._ids.release(protocol, before.values())
         if now:
             self._ids_of[key] = now
         return tuple(now.values())
