@@ -23,6 +23,11 @@ class ObservedMode(StrEnum):
     KUBE_PROXY_NFTABLES = "kube-proxy-nftables"
 
 
+KUBE_PROXY_MODES = frozenset(
+    {ObservedMode.KUBE_PROXY_IPTABLES, ObservedMode.KUBE_PROXY_IPVS, ObservedMode.KUBE_PROXY_NFTABLES}
+)
+
+
 class ConnectionPolicy(StrEnum):
     """What a switch does with connections that the old mode holds."""
 

@@ -151,6 +151,10 @@ class Cache:
             cluster=cluster,
         )
 
+    def nodes(self) -> tuple[Node, ...]:
+        """All Nodes, with what was asked of each and what its agent reported."""
+        return tuple(self._joined(name) for name in self._entries[Kind.NODE])
+
     def silent(self) -> int:
         """Nodes with a NodeProxyMode of theirs whose agent was not heard of lately, or never."""
         now = self._clock()

@@ -141,13 +141,23 @@ class KubeApi:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
 
-    async def remove_annotation(self, kind: Kind, name: str, annotation: str, uid: str) -> Json:
-        """Removes one annotation of the object with this uid."""
+    async def apply_at(self, path: str, body: Json, *, manager: str) -> Json:
+        """Server-side apply to the object at `path`, which is nobody's of ours, as a field manager of its own."""
         self.fence.check()
-        body = {"metadata": {"uid": uid, "annotations": {annotation: None}}}
-        query = {"fieldManager": FIELD_MANAGER}
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+
+    async def merge(self, kind: Kind, name: str, body: Json, *, manager: str) -> Json:
+        """A merge patch (RFC 7386); null takes a field away, whoever wrote it."""
+        self.fence.check()
+        query = {"fieldManager": manager}
         path = f"{PATHS[kind]}/{name}"
         return await self._request("PATCH", path, query, body, content_type="application/merge-patch+json")
+
+    async def remove_annotation(self, kind: Kind, name: str, annotation: str, uid: str) -> Json:
+        """Removes one annotation of the object with this uid."""
+        body = {"metadata": {"uid": uid, "annotations": {annotation: None}}}
+        return await self.merge(kind, name, body, manager=FIELD_MANAGER)
 
     async def create(self, path: str, body: Json, *, fenced: bool = True) -> Json:
         """Creates an object; Leases are not `fenced`, they are the fence."""

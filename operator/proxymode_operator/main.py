@@ -30,6 +30,7 @@ from proxymode_operator.metrics import LEADER, NODES, QUEUED, SILENT_AGENTS, STA
 from proxymode_operator.queue import Queue
 from proxymode_operator.reconcile import Reconciler
 from proxymode_operator.settings import LEASE_NAME, parse
+from proxymode_operator.takeover.loop import TakeOver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,6 +133,7 @@ class Operator:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(queue.run())
                 tasks.create_task(self._resync(reconciler, queue))
+                tasks.create_task(TakeOver(self._api, self.cache).run())
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
         finally:

@@ -45,6 +45,12 @@ NODE_WRITES: Final = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+TAKE_OVER_WRITES: Final = Counter(
+    "proxymode_operator_take_over_writes_total",
+    "Writes that move nodes between kube-proxy and the agents, by object: daemonset, node.",
+    ["object"],
+    registry=REGISTRY,
+)
 WATCH_EVENTS: Final = Counter(
     "proxymode_operator_watch_events_total",
     "Objects received by kind and whether they told anything that a decision rests on.",

@@ -140,6 +140,7 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
         known_since=status.heartbeat_time,
         preflight_mode=preflight.mode if preflight is not None else None,
         blockers=blockers,
+        kube_proxy=conditions["KubeProxyPresent"].reason if "KubeProxyPresent" in conditions else "",
     )
 
 

@@ -140,6 +140,7 @@ def test_of_mode_nftables_the_tables_go(node: Node) -> None:
 def test_ipsets_of_kube_proxy_go_also_those_that_a_rule_held_a_moment_before(node: Node) -> None:
     node.sh(
         "ipset create KUBE-CLUSTER-IP hash:ip,port; ipset create KUBE-6-LOOP-BACK hash:ip,port,ip family inet6\n"
+        "ipset create KUBE-6-LOAD-BALANCER-SOURCE-CID hash:ip,port,net family inet6\n"
         "ipset create KUBE-SRC-OFSOMEBODY hash:ip; ipset create mine hash:ip\n"
         "iptables-nft -t nat -N KUBE-SERVICES; iptables-nft -t nat -A PREROUTING -j KUBE-SERVICES\n"
         "iptables-nft -t nat -A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT"

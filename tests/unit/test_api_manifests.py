@@ -79,13 +79,22 @@ def test_no_field_has_two_writers() -> None:
         assert not may("agent", verb, "proxymode.io", "proxymodes/status")
 
 
-def test_nobody_writes_to_nodes_or_services() -> None:
+def test_nobody_writes_to_services_or_pods_and_only_the_operator_to_nodes_which_a_policy_bounds() -> None:
     for component in ("operator", "agent"):
         for verb in ("create", "patch", "update", "delete"):
-            for group, resource in (("", "nodes"), ("", "nodes/status"), ("", "services"), ("", "pods")):
+            for group, resource in (("", "nodes/status"), ("", "services"), ("", "pods")):
                 assert not may(component, verb, group, resource)
+            assert may(component, verb, "", "nodes") is ((component, verb) == ("operator", "patch"))
         assert not may(component, "get", "", "secrets")
         assert not any(may(component, verb, "", "secrets") for verb in ("list", "watch"))
+
+
+def test_of_daemon_sets_the_operator_may_change_kube_proxys_alone() -> None:
+    for verb in ("get", "patch"):
+        assert may("operator", verb, "apps", "daemonsets", "kube-proxy")
+        assert not may("operator", verb, "apps", "daemonsets", "calico-node")
+    assert not any(may("operator", verb, "apps", "daemonsets") for verb in ("list", "watch", "create", "delete"))
+    assert not any(may("agent", verb, "apps", "daemonsets", "kube-proxy") for verb in ("get", "patch"))
 
 
 def test_no_rule_has_a_wildcard() -> None:
@@ -95,8 +104,8 @@ def test_no_rule_has_a_wildcard() -> None:
 
 
 def test_the_lease_is_the_operators_own() -> None:
-    (role,) = [o for o in everything() if o["kind"] == "Role"]
-    assert role["metadata"]["namespace"] == "proxymode-system"
+    roles = {o["metadata"]["namespace"] for o in everything() if o["kind"] == "Role" and "leases" in str(o["rules"])}
+    assert roles == {"proxymode-system"}
     assert may("operator", "update", "coordination.k8s.io", "leases", operator_settings.LEASE_NAME)
     assert not may("operator", "update", "coordination.k8s.io", "leases", "kube-scheduler")
     assert not may("agent", "get", "coordination.k8s.io", "leases", operator_settings.LEASE_NAME)

@@ -40,26 +40,28 @@ _CHAINS: Final = frozenset(
 _PER_SERVICE: Final = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-", "KUBE-SEP-")
 _FIREWALL: Final = "KUBE-FIREWALL"  # in table nat kube-proxy's, of mode ipvs before 1.27; in table filter kubelet's
 
+_SETS_OF_BOTH_FAMILIES: Final = (
+    "LOOP-BACK",
+    "CLUSTER-IP",
+    "EXTERNAL-IP",
+    "EXTERNAL-IP-LOCAL",
+    "LOAD-BALANCER",
+    "LOAD-BALANCER-FW",
+    "LOAD-BALANCER-LOCAL",
+    "LOAD-BALANCER-SOURCE-IP",
+    "LOAD-BALANCER-SOURCE-CIDR",
+    "NODE-PORT-TCP",
+    "NODE-PORT-LOCAL-TCP",
+    "NODE-PORT-UDP",
+    "NODE-PORT-LOCAL-UDP",
+    "NODE-PORT-SCTP-HASH",
+    "NODE-PORT-LOCAL-SCTP-HASH",
+    "HEALTH-CHECK-NODE-PORT",
+    "IPVS-IPS",
+)
+_SET_NAME_MAXIMUM: Final = 31  # IPSET_MAXNAMELEN - 1; kube-proxy cuts what is longer
 _SETS: Final = frozenset(
-    {
-        "LOOP-BACK",
-        "CLUSTER-IP",
-        "EXTERNAL-IP",
-        "EXTERNAL-IP-LOCAL",
-        "LOAD-BALANCER",
-        "LOAD-BALANCER-FW",
-        "LOAD-BALANCER-LOCAL",
-        "LOAD-BALANCER-SOURCE-IP",
-        "LOAD-BALANCER-SOURCE-CIDR",
-        "NODE-PORT-TCP",
-        "NODE-PORT-LOCAL-TCP",
-        "NODE-PORT-UDP",
-        "NODE-PORT-LOCAL-UDP",
-        "NODE-PORT-SCTP-HASH",
-        "NODE-PORT-LOCAL-SCTP-HASH",
-        "HEALTH-CHECK-NODE-PORT",
-        "IPVS-IPS",
-    }
+    f"{prefix}{name}"[:_SET_NAME_MAXIMUM] for prefix in ("KUBE-", "KUBE-6-") for name in _SETS_OF_BOTH_FAMILIES
 )
 
 
@@ -70,4 +72,4 @@ def is_chain(table: str, name: str) -> bool:
 
 def is_set(name: str) -> bool:
     """Whether an ipset of this name is kube-proxy's; those for IPv6 have a 6 in it."""
-    return name.removeprefix("KUBE-6-").removeprefix("KUBE-") in _SETS and name.startswith("KUBE-")
+    return name in _SETS

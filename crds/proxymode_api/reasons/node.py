@@ -197,6 +197,29 @@ _OTHERS: Final = (
         "They go when the agent takes the node over. Those that stay after the node is Active: kube-proxy --cleanup.",
     ),
     Page(
+        Reason.READY_TO_TAKE_OVER,
+        Mood.UNDER_WAY,
+        (on_node("KubeProxyPresent", "True"),),
+        "It is this node's turn, its agent is ready, and waits for kube-proxy to leave: for the label "
+        "proxymode.io/service-proxy on the Node, which the operator sets, and then for the pod to end.",
+        "If it stays so: look for an Event KubeProxyNotMoved on the ProxyMode. A kube-proxy that is a static pod or "
+        "part of k3s or RKE2 has to be stopped by hand.",
+    ),
+    Page(
+        Reason.READY_TO_HAND_BACK,
+        Mood.UNDER_WAY,
+        (on_node("KubeProxyPresent", "False"), on_node("KubeProxyPresent", "True")),
+        "The node is to go back to kube-proxy. Its agent runs nftables mode until kube-proxy is there and has "
+        "programmed every Service.",
+        "If it stays so: see why kube-proxy's pod does not start on this node.",
+    ),
+    Page(
+        Reason.HANDED_BACK,
+        Mood.WELL,
+        (on_node("KubeProxyPresent", "True"), on_node("Ready", "True")),
+        "kube-proxy handles this node's Services again, and nothing of this agent is left in the kernel.",
+    ),
+    Page(
         Reason.ABSENT,
         Mood.WELL,
         (on_node("KubeProxyPresent", "False"),),

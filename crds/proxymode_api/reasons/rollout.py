@@ -263,6 +263,14 @@ _EVENTS: Final = (
         "They keep the mode that they run.",
         "If it is not meant so, correct nodeSelector or priority.",
     ),
+    Page(
+        Reason.KUBE_PROXY_NOT_MOVED,
+        Mood.LOOK,
+        (ROLLOUT_EVENT,),
+        "kube-proxy cannot be kept off nodes that are to be taken over: there is no DaemonSet of the name in "
+        "spec.kubeProxy, or the operator may not change it. The nodes stay with kube-proxy.",
+        "Do what the Event says.",
+    ),
 )
 
 PAGES: Final = (*_ACCEPTED, *_PROGRESSING, *_STOPPED, *_BACK, *_ENDS, *_EVENTS)

@@ -157,7 +157,7 @@ def _progress(
     if (
         report is not None
         and report.observed_generation >= asked.turn_generation
-        and report.mode.value == asked.intent.mode.value
+        and asked.intent.arrived(report.mode)
         and report.ready
         # Ready speaks of the Services that are served, which a failed change of options leaves as they were.
         and report.phase not in (Phase.SWITCHING, Phase.FAILED)
@@ -199,7 +199,7 @@ def _failed(asked: Asked | None, report: Report | None) -> bool:
         report is not None
         and report.observed_generation >= asked.turn_generation
         and report.phase is Phase.FAILED
-        and report.mode.value != asked.intent.mode.value
+        and not asked.intent.arrived(report.mode)
     )
     return says_so or _is_marked(asked)
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 from pydantic import Field, ValidationError
 
 from proxymode_api.common import ConnectionPolicy, DataplaneOptions, Mode, Model
-from proxymode_api.nodeproxymode import NodeProxyModeSpec, ObservedMode, Phase
+from proxymode_api.modes import KUBE_PROXY_MODES, KubeProxyPolicy, ObservedMode
+from proxymode_api.nodeproxymode import NodeProxyModeSpec, Phase
 from proxymode_api.switch import DRAIN_TIMEOUT
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class Intent:
         """Whether a node that follows this intent runs the template."""
         return self.mode is template.mode and self.options == template.options
 
+    def arrived(self, observed: ObservedMode) -> bool:
+        """Whether a node where this was observed has come where it was told to go."""
+        if self.options.kube_proxy.policy is KubeProxyPolicy.HAND_BACK:
+            return observed in KUBE_PROXY_MODES
+        return self.mode is not None and observed.value == self.mode.value
+
     def spec(self) -> NodeProxyModeSpec:
         """As the API's spec."""
         return NodeProxyModeSpec(
@@ -169,6 +176,8 @@ class Report:
     known_since: datetime
     preflight_mode: Mode | None
     blockers: tuple[str, ...]
+    kube_proxy: str = ""
+    """Reason of the condition KubeProxyPresent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

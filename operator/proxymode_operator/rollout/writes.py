@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.common import Mode
-from proxymode_api.nodeproxymode import ObservedMode
+from proxymode_api.modes import KUBE_PROXY_MODES, KubeProxyPolicy, Mode, ObservedMode
 from proxymode_operator.rollout.model import Intent, Turn, Write, WriteKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
+    from proxymode_api.common import DataplaneOptions
     from proxymode_api.proxymode import ProxyMode
-    from proxymode_operator.rollout.model import Asked, Fleet, Node, Template
+    from proxymode_operator.rollout.model import Asked, Fleet, Node, Report, Template
 
 RUNS: Final = {
     ObservedMode.IPVS: Mode.IPVS,
@@ -43,7 +43,7 @@ def turn(node: Node, template: Template, proxy_mode: ProxyMode, stage: str, now:
     """Told to run the template. What the node ran until now is noted for a rollback: what it was asked, or what was
     found on it where nobody had asked."""
     asked = _stored(node)
-    before = asked.intent.mode or (RUNS.get(node.report.mode) if node.report else None)
+    before_mode, before_options = _before(asked, node.report)
     intent = Intent(
         mode=template.mode,
         target_mode=template.mode,
@@ -56,11 +56,22 @@ def turn(node: Node, template: Template, proxy_mode: ProxyMode, stage: str, now:
         turn=Turn(
             at=now,
             generation=asked.generation + 1,
-            before_mode=before,
-            before_options=asked.intent.options,
+            before_mode=before_mode,
+            before_options=before_options,
         ),
     )
     return Write(node=node.name, node_uid=node.uid, kind=WriteKind.TURN, intent=intent, base=asked)
+
+
+def _before(asked: Asked, report: Report | None) -> tuple[Mode | None, DataplaneOptions]:
+    """What a rollback returns to. From a node that is taken over kube-proxy leaves, so its way back is a hand-back."""
+    options = asked.intent.options
+    if asked.intent.mode is not None or report is None:
+        return asked.intent.mode, options
+    if report.mode in KUBE_PROXY_MODES and options.kube_proxy.policy is KubeProxyPolicy.TAKE_OVER:
+        hand_back = options.kube_proxy.model_copy(update={"policy": KubeProxyPolicy.HAND_BACK})
+        return Mode.NFTABLES, options.model_copy(update={"kube_proxy": hand_back})
+    return RUNS.get(report.mode), options
 
 
 def return_(node: Node, now: datetime) -> Write:

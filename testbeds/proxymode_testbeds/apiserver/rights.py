@@ -25,8 +25,9 @@ def service_account(component: str) -> str:
 
 def granted(component: str) -> set[Right]:
     """Every right of a component's ServiceAccount. Ones that are bound to names are given without the names."""
-    files = sorted(MANIFESTS.glob("base/*/rbac.yaml"))
-    objects = [document for file in files for document in yaml.safe_load_all(file.read_text()) if document]
+    files = sorted(MANIFESTS.glob("base/*/*.yaml"))
+    documents = [document for file in files for document in yaml.safe_load_all(file.read_text()) if document]
+    objects = [document for document in documents if document["apiVersion"].startswith("rbac.authorization.k8s.io/")]
     subject = {"kind": "ServiceAccount", "name": f"proxymode-{component}", "namespace": NAMESPACE}
     bound = [document["roleRef"] for document in objects if subject in document.get("subjects", ())]
     return {

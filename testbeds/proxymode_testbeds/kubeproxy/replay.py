@@ -228,7 +228,8 @@ def _ipvs(family: _Family) -> str:
     addresses: list[str] = []
     for name, kind in _SETS.items():
         options = " range 0-65535" if kind == "bitmap:port" else f" family {inet}"
-        sets += (f"create {prefix}{name} {kind}{options} -exist", f"flush {prefix}{name}")
+        named = f"{prefix}{name}"[:31]
+        sets += (f"create {named} {kind}{options} -exist", f"flush {named}")
     for s in family.services:
         addresses.append(f"ip address replace {s.address}/{family.bits} dev kube-ipvs0")
         frontends = [(s.address, s.port)]
