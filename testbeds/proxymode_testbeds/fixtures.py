@@ -16,7 +16,7 @@ from proxymode_testbeds.traffic.ask import ANSWER_SECONDS, Answer, ask
 from proxymode_testbeds.traffic.processes import TrafficProcess, client_command, server_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class FleetMaker(Protocol):
@@ -78,6 +78,15 @@ class Traffic:
         client = self._start(topology, name, client_command(address, **load))
         client.wait_for("ready")
         return client
+
+    def talk_all(
+        self, topology: Topology, clients: Iterable[tuple[str, str, dict[str, float]]]
+    ) -> list[TrafficProcess]:
+        """Several clients at once: who, to which address, with which load."""
+        running = [self._start(topology, name, client_command(address, **load)) for name, address, load in clients]
+        for client in running:
+            client.wait_for("ready")
+        return running
 
     def ask(
         self,

@@ -103,6 +103,30 @@ def test_a_healthy_server_answers_everything(server: tuple[TrafficProcess, int, 
     assert process.stop()["connections"] == 10 + result["new"]
 
 
+def test_bulk_push_and_streams_are_long_lived_too(server: tuple[TrafficProcess, int, int]) -> None:
+    _, tcp, udp = server
+    with start(client_command(LOOPBACK, tcp=tcp, udp=udp, bulk=2, push=3, udp_streams=2, seconds=1)) as client:
+        result = client.result()
+    assert (result["established"], result["alive"], result["lost"]) == (5, 5, 0)
+    assert result["backends"]["established"]["one"] >= 3 * 10, "a server that pushes is not asked again"
+    assert result["udp_sent"] == result["udp_answered"] == result["backends"]["stream"]["one"] >= 10
+    assert result["udp_lost"] == 0
+
+
+def test_a_silent_server_stalls_what_it_pushes_and_streams_lose_datagrams(
+    server: tuple[TrafficProcess, int, int],
+) -> None:
+    process, tcp, udp = server
+    with start(client_command(LOOPBACK, tcp=tcp, udp=udp, bulk=1, push=1, udp_streams=1, timeout=1)) as client:
+        client.wait_for("ready")
+        process.signal(signal.SIGSTOP)
+        client.wait_for("second", lambda counters: counters["lost"] == 2 and counters["udp_lost"] > 0)
+        result = client.stop()
+        process.signal(signal.SIGCONT)
+    assert {first["kind"] for first in result["lost_first"]} == {"bulk", "push"}
+    assert result["lost_reasons"] == {"stall": 2}
+
+
 def test_a_silent_server_stalls_connections_that_stay_open(server: tuple[TrafficProcess, int, int]) -> None:
     process, tcp, _ = server
     command = client_command(LOOPBACK, tcp=tcp, established=4, new_rate=20, interval=0.02, timeout=1)
@@ -130,7 +154,7 @@ def test_without_a_server_there_is_no_measurement_and_it_says_why() -> None:
 def test_a_load_of_nothing_is_refused() -> None:
     done = subprocess.run(client_command(LOOPBACK, tcp=80), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "nothing to do: give --established, --new-rate or --udp-rate a number above 0" in done.stderr
+    assert "nothing to do: give --established, --new-rate, --udp-rate or another a number above 0" in done.stderr
 
 
 def test_ask_tells_who_answered_and_whom_it_saw(server: tuple[TrafficProcess, int, int]) -> None:

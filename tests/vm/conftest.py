@@ -17,6 +17,25 @@ HERE = Path(__file__).parent
 MODULES = ("ip_vs", "dummy", "nf_tables")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--round-trips", type=int, default=2, help="of the switch under load (default: 2)")
+    parser.addoption(
+        "--half-done", type=int, default=1, help="seconds that a killed switch stays half-done (default: 1)"
+    )
+
+
+@pytest.fixture
+def round_trips(request: pytest.FixtureRequest) -> int:
+    """How often a test goes from ipvs to nftables and back."""
+    return int(request.config.getoption("--round-trips"))
+
+
+@pytest.fixture
+def half_done(request: pytest.FixtureRequest) -> int:
+    """Seconds between a killed switch and the agent that finishes it."""
+    return int(request.config.getoption("--half-done"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):

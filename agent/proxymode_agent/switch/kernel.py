@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxymode_agent.dataplane.base import Dataplane, SyncResult
-    from proxymode_agent.dataplane.conntrack.entries import Key
+    from proxymode_agent.dataplane.conntrack.entries import Entry, Key
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
     from proxymode_agent.switch.connections import Held
     from proxymode_agent.switch.record import Connections, Probes
@@ -113,6 +113,8 @@ class Kernel:
                 if result.refused:
                     name, reason = result.refused[0]
                     raise DataplaneError(f"{len(result.refused)} Service ports refused; {name}: {reason}")
+                if to is Mode.NFTABLES and self._ipvs.present():  # new connections meet the target from now on
+                    self._nftables.remember(state, self._ipvs.remembered(state))
             case Step.VERIFY:
                 self._verify(to, state)
             case Step.SETTLE:
@@ -122,7 +124,7 @@ class Kernel:
             case Step.COUNT | Step.DRAIN:
                 self._count(to, state)
             case Step.CATCH:
-                self._carrier.catch(state)
+                self._carrier.catch(self._count(to, state), connections.frontends(state))
             case Step.CARRY:
                 self._carrier.carry(state)
             case Step.REMOVE_VIRTUAL_SERVERS:
@@ -138,6 +140,7 @@ class Kernel:
                 self._ipvs.remove_table()
             case Step.REMOVE_TABLE:
                 self._keep_whole(to, state)
+                self._ipvs.remember(state, self._nftables.remembered(state))
                 self._nftables.remove()
             case Step.PROBE_AFTER:
                 self.dataplane(to).sync(state, None)
@@ -192,9 +195,10 @@ class Kernel:
                     return
                 time.sleep(_SETTLE_POLL_SECONDS)
 
-    def _count(self, to: Mode, state: ServiceState) -> None:
+    def _count(self, to: Mode, state: ServiceState) -> list[Entry]:
         old = old_mode(self.present(), to) or Mode.NFTABLES  # without one of ours: by kube-proxy's NAT, like nftables
         self._carrier.ended = set()
         with ConntrackTable() as table:
             entries = list(table.entries())
         self._held = connections.held_by(old, entries, connections.frontends(state))
+        return entries

@@ -114,7 +114,7 @@ def plan(
     gone = (Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE)
     if policy is ConnectionPolicy.HANDOVER or handover_begun:
         return Plan(
-            (*tried, Step.COUNT, Step.CATCH),
+            (*tried, Step.CATCH),
             (Step.CARRY, Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER, *gone, *end),
         )
     final = (Step.REMOVE_VIRTUAL_SERVERS, *gone, *end)

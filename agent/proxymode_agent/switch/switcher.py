@@ -180,7 +180,7 @@ class Switcher:
         entry = replace(entry, steps=(*(old for old in entry.steps if old.name != step), done))
         if step is Step.PROBE_BEFORE:
             entry = replace(entry, answered=self._kernel.answered)
-        elif step is Step.COUNT:
+        elif step in (Step.COUNT, Step.CATCH):
             entry = replace(entry, found=max(entry.found or 0, self._kernel.held))
         self._journal.write(entry)
         _log.info("switch step", extra={"step": str(step), "to": str(to), "milliseconds": milliseconds})

@@ -25,6 +25,11 @@ def main() -> int:
     client.add_argument("--tcp", type=int, metavar="PORT")
     client.add_argument("--udp", type=int, metavar="PORT")
     client.add_argument("--established", type=int, default=0, metavar="N", help="long-lived connections")
+    client.add_argument("--bulk", type=int, default=0, metavar="N", help="of these that fetch 100 kB at a time")
+    client.add_argument(
+        "--push", type=int, default=0, metavar="N", help="of these that the server speaks on, 20 a second"
+    )
+    client.add_argument("--udp-streams", type=int, default=0, metavar="N", help="UDP flows of 10 datagrams a second")
     client.add_argument("--new-rate", type=float, default=0.0, metavar="R", help="new connections per second")
     client.add_argument("--udp-rate", type=float, default=0.0, metavar="R", help="datagrams per second")
     client.add_argument(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Exchange:
     """Connects, asks a first question and reports.
 
+    `more` goes with every question, as in the server's words; `repeats`: one question has answers without end.
     `on_answer(exchange, backend)` may ask again later; `on_end(exchange, reason)` comes at most once, never from
     within the constructor and not after :meth:`close`. Who owns it keeps the deadline, by calling :meth:`fail`.
     """
@@ -32,8 +33,12 @@ class Exchange:
         timeout: float,
         on_answer: Callable[[Exchange, str], None],
         on_end: Callable[[Exchange, str], None],
+        *,
+        more: str = "",
+        repeats: bool = False,
     ) -> None:
         self.sequence = 0  # of the last question
+        self.answers = 0
         self.backend = ""  # who answered last; empty before the first answer
         self.handshake: float | None = None  # seconds; None until connected
         self.began_at = self.asked_at = now()
@@ -42,7 +47,9 @@ class Exchange:
         self._timeout = timeout
         self._on_answer = on_answer
         self._on_end = on_end
-        self._received = b""
+        self._more = more.encode()
+        self.repeats = repeats
+        self._received = bytearray()
         self._open = True
         family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
         self._socket = socket.socket(family, kind)
@@ -61,7 +68,7 @@ class Exchange:
         self.asked_at = now()
         self.deadline = self.asked_at + self._timeout
         try:
-            self._socket.send(b"%d\n" % self.sequence)
+            self._socket.send(b"%d%b\n" % (self.sequence, self._more))
         except OSError as error:
             self.fail(reason_of(error))
 
@@ -88,7 +95,7 @@ class Exchange:
 
     def _readable(self) -> None:
         try:
-            chunk = self._socket.recv(4096)
+            chunk = self._socket.recv(1 << 16)
         except BlockingIOError:
             return
         except OSError as error:
@@ -98,13 +105,16 @@ class Exchange:
             self.fail("eof")
             return
         self._received += chunk
-        if not self._received.endswith(b"\n"):
+        if not chunk.endswith(b"\n"):
             return
-        backend, _source, echo = self._received.decode().split()
-        self._received = b""
+        backend, _source, echo = self._received.rsplit(b"\n", 2)[-2].decode().split(maxsplit=3)[:3]
+        self._received.clear()
         if echo != str(self.sequence):
             self.fail("mismatch")
             return
-        self.deadline = None
         self.backend = backend
+        self.answers += 1
+        self.deadline = now() + self._timeout if self.repeats else None
         self._on_answer(self, self.backend)
+        if self.repeats:
+            self.asked_at = now()

@@ -9,7 +9,7 @@ lost           long-lived connections that ended: reset, eof, stall (no answer i
 new            short connections begun: connect, one question, one answer, close
 failed         of these, the ones that did not get that far: refused, timeout, reset, ...
 *_reasons      how often which; *_first: the first ones, with their time
-udp_sent       datagrams, each from a port of its own; udp_answered of them, udp_lost the rest
+udp_sent       datagrams, each from a port of its own or of streams; udp_answered of them, udp_lost the rest
 connect_ms     p50, p99 and max of the new connections' TCP handshake
 longest_gap_ms the longest wait for an answer on a long-lived connection, and when it ended (`longest_gap_at`)
 backends       how many answers came from which server, by kind of traffic
@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 FIRST_KEPT = 20
 
-Kind = Literal["established", "new", "udp"]
+Kind = Literal["established", "new", "udp", "stream"]
 
 
 @dataclass(slots=True)

@@ -1,8 +1,7 @@
 """Conntrack entries as values, and what a dump says about who translated them. Pure: bytes in, values out.
 
 Attribute numbers and status bits from include/uapi/linux/netfilter/{nfnetlink_conntrack,nf_conntrack_common,
-nf_conntrack_tcp}.h. The two address tuples of an entry have a fixed layout per address family, so they are unpacked
-with one struct each: about 4 us an entry. TCP and UDP only; entries in conntrack zones are left out.
+nf_conntrack_tcp}.h. TCP and UDP only; entries in conntrack zones are left out.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
-from enum import IntFlag
 from functools import cached_property
 from typing import Final, NamedTuple
+
+from proxymode_agent.dataplane.conntrack.shapes import Shapes
 
 CTA_TUPLE_ORIG: Final = 1
 CTA_TUPLE_REPLY: Final = 2
@@ -21,6 +21,7 @@ CTA_PROTOINFO: Final = 4
 CTA_TIMEOUT: Final = 7
 CTA_MARK: Final = 8
 CTA_ID: Final = 12
+_CTA_ZONE: Final = 18
 _NESTED: Final = 0x8000
 _TYPE_MASK: Final = 0x3FFF
 _CTA_TUPLE_IP: Final = 1
@@ -32,14 +33,14 @@ _U32: Final = struct.Struct(">I")
 TCP_ESTABLISHED: Final = 3  # enum tcp_conntrack, TCP_CONNTRACK_ESTABLISHED
 
 
-class Status(IntFlag):
-    """IPS_*, enum ip_conntrack_status."""
+class Status:
+    """Bits IPS_*, enum ip_conntrack_status. Plain numbers: the operators of an IntFlag take 3 us each."""
 
-    SEEN_REPLY = 0x2
-    ASSURED = 0x4
-    CONFIRMED = 0x8
-    SRC_NAT = 0x10
-    DST_NAT = 0x20
+    SEEN_REPLY: Final = 0x2
+    ASSURED: Final = 0x4
+    CONFIRMED: Final = 0x8
+    SRC_NAT: Final = 0x10
+    DST_NAT: Final = 0x20
 
 
 class Path(NamedTuple):
@@ -62,7 +63,8 @@ class Tcp(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One conntrack entry. `timeout` in seconds; `id` as the kernel gave it, opaque."""
+    """One conntrack entry. `timeout` in seconds; `id` as the kernel gave it, opaque. `tuples`: CTA_TUPLE_ORIG and
+    CTA_TUPLE_REPLY as the kernel wrote them, to compare with and to send back; empty: not from a dump."""
 
     protocol: int
     original: Path
@@ -72,6 +74,7 @@ class Entry(NamedTuple):
     mark: int
     id: bytes
     tcp: Tcp | None
+    tuples: bytes = b""
 
     @property
     def established(self) -> bool:
@@ -110,7 +113,7 @@ def forwards(entry: Entry) -> Entry:
         entry.tcp.flags_reply,
         entry.tcp.flags_original,
     )
-    return entry._replace(original=entry.reply, reply=entry.original, tcp=tcp)
+    return entry._replace(original=entry.reply, reply=entry.original, tcp=tcp, tuples=b"")
 
 
 class Key(NamedTuple):
@@ -145,6 +148,11 @@ class Layout:
         return 4 + self._ip_bytes + 28
 
     @cached_property
+    def original_head(self) -> bytes:
+        """The header of CTA_TUPLE_ORIG."""
+        return struct.pack("=HH", self.tuple_bytes, _NESTED | CTA_TUPLE_ORIG)
+
+    @cached_property
     def _ip_bytes(self) -> int:
         return 4 + 2 * (4 + self.length)
 
@@ -168,6 +176,7 @@ class Layout:
 
 
 LAYOUTS: Final = (Layout(4), Layout(16))
+_shapes: Final = Shapes()
 
 
 def parse(layout: Layout, message: memoryview, *, translated_only: bool) -> Entry | None:
@@ -175,6 +184,55 @@ def parse(layout: Layout, message: memoryview, *, translated_only: bool) -> Entr
 
     `translated_only`: also leave out entries whose replies simply come back from where the packets went.
     """
+    body = bytes(message)
+    values = _shapes.values(body)
+    if values is None:
+        found = _walk(layout, message)
+        if found is not None:
+            _shapes.learn(layout.length, body)
+        return None if found is None or (translated_only and found.reply == mirrored(found.original)) else found
+    source, destination, protocol, source_port, port, back, seen_as, back_port, seen_as_port = values[:9]
+    if translated_only and (back, back_port, seen_as, seen_as_port) == (destination, port, source, source_port):
+        return None
+    status, mark, ident, timeout, *tcp = values[9:]
+    return Entry(
+        protocol,
+        Path(source, source_port, destination, port),
+        Path(back, back_port, seen_as, seen_as_port),
+        status,
+        timeout,
+        mark,
+        ident,
+        Tcp(*tcp) if tcp else None,
+        body[_NFGENMSG : _NFGENMSG + 2 * layout.tuple_bytes],
+    )
+
+
+def translated_open(layout: Layout, message: bytes) -> bool:
+    """Whether netfilter's NAT translates the destination of the entry in a dump's message, and nobody has closed it."""
+    values = _shapes.values(message)
+    if values is None:
+        found = parse(layout, memoryview(message), translated_only=False)
+        return found is not None and found.by_nftables and (found.tcp is None or found.established)
+    return bool(values[9] & Status.DST_NAT) and (len(values) <= 13 or values[13] == TCP_ESTABLISHED)
+
+
+def entry_of(tuples: bytes, status: int, timeout: int, mark: int, tcp: Tcp | None) -> Entry:
+    """An entry that is not in a dump, from its `tuples`."""
+    layout = LAYOUTS[len(tuples) != 2 * LAYOUTS[0].tuple_bytes]
+    _, source, _, destination, _, protocol, source_port, port = layout.body.unpack_from(tuples, 4)
+    _, back, _, seen_as, _, _, back_port, seen_as_port = layout.body.unpack_from(tuples, 4 + layout.tuple_bytes)
+    original, reply = Path(source, source_port, destination, port), Path(back, back_port, seen_as, seen_as_port)
+    return Entry(protocol, original, reply, status, timeout, mark, b"", tcp, tuples)
+
+
+def mirrored(path: Path) -> Path:
+    """The way back of a packet that nobody translates."""
+    return Path(path.destination, path.destination_port, path.source, path.source_port)
+
+
+def _walk(layout: Layout, message: memoryview) -> Entry | None:
+    """A message with any attributes in any order."""
     offset = _NFGENMSG + 4
     if len(message) < _NFGENMSG + 2 * layout.tuple_bytes:
         return None
@@ -189,8 +247,6 @@ def parse(layout: Layout, message: memoryview, *, translated_only: bool) -> Entr
         return None
     original = Path(source, source_port, destination, port)
     reply = Path(back_source, back_source_port, back_destination, back_port)
-    if translated_only and reply == (destination, port, source, source_port):
-        return None
     status = timeout = mark = 0
     ident = b""
     tcp: Tcp | None = None
@@ -205,12 +261,15 @@ def parse(layout: Layout, message: memoryview, *, translated_only: bool) -> Entr
             timeout = _U32.unpack_from(message, offset + 4)[0]
         elif kind_ == CTA_MARK:
             mark = _U32.unpack_from(message, offset + 4)[0]
+        elif kind_ == _CTA_ZONE:
+            return None
         elif kind_ == CTA_ID:
             ident = bytes(message[offset + 4 : offset + 8])
         elif kind_ == CTA_PROTOINFO and protocol == socket.IPPROTO_TCP:
             tcp = _parse_tcp(message[offset + 8 : offset + size])
         offset += (size + 3) & ~3
-    return Entry(protocol, original, reply, status, timeout, mark, ident, tcp)
+    tuples = bytes(message[_NFGENMSG : _NFGENMSG + 2 * layout.tuple_bytes])
+    return Entry(protocol, original, reply, status, timeout, mark, ident, tcp, tuples)
 
 
 def _parse_tcp(attributes: memoryview) -> Tcp:

@@ -71,7 +71,7 @@ def _layout(entry: Entry) -> Layout:
 def _delete(entry: Entry) -> Message:
     """By both its addresses and its identity, so that a successor with the same addresses is spared."""
     layout = _layout(entry)
-    body = layout.header + _tuple(layout, CTA_TUPLE_ORIG, entry.protocol, entry.original)
+    body = layout.header + original_of(entry)
     return Message(_CT_DELETE, 0, body + _ATTRIBUTE.pack(8, CTA_ID) + entry.id)
 
 
@@ -81,7 +81,7 @@ def _create(entry: Entry) -> Message:
     mirrored = Path(original.destination, original.destination_port, original.source, original.source_port)
     parts = [
         layout.header,
-        _tuple(layout, CTA_TUPLE_ORIG, entry.protocol, original),
+        original_of(entry),
         _tuple(layout, CTA_TUPLE_REPLY, entry.protocol, mirrored),
         _nat(layout, _CTA_NAT_DST, reply.source, reply.source_port),
     ]
@@ -95,6 +95,18 @@ def _create(entry: Entry) -> Message:
     if entry.tcp is not None:
         parts.append(_protoinfo(entry.tcp))
     return Message(_CT_NEW, NLM_F_CREATE | NLM_F_EXCL, b"".join(parts))
+
+
+def original_of(entry: Entry) -> bytes:
+    """An entry's CTA_TUPLE_ORIG."""
+    layout = _layout(entry)
+    return entry.tuples[: layout.tuple_bytes] or _tuple(layout, CTA_TUPLE_ORIG, entry.protocol, entry.original)
+
+
+def reply_of(entry: Entry) -> bytes:
+    """An entry's CTA_TUPLE_REPLY."""
+    layout = _layout(entry)
+    return entry.tuples[layout.tuple_bytes :] or _tuple(layout, CTA_TUPLE_REPLY, entry.protocol, entry.reply)
 
 
 def _tuple(layout: Layout, kind: int, protocol: int, path: Path) -> bytes:

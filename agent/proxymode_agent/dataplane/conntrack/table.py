@@ -7,15 +7,16 @@ import os
 from typing import TYPE_CHECKING, Final, Self
 
 from proxymode_agent.dataplane.conntrack import messages
-from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, Layout, parse
+from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, Layout, parse, translated_open
 from proxymode_agent.dataplane.netlink import NetlinkSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _NETLINK_NETFILTER: Final = 12
 _CT_NEW: Final = 0x100  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW
 _CT_GET: Final = 0x101
+_NFGENMSG: Final = 4
 
 
 class ConntrackTable:
@@ -41,6 +42,32 @@ class ConntrackTable:
                     entry = parse(layout, message, translated_only=translated_only)
                     if entry is not None:
                         yield entry
+
+    def check(self, wanted: Mapping[bytes, bytes], *, others: bool = False) -> tuple[set[bytes], list[Entry]]:
+        """Which of the `wanted` (CTA_TUPLE_ORIG to _REPLY) are open connections that netfilter's NAT translates, and
+        the entries that have the addresses and ports of another in whatever way; with `others` all other translated
+        entries too.
+
+        A third of the time of `entries`, for most are as wanted.
+        """
+        good: set[bytes] = set()
+        rest: list[Entry] = []
+        for layout in LAYOUTS:
+            middle, end = _NFGENMSG + layout.tuple_bytes, _NFGENMSG + 2 * layout.tuple_bytes
+            head = layout.original_head
+            for kind, _, message in self._netlink.stream(_CT_GET, layout.header):
+                if kind != _CT_NEW:
+                    continue
+                body = bytes(message)
+                original = body[_NFGENMSG:middle]
+                reply = wanted.get(original)
+                if reply is not None and body[middle:end] == reply and translated_open(layout, body):
+                    good.add(original)
+                elif others or reply is not None or head + body[middle + len(head) : end] in wanted:
+                    entry = parse(layout, message, translated_only=reply is None)
+                    if entry is not None:
+                        rest.append(entry)
+        return good, rest
 
     def select(self, layout: Layout, criteria: bytes) -> Iterator[Entry]:
         """Entries of one address family that meet `criteria`, the attributes of a dump request (CTA_FILTER).

@@ -57,6 +57,21 @@ def add_elements(to: Set, elements: Iterable[Element]) -> Iterator[Command]:
     return _commands(Message.NEWSETELEM, MessageFlag.CREATE, to, _packed(to, elements))
 
 
+def add_expiring(to: Set, elements: Iterable[Element], milliseconds: int) -> Iterator[Command]:
+    """As `add_elements`, for elements of a map that the kernel forgets after that time."""
+    timeout = milliseconds.to_bytes(8, "big")
+
+    def packed(key: bytes, data: bytes) -> bytes:
+        attributes: Attributes = (
+            (ElemAttr.KEY, ((DataAttr.VALUE, key),)),
+            (ElemAttr.DATA, ((DataAttr.VALUE, data),)),
+            (ElemAttr.TIMEOUT, timeout),
+        )
+        return encode(((ListAttr.ELEM, attributes),))
+
+    return _commands(Message.NEWSETELEM, MessageFlag.CREATE, to, (packed(key, data) for key, data in elements))
+
+
 def delete_elements(of: Set, keys: Iterable[bytes]) -> Iterator[Command]:
     """Commands of up to 64 KB each. A key that is not there makes a transaction fail (ENOENT)."""
     if of.intervals:

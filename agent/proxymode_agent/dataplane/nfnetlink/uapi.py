@@ -192,6 +192,7 @@ class ElemListAttr(IntEnum):
 class ElemAttr(IntEnum):
     KEY = 1
     DATA = 2
+    TIMEOUT = 4
     KEY_END = 10
 
 

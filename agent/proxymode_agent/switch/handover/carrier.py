@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from proxymode_agent.dataplane.base import DataplaneError
-from proxymode_agent.dataplane.conntrack.entries import Entry, Tcp, key_of
-from proxymode_agent.dataplane.conntrack.entries import Path as Direction
+from proxymode_agent.dataplane.conntrack import messages
+from proxymode_agent.dataplane.conntrack.entries import Tcp, entry_of, key_of
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.switch.connections import found, frontends
 from proxymode_agent.switch.handover import flows
@@ -26,7 +26,7 @@ from proxymode_agent.switch.handover.maps import CatchTable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proxymode_agent.dataplane.conntrack.entries import Key
+    from proxymode_agent.dataplane.conntrack.entries import Entry, Key
     from proxymode_agent.services.model import ServiceState
     from proxymode_agent.switch.connections import Frontends
 
@@ -57,13 +57,11 @@ class Carrier:
         """Whether a hand-over was begun and not ended."""
         return self._file.exists() or self._catch.present()
 
-    def catch(self, state: ServiceState) -> None:
-        """Load the maps for all connections to Services. Those on netfilter's NAT already are among them: one may have
-        the addresses and ports of a connection that IPVS still remembers."""
+    def catch(self, entries: Iterable[Entry], services: Frontends) -> None:
+        """Load the maps for all connections to Services among `entries`. Those on netfilter's NAT already are among
+        them: one may have the addresses and ports of a connection that IPVS still remembers."""
         _check_room()
-        services = frontends(state)
-        with ConntrackTable() as table:
-            entries = list(table.entries())
+        entries = list(entries)
         held = flows.on_ipvs(entries, services) + flows.on_nat(entries, services)
         self._catch.add(caught for entry in held for caught in flows.catches(entry))
 
@@ -73,19 +71,22 @@ class Carrier:
         services = frontends(state)
         known = self._read()  # a former attempt may have got further than this one: what it wrote down still counts
         with ConntrackTable() as table:
-            for attempt in range(_MOVE_ROUNDS):
-                left = flows.on_ipvs(table.entries(), services)
-                if not attempt:
-                    known |= {key_of(entry): entry for entry in left if entry.tcp is None or entry.established}
-                    self._write(known.values())
+            entries = list(table.entries())
+            left = flows.on_ipvs(entries, services)
+            known |= {key_of(entry): entry for entry in left if entry.tcp is None or entry.established}
+            self._write(known.values())
+            for _ in range(_MOVE_ROUNDS):
                 self.ended.update(key_of(entry) for entry in left if entry.tcp is not None and not entry.established)
+                table.replace(left)
+                _, entries = table.check(_tuples(known.values()), others=True)
+                left = flows.on_ipvs(entries, services)
                 if not left:
                     break
-                table.replace(left)
             else:
                 raise DataplaneError(f"{len(left)} connections stay with IPVS after {_MOVE_ROUNDS} attempts")
-            known |= {key_of(entry): entry for entry in flows.on_nat(table.entries(), services)}
-        self._write(entry for key, entry in known.items() if key not in self.ended)
+        new = {key_of(entry): entry for entry in flows.on_nat(entries, services) if key_of(entry) not in known}
+        if new:
+            self._write([*known.values(), *new.values()])
 
     def restore(self, state: ServiceState) -> None:
         """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more.
@@ -93,20 +94,26 @@ class Carrier:
         From then on nobody but time and its own ends takes an entry away: one that was put back and is missing again
         has ended, or another connection has its addresses and ports. With many short flows there is always such a one.
         """
-        wanted = self._read()
+        wanted = {key: entry for key, entry in self._read().items() if key not in self.ended}
+        keys = {messages.original_of(entry): key for key, entry in wanted.items()}
+        tuples = _tuples(wanted.values())
         put_back_for_good: set[Key] = set()
-        services = frontends(state)
+        remembered = _Remembered(frontends(state))
         deadline = time.monotonic() + _RESTORE_SECONDS
         put_back = 0
         with ConntrackTable() as table:
             while True:
-                forgotten = not _ipvs_connections(services)  # before the dump: what it forgets later is seen next time
-                seen = found(wanted, table.entries())
-                over = flows.ended(seen) | (put_back_for_good & wanted.keys() - seen.keys())
+                began = time.monotonic()
+                forgotten = not remembered.any()  # before the dump: what it forgets later is seen next time
+                good, others = table.check(tuples)
+                unsure = {key: wanted[key] for original, key in keys.items() if original not in good}
+                seen = found(unsure, others)
+                over = flows.ended(seen) | (put_back_for_good & unsure.keys() - seen.keys())
                 for key in over:
-                    del wanted[key]
+                    original = messages.original_of(wanted.pop(key))
+                    del tuples[original], keys[original], unsure[key]
                 self.ended |= over
-                repair = flows.repair(wanted, seen)
+                repair = flows.repair(unsure, seen)
                 if forgotten:
                     put_back_for_good.update(map(key_of, repair.missing))
                 table.create(repair.missing)
@@ -120,7 +127,7 @@ class Carrier:
                         f"{'no' if forgotten else 'still'} connections to Services, and {len(repair.missing)} "
                         f"conntrack entries are missing and {len(repair.wrong)} wrong"
                     )
-                time.sleep(_RESTORE_POLL_SECONDS)
+                time.sleep(max(_RESTORE_POLL_SECONDS, time.monotonic() - began))
         _log.info("connections restored", extra={"connections": len(wanted), "put_back": put_back})
 
     def end(self) -> None:
@@ -143,7 +150,7 @@ class Carrier:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         new = self._file.with_suffix(".new")
         with new.open("w") as file:
-            json.dump([_to_row(entry) for entry in entries], file)
+            file.write(json.dumps([_to_row(entry) for entry in entries]))
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._file)
@@ -160,35 +167,49 @@ def _check_room() -> None:
         )
 
 
+def _tuples(entries: Iterable[Entry]) -> dict[bytes, bytes]:
+    return {messages.original_of(entry): messages.reply_of(entry) for entry in entries}
+
+
 def _to_row(entry: Entry) -> list[Any]:
-    ends = [
-        value.hex() if isinstance(value, bytes) else value for path in (entry.original, entry.reply) for value in path
-    ]
-    return [entry.protocol, ends, entry.status, entry.timeout, entry.mark, entry.tcp]
+    tuples = messages.original_of(entry) + messages.reply_of(entry)
+    return [tuples.hex(), entry.status, entry.timeout, entry.mark, entry.tcp]
 
 
 def _from_row(row: list[Any]) -> Entry:
-    protocol, ends, status, timeout, mark, tcp = row
-    path: list[Any] = [bytes.fromhex(value) if isinstance(value, str) else value for value in ends]
-    original, reply = Direction(*path[:4]), Direction(*path[4:])
-    return Entry(protocol, original, reply, status, timeout, mark, b"", Tcp(*tcp) if tcp is not None else None)
+    tuples, status, timeout, mark, tcp = row
+    return entry_of(bytes.fromhex(tuples), status, timeout, mark, Tcp(*tcp) if tcp is not None else None)
 
 
-def _ipvs_connections(services: Frontends) -> bool:
-    """Whether IPVS remembers any connection to Services, in whichever state.
+class _Remembered:
+    """What IPVS remembers of connections to Services, in whichever state.
 
     /proc/net/ip_vs_conn is the kernel's only list of them (net/netfilter/ipvs/ip_vs_conn.c): protocol, client, frontend
     and real server, in hexadecimal.
     """
-    try:
-        lines = Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()[1:]
-    except FileNotFoundError:
-        return False
-    for line in lines:
-        protocol, _, _, address, port = line.split()[:5]
-        number = _PROTOCOLS.get(protocol)
-        if number is not None:
-            packed = bytes.fromhex(address.replace(":", "").strip("[]"))
-            if services.addressed(number, packed, int(port, 16)):
+
+    def __init__(self, services: Frontends) -> None:
+        self._services = services
+        self._judged: dict[tuple[str, str, str], bool] = {}
+
+    def any(self) -> bool:
+        """Whether there is any connection."""
+        try:
+            lines = Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()[1:]
+        except FileNotFoundError:
+            return False
+        for line in lines:
+            protocol, _, _, address, port = line.split(maxsplit=5)[:5]
+            frontend = (protocol, address, port)
+            if frontend not in self._judged:
+                self._judged[frontend] = self._to_service(*frontend)
+            if self._judged[frontend]:
                 return True
-    return False
+        return False
+
+    def _to_service(self, protocol: str, address: str, port: str) -> bool:
+        number = _PROTOCOLS.get(protocol)
+        if number is None:
+            return False
+        packed = bytes.fromhex(address.replace(":", "").strip("[]"))
+        return self._services.addressed(number, packed, int(port, 16))
