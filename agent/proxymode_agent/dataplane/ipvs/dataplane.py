@@ -203,8 +203,10 @@ class IpvsDataplane:
     def _fresh(self, state: ServiceState) -> Wanted:
         replacements = self._replacements(self._asked(state.ports.values()))
         self._table.watch.begin()
-        node = node_addresses(self._config, self._addresses.local(), self._addresses.elsewhere())
-        return Wanted(self._config.ipvs_scheduler, node, replacements)
+        return Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements)
+
+    def _node_addresses(self) -> NodeAddresses:
+        return node_addresses(self._config, self._addresses.local(), self._addresses.elsewhere())
 
     def _sync_all(
         self,
