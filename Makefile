@@ -84,7 +84,7 @@ proof-updates: install ## a million first packets under each kind of nftables up
 	@$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
 
 .PHONY: proof-updates-vm
-proof-updates-vm: install ## the same on 6.1, inside the VM; for hours, or with PROOF_ARGS="20000 sticky"
+proof-updates-vm: install ## the same on 6.1, inside the VM; an hour, or with PROOF_ARGS="1000000 'ip6 sticky'" less
 	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
 
 .PHONY: proof-rollout

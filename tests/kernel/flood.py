@@ -222,14 +222,16 @@ def run(topology: Topology, case: Case, packets: int, deadline_seconds: float) -
         updates = 0
         with _flooding(topology, case):
             deadline = time.monotonic() + deadline_seconds
-            while sum(_counted(topology, case)) < packets:
+            counted = 0
+            while counted < packets:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{case.name}: {_counted(topology, case)} packets in {deadline_seconds:g} s")
+                    raise TimeoutError(f"{case.name}: {counted} packets in {deadline_seconds:g} s")
                 for _ in range(10):
                     for port in case.rounds:
                         ports[name] = port
                         made.sync(ServiceState(ports), frozenset([name]))
                         updates += 1
+                counted = sum(_counted(topology, case))
         hit, missed = _counted(topology, case)
         made.remove()
     return Result(updates, hit, missed)
@@ -274,7 +276,7 @@ def _counted(topology: Topology, case: Case) -> tuple[int, int]:
 def _flooding(topology: Topology, case: Case) -> Iterator[None]:
     """First packets from node1-pod1, all the time."""
     what = [case.sources[case.family], case.target, str(case.port)]
-    if _generated():
+    if generated():
         listed = json.loads(topology.run("node1", ["ip", "-json", "link", "show", pod_link(0)]).stdout)
         what = [str(GENERATOR), *what, "eth0", listed[0]["address"], str(PACKETS_CPU)]
     else:
@@ -291,7 +293,7 @@ def _flooding(topology: Topology, case: Case) -> Iterator[None]:
 
 
 @functools.cache
-def _generated() -> bool:
+def generated() -> bool:
     """Whether the kernel makes the packets, on a CPU that is not ours."""
     return {UPDATES_CPU, PACKETS_CPU} <= os.sched_getaffinity(0) and pktgen.available()
 
@@ -300,7 +302,7 @@ def _generated() -> bool:
 def _updating() -> Iterator[None]:
     """Away from the CPU that makes the packets."""
     before = os.sched_getaffinity(0)
-    if _generated():
+    if generated():
         os.sched_setaffinity(0, {UPDATES_CPU})
     try:
         yield
