@@ -211,7 +211,7 @@ class World:
             return True
         min_ready = timedelta(seconds=self.proxy_mode.spec.rollout.min_ready_seconds)
         assert turn is not None
-        return self.now < max(turn.tried_at, report.ready_since or turn.at) + min_ready
+        return bool(min_ready) and self.now < max(turn.tried_at, report.ready_since or turn.at) + min_ready
 
     def unavailable(self, name: str) -> bool:
         node = self.nodes[name]

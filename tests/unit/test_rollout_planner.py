@@ -133,8 +133,9 @@ def test_nodes_that_are_not_ready_or_cordoned_use_up_the_budget(trouble: dict[st
     world.set_node("n2", **trouble)
     world.run(20)
     assert world.told() == []
-    message = world.condition("Progressing").message
-    assert "maxUnavailable of 1 used up by n2" in message
+    progressing = world.condition("Progressing")
+    assert (progressing.status, progressing.reason) == ("False", "ClusterUnhealthy")
+    assert "maxUnavailable of 1 is used up by nodes that nobody has told to move: n2: " in progressing.message
     world.set_node("n2", ready=True, cordoned=False)
     world.run()
     assert world.status.status == "Complete"

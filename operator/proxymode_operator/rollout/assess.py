@@ -163,7 +163,8 @@ def _progress(
         and report.phase not in (Phase.SWITCHING, Phase.FAILED)
     ):
         steady_at = max(report.ready_since or _LONG_AGO, told_at or _LONG_AGO) + patience.min_ready
-        return now < steady_at, False, steady_at
+        # Times of the future are from before somebody set a clock back: without minReadySeconds nothing rests on them.
+        return bool(patience.min_ready) and now < steady_at, False, steady_at
     since = told_at or patience.began
     if report is not None and not report.ready:
         since = max(since, report.ready_since or _LONG_AGO)

@@ -12,6 +12,8 @@ What it promises, whatever fails and whenever it runs:
   that is the way out of it. Outside the rollout's windows no further node is told either; neither these nor a rollback
   wait for one. One exception to the stages: a node whose switch failed or is overdue, when what is wanted now is what
   it ran before, is sent back at once; else an undo would wait for a budget that only this node can free.
+- With topologyPolicy OneDomain a node is told only while no node of another domain that the rollout waits for is in
+  flight; one that is in flight itself may be told anew.
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.
 - At most four writes for a node in a rollout: prepared once (created, or told the mode to come, which moves nothing),
   told once (mode, options, connections and revision together), noted once that its switch failed, and in a rollback
@@ -39,7 +41,7 @@ from proxymode_operator.rollout.model import Decisions, Template, dataplane_opti
 from proxymode_operator.rollout.notices import notices
 from proxymode_operator.rollout.progress import Gating, Tolerance, progress, started
 from proxymode_operator.rollout.refusal import refusal
-from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, rounded_up
+from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, rounded_up, topology_of
 from proxymode_operator.rollout.status import Situation, counts, status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
 from proxymode_operator.rollout.telling import stage_of, tell, to_mark, told_times
@@ -236,8 +238,8 @@ def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bo
     stages, rollout = revisions.in_force(fleet.proxy_mode), fleet.proxy_mode.spec.rollout
     candidates = map(candidate, fleet.nodes)
     if before.order is RolloutOrder.REVERSE:
-        return recorded_membership(stages, candidates, rollout.topology_key)
-    return membership(stages, complete, candidates, rollout.topology_key)
+        return recorded_membership(stages, candidates, topology_of(rollout))
+    return membership(stages, complete, candidates, topology_of(rollout))
 
 
 def _decisions(

@@ -3,7 +3,8 @@
 Stages are cumulative: a node belongs to the first stage that reaches it. The rules, all without stored state:
 
 1. Order. Nodes that this revision has told come first, in the order they were told; then the others, spread over the
-   values of topologyKey (the oldest node of every value, then the second oldest of every value, …), age before name.
+   values of topologyKey (the oldest node of every value, then the second oldest of every value, …), or with OneDomain
+   value after value; age before name.
    Of these, nodes that an earlier revision left unsettled come first, since they hold the budget until they are told
    anew; blocked nodes, where they are skipped, come last, so that a canary stage of one node is one that can move.
    The order depends on nothing that changes during a rollout but tellings and blocks: two runs agree, and each
@@ -23,15 +24,17 @@ Deliberately knows no time and opens no stage: that is `progress`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from proxymode_api.rollout import TopologyPolicy
 from proxymode_operator.rollout.selection import matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from proxymode_api.rollout import Stage
+    from proxymode_api.rollout import Rollout, Stage
     from proxymode_operator.rollout.model import Node
 
 
@@ -46,23 +49,40 @@ class Candidate(NamedTuple):
     passed_over: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """`key`: the label whose values are the domains, None: all is one. `one_domain`: they move one after another."""
+
+    key: str | None = None
+    one_domain: bool = False
+
+    def domain(self, node: Node) -> str:
+        """The node's; that of nodes without the label is the empty one."""
+        return node.labels.get(self.key, "") if self.key else ""
+
+
+def topology_of(rollout: Rollout) -> Topology:
+    """As the spec has it."""
+    return Topology(rollout.topology_key, rollout.topology_policy is TopologyPolicy.ONE_DOMAIN)
+
+
 def rounded_up(percent: int, total: int) -> int:
     """So many percent of `total`, rounded up."""
     return -(-percent * total // 100)
 
 
-def ordered(candidates: Iterable[Candidate], topology_key: str | None) -> list[Candidate]:
+def ordered(candidates: Iterable[Candidate], topology: Topology) -> list[Candidate]:
     """Rule 1."""
     by_age = sorted(candidates, key=lambda c: (c.node.created, c.node.name))
     seen: dict[str, int] = {}
     placed: list[tuple[int, str, Candidate]] = []
     for candidate in by_age:
-        domain = candidate.node.labels.get(topology_key, "") if topology_key else ""
+        domain = topology.domain(candidate.node)
         rank = seen.get(domain, 0)
         seen[domain] = rank + 1
         # Without a topologyKey there is one domain, and the rank is the position by age.
         placed.append((rank, domain, candidate))
-    placed.sort(key=lambda p: (p[0], p[1]))
+    placed.sort(key=lambda p: (p[1], p[0]) if topology.one_domain else (p[0], p[1]))
     untold = [c for _, _, c in placed if c.told_at is None]
     told = sorted((c for _, _, c in placed if c.told_at is not None), key=_told_at)
     return told + sorted(untold, key=lambda c: (not c.unsettled, c.passed_over))
@@ -74,10 +94,10 @@ def _told_at(candidate: Candidate) -> datetime:
 
 
 def membership(
-    stages: Sequence[Stage], complete: Mapping[str, datetime], candidates: Iterable[Candidate], topology_key: str | None
+    stages: Sequence[Stage], complete: Mapping[str, datetime], candidates: Iterable[Candidate], topology: Topology
 ) -> Mapping[str, tuple[str, ...]]:
     """Names of the nodes of every stage, in order (rules 2 and 3). `complete`: since when which stages are."""
-    remaining = ordered(candidates, topology_key)
+    remaining = ordered(candidates, topology)
     total = len(remaining)
     taken = 0
     result: dict[str, tuple[str, ...]] = {}
@@ -88,7 +108,7 @@ def membership(
         rest: list[Candidate] = []
         for candidate in remaining:
             since = complete.get(stage.name) if stage.name != last else None
-            closed = since is not None and not _ran_at(candidate, since)
+            closed = since is not None and not _ran_at(candidate, since, stage.name)
             if stage.selector is not None:
                 takes = matches(stage.selector, candidate.node.labels)
             else:
@@ -104,20 +124,25 @@ def membership(
 
 
 def recorded_membership(
-    stages: Sequence[Stage], candidates: Iterable[Candidate], topology_key: str | None
+    stages: Sequence[Stage], candidates: Iterable[Candidate], topology: Topology
 ) -> Mapping[str, tuple[str, ...]]:
     """Names of the nodes of every stage, in order, by the stage in which each was told last, or was to be told. What
     belongs to none of these stages comes with the first."""
     result: dict[str, list[str]] = {stage.name: [] for stage in stages}
-    for candidate in ordered(candidates, topology_key):
+    for candidate in ordered(candidates, topology):
         asked = candidate.node.asked
         recorded = asked.intent.stage if asked is not None and not candidate.node.foreign else ""
         result[recorded if recorded in result else stages[0].name].append(candidate.node.name)
     return {name: tuple(nodes) for name, nodes in result.items()}
 
 
-def _ran_at(candidate: Candidate, when: datetime) -> bool:
-    return candidate.runs_template and (candidate.told_at is None or candidate.told_at <= when)
+def _ran_at(candidate: Candidate, when: datetime, stage: str) -> bool:
+    """Whether it ran the template when the stage was completed. Having been told in it says so too, where somebody has
+    set the clock back in between."""
+    if candidate.told_at is None or candidate.told_at <= when:
+        return candidate.runs_template
+    asked = candidate.node.asked
+    return candidate.runs_template and asked is not None and asked.intent.stage == stage
 
 
 def _limit(stage: Stage, total: int) -> int:

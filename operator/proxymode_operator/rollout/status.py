@@ -20,7 +20,7 @@ from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutOrder
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.gates import BEFORE_ALL
-from proxymode_operator.rollout.stops import about_gates, with_reasons
+from proxymode_operator.rollout.stops import about_gates, hollow_stages, with_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,6 +77,22 @@ class Situation:
     def closed(self) -> bool:
         """Whether it waits for a window."""
         return self.hours is not None and not self.hours.open
+
+    @property
+    def overlapped(self) -> tuple[str, ...]:
+        """Stages without a node of their own, though there are nodes that they are about."""
+        if not self.fleet.nodes or self.fleet.proxy_mode.status.order is not RolloutOrder.FORWARD:
+            return ()
+        hollow = hollow_stages(self.fleet)
+        return tuple(s.status.name for s in self.stages if not s.members and s.status.name not in hollow)
+
+    @property
+    def ailing(self) -> tuple[str, ...]:
+        """Nodes that are unavailable, but not because anybody has told them to move, nor because their agent is still
+        to report for the first time; sorted."""
+        reported = {node.name for node in self.fleet.nodes if node.report is not None or not node.ready}
+        idle = (name for name, found in self.states.items() if found.unavailable and not found.in_flight)
+        return tuple(sorted(name for name in idle if name in reported))
 
     @property
     def current(self) -> StageProgress | None:
@@ -203,6 +219,9 @@ def _accepted(s: Situation) -> tuple[bool, Reason, str]:
         return False, Reason.OVERRIDDEN, f"it decides about no node; {lost}"
     if s.fleet.overridden:
         return True, Reason.PARTLY_OVERRIDDEN, f"it decides about {len(s.fleet.nodes)} nodes; {lost}"
+    if overlapped := s.overlapped:
+        words = f"stages that reach no node that an earlier one does not: {', '.join(overlapped)}"
+        return True, Reason.STAGES_OVERLAP, f"it decides about {len(s.fleet.nodes)} nodes; {words}"
     if not s.fleet.nodes:
         return True, Reason.NO_NODES, "spec.nodeSelector selects no Linux node"
     return True, Reason.ACCEPTED, f"it decides about {len(s.fleet.nodes)} nodes"
@@ -240,6 +259,10 @@ def _progressing(s: Situation) -> tuple[bool, Reason, str]:
         return False, Reason.AWAITING_GATES, "; ".join([_gates_awaited(s), _tally(s)])
     if status is FleetStatus.WAITING_FOR_WINDOW:
         return False, Reason.OUTSIDE_WINDOW, "; ".join([_next_window(s), _tally(s), *_waiting(s), *_skipped(s)])
+    if len(s.ailing) >= s.budget and not any(found.in_flight for found in s.states.values()):
+        who = with_reasons(s.ailing, s.states)
+        why = f"maxUnavailable of {s.budget} is used up by nodes that nobody has told to move: {who}"
+        return False, Reason.CLUSTER_UNHEALTHY, "; ".join([why, _tally(s), *_skipped(s)])
     return True, Reason.NODES_SWITCHING, "; ".join([_tally(s), *_waiting(s), *_skipped(s)])
 
 

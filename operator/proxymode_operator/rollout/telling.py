@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_operator.rollout import revisions
+from proxymode_operator.rollout.stages import topology_of
 from proxymode_operator.rollout.writes import retry, return_, told_at, turn
 
 if TYPE_CHECKING:
@@ -42,9 +43,22 @@ def tell(s: Situation, template: Template, retried: Sequence[str], now: datetime
     homeward = sorted(name for name, found in s.states.items() if found.homeward)
     may_start = [stage for stage in s.stages if stage.is_open and not s.closed]
     staged = [name for stage in may_start for name in stage.members if s.states[name].tellable]
-    order = dict.fromkeys([*homeward, *staged])
+    order = dict.fromkeys([*homeward, *_of_one_domain(staged, s)])
     told = _within(s.budget, order, s.states)
     return (*wished, *(turn(nodes[name], template, proxy_mode, stages[name], now) for name in told))
+
+
+def _of_one_domain(names: Sequence[str], s: Situation) -> Sequence[str]:
+    """With OneDomain: those of the domain that is under way, else of the first one's. Nodes in flight stay: telling
+    them anew makes no further domain unavailable."""
+    topology = topology_of(s.fleet.proxy_mode.spec.rollout)
+    if not topology.one_domain:
+        return names
+    domains = {node.name: topology.domain(node) for node in s.fleet.nodes}
+    under_way = {domains[name] for name in s.outstanding if s.states[name].in_flight}
+    if not under_way and names:
+        under_way = {domains[names[0]]}
+    return [name for name in names if s.states[name].in_flight or {domains[name]} == under_way]
 
 
 def stage_of(stages: Sequence[StageProgress]) -> Mapping[str, str]:
