@@ -40,6 +40,10 @@ beds: install ## download and build the test beds into the cache (kernel, API se
 demo: install ## the main job: a staged rollout on real kernels with traffic flowing, and the way back
 	@$(BIN)/python -m proxymode_demo
 
+.PHONY: pictures
+pictures: install ## the terminal pictures of README and docs, and a report, of a run of the demo's fleet
+	@$(BIN)/python -m proxymode_pictures
+
 .PHONY: test
 test: install lint test-unit beds test-host test-vm test-e2e ## everything: lint, units, API surface, host kernel, VM, end to end
 

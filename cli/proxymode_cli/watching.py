@@ -19,6 +19,7 @@ from proxymode_api.proxymode_status import FleetStatus
 from proxymode_cli import words
 from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
+from proxymode_cli.outlook import remaining
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def tree(view: FleetView, rollout: RolloutView) -> RenderableType:
     if rollout.started_at is not None:
         end = rollout.completed_at or view.at
         head.append(f"   {words.duration(end - rollout.started_at)}", "dim")
+    if (left := remaining(rollout, view.at)) is not None:
+        head.append(f", about {words.duration(left)} to go", "dim")
     root = Tree(head, guide_style="dim")
     width = max((len(stage.name) for stage in rollout.stages), default=0)
     for stage in rollout.stages:
