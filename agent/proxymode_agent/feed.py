@@ -10,7 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.kube.listwatch import ListWatch, first_list
-from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
+from proxymode_agent.kube.objects import (
+    decode_endpoint_slice,
+    decode_endpoint_slices,
+    decode_service,
+    decode_services,
+)
 from proxymode_agent.kube.own_node import NodeView, zone
 from proxymode_agent.kube.service_cidrs import ServiceCidrs
 from proxymode_agent.services.labels import OURS_SELECTOR
@@ -40,6 +45,7 @@ async def feed(client: KubeClient, node: Cell[NodeView], engine: Engine, metrics
         client,
         SERVICES,
         decode_service,
+        decode_all=decode_services,
         label_selector=OURS_SELECTOR,
         restarted=metrics.watch_restarted("services"),
     )
@@ -47,6 +53,7 @@ async def feed(client: KubeClient, node: Cell[NodeView], engine: Engine, metrics
         client,
         SLICES,
         decode_endpoint_slice,
+        decode_all=decode_endpoint_slices,
         label_selector=OURS_SELECTOR,
         restarted=metrics.watch_restarted("endpointslices"),
     )

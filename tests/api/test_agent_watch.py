@@ -11,6 +11,7 @@ import pytest
 from proxymode_agent.kube.client import ApiError, KubeClient
 from proxymode_agent.kube.config import ClusterConfig, load
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
+from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced, Timing
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
 from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips
@@ -173,7 +174,7 @@ async def test_many_objects_come_in_pages(api: ApiServer, kube: KubeClient, name
     names = [f"web-{number}" for number in range(12)]
     await apply(api, *(service(namespace, name, f"10.96.8.{number}") for number, name in enumerate(names)))
     path = f"/api/v1/namespaces/{namespace}/services"
-    pages = [page async for page in kube.pages(path, page_size=5)]
+    pages = [page async for page in kube.pages(path, raw_items, page_size=5)]
     assert [len(page.items) for page in pages] == [5, 5, 2]
     assert len({page.resource_version for page in pages}) == 1
     assert sorted(decode_service(item).metadata.name for page in pages for item in page.items) == sorted(names)

@@ -13,6 +13,7 @@ from fake_api import fake_api, listed, obj, status
 from proxymode_agent.kube.client import ApiError, KubeClient
 from proxymode_agent.kube.config import ClusterConfig
 from proxymode_agent.kube.credentials import ClientCertificate, Credential, CredentialError, StaticCredentials
+from proxymode_agent.kube.listing import raw_items
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -152,13 +153,13 @@ async def test_what_is_no_object() -> None:
         with pytest.raises(ApiError, match="InvalidResponse"):
             await kube.get("/version")
         with pytest.raises(ApiError, match="not a list"):
-            async for _ in kube.pages("/api/v1/nodes"):
+            async for _ in kube.pages("/api/v1/nodes", raw_items):
                 pass
 
 
 async def test_pages_can_be_taken_in_one() -> None:
     async with fake_api(listed(3, obj("a", 1), obj("b", 2))) as api, client(api) as kube:
-        pages = [page async for page in kube.pages("/api/v1/nodes", page_size=0)]
+        pages = [page async for page in kube.pages("/api/v1/nodes", raw_items, page_size=0)]
         assert [(len(page.items), page.resource_version, page.last) for page in pages] == [(2, "3", True)]
         assert "limit" not in api.requests[0][1]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxymode_agent.kube import listing
-from proxymode_agent.kube.listing import ListDecoder, ListMeta
+from proxymode_agent.kube.listing import ListDecoder, ListMeta, raw_items
 
 names = st.text(min_size=1, max_size=8)
 # What looks like the seam between two items, within items too.
@@ -29,7 +29,7 @@ items = st.lists(
 
 
 def take(body: bytes, cuts: list[int]) -> tuple[list[Any], ListMeta]:
-    decoder = ListDecoder()
+    decoder = ListDecoder(raw_items)
     found: list[msgspec.Raw] = []
     edges = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
     for start, end in pairwise(edges):
@@ -60,7 +60,7 @@ def test_items_come_before_the_list_is_complete() -> None:
     body = b'{"metadata":{"resourceVersion":"7"},"items":[' + b",".join(
         b'{"metadata":{"name":"object-%d"},"spec":{}}' % number for number in range(50)
     )
-    decoder = ListDecoder()
+    decoder = ListDecoder(raw_items)
     early = [raw for start in range(0, len(body), 100) for raw in decoder.feed(body[start : start + 100])]
     assert len(early) >= 45
     found = [*early, *decoder.feed(b"]}"), *decoder.finish()[0]]

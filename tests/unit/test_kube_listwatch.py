@@ -17,6 +17,7 @@ from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced, Timing
+from proxymode_agent.kube.objects import ObjectKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,17 @@ def decode(data: bytes) -> str:
     return str(value)
 
 
+def decode_all(array: bytes) -> list[tuple[ObjectKey, str, str]]:
+    """All of an array, or a complaint about it."""
+    found = []
+    for item in msgspec.json.decode(array):
+        if item.get("value") == "unreadable":
+            raise msgspec.ValidationError("value is unreadable")
+        meta = item["metadata"]
+        found.append((ObjectKey(meta["namespace"], meta["name"]), meta["resourceVersion"], str(item.get("value", ""))))
+    return found
+
+
 def shown(event: Changed[str] | Deleted | Synced) -> str:
     match event:
         case Changed(key, value):
@@ -57,7 +69,9 @@ async def events(
     seen: list[str] = []
     restarts: list[RestartReason] = []
     async with fake_api(*script) as api, KubeClient(config(api)) as client, asyncio.timeout(DEADLINE):
-        watch = ListWatch(client, PATH, decode, timing=timing, restarted=restarts.append, **options)
+        watch = ListWatch(
+            client, PATH, decode, decode_all=decode_all, timing=timing, restarted=restarts.append, **options
+        )
         async with aclosing(watch.events()) as stream:
             async for event in stream:
                 seen.append(shown(event))

@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from proxymode_agent.http1.pool import Response
     from proxymode_agent.kube.config import ClusterConfig
     from proxymode_agent.kube.credentials import ClientCertificate, Credential
+
+I = TypeVar("I")  # noqa: E741 - an item of a list
 
 REQUEST_SECONDS: Final = 30.0
 """Longest time for a whole request, and for silence within a list; a watch has its own."""
@@ -54,11 +56,11 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A piece of a list, as it comes; the items undecoded, each one JSON object. The last piece of what was asked for
-    has the resourceVersion, the others have none; `last`: nothing follows."""
+class Page(Generic[I]):
+    """A piece of a list, as it comes. The last piece of what was asked for has the resourceVersion, the others have
+    none; `last`: nothing follows."""
 
-    items: list[msgspec.Raw]
+    items: list[I]
     resource_version: str = ""
     last: bool = False
 
@@ -153,9 +155,15 @@ class KubeClient:
             )
 
     async def pages(
-        self, path: str, *, params: Mapping[str, str] | None = None, page_size: int = PAGE_SIZE
-    ) -> AsyncIterator[Page]:
-        """The collection at `path`, page by page, all of one resourceVersion; page_size 0: in one page.
+        self,
+        path: str,
+        items: Callable[[bytes], list[I]],
+        *,
+        params: Mapping[str, str] | None = None,
+        page_size: int = PAGE_SIZE,
+    ) -> AsyncIterator[Page[I]]:
+        """The collection at `path`, page by page, all of one resourceVersion; page_size 0: in one page. `items` reads
+        them, as ListDecoder has it.
 
         Raises ApiError; 410 Expired when the list took longer than the server keeps its snapshot.
         """
@@ -163,16 +171,16 @@ class KubeClient:
         if page_size:
             query["limit"] = str(page_size)
         while True:
-            decoder = ListDecoder()
+            decoder = ListDecoder(items)
             try:
                 async with self._response("GET", path, params=query, idle_seconds=REQUEST_SECONDS) as response:
                     async for piece in response.chunks:
-                        if items := decoder.feed(piece):
-                            yield Page(items)
-                items, meta = decoder.finish()
+                        if found := decoder.feed(piece):
+                            yield Page(found)
+                found, meta = decoder.finish()
             except msgspec.MsgspecError as error:
                 raise ApiError(0, "InvalidResponse", f"GET {path}: not a list: {error}") from error
-            yield Page(items, meta.resource_version, last=not meta.continue_)
+            yield Page(found, meta.resource_version, last=not meta.continue_)
             if not meta.continue_:
                 return
             query["continue"] = meta.continue_

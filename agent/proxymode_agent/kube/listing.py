@@ -8,9 +8,14 @@ look otherwise are decoded when they are complete.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+I = TypeVar("I")  # noqa: E741 - an item
 
 _ITEMS: Final = b'"items":['
 _BETWEEN: Final = b'},{"metadata":{'
@@ -27,27 +32,30 @@ class ListMeta(msgspec.Struct, rename="camel"):
 
 class _List(msgspec.Struct):
     metadata: ListMeta
-    items: list[msgspec.Raw] | None = None
+    items: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class _Rest(msgspec.Struct):
-    items: list[msgspec.Raw] | None = None
+    items: msgspec.Raw
 
 
 _LIST: Final = msgspec.json.Decoder(_List)
 _REST: Final = msgspec.json.Decoder(_Rest)
-_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
+raw_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+"""Of a JSON array, each by itself and undecoded."""
 
 
-class ListDecoder:
-    """Feed it the body; it hands out each item once, in order."""
+class ListDecoder(Generic[I]):
+    """Feed it the body; it hands out each item once, in order, as `items` reads them: a JSON array, some of them. That
+    raises msgspec.DecodeError for what is no JSON array."""
 
-    def __init__(self) -> None:
+    def __init__(self, items: Callable[[bytes], list[I]]) -> None:
+        self._items = items
         self._buffer = bytearray()
         self._meta: ListMeta | None = None
         self._look_at = _PIECE
 
-    def feed(self, data: bytes | bytearray) -> list[msgspec.Raw]:
+    def feed(self, data: bytes | bytearray) -> list[I]:
         """The items that are complete with this piece of the body; mostly none, for a piece is too small."""
         self._buffer += data
         if len(self._buffer) < self._look_at:
@@ -58,8 +66,8 @@ class ListDecoder:
         end = self._buffer.rfind(_BETWEEN)
         if end >= 0:
             try:
-                items = _ARRAY.decode(b"[%b]" % bytes(self._buffer[: end + 1]))
-            except msgspec.MsgspecError:
+                items = self._items(b"[%b]" % bytes(self._buffer[: end + 1]))
+            except msgspec.DecodeError:
                 pass  # within an item
             else:
                 del self._buffer[: end + 2]
@@ -68,13 +76,18 @@ class ListDecoder:
         self._look_at = 2 * len(self._buffer)
         return []
 
-    def finish(self) -> tuple[list[msgspec.Raw], ListMeta]:
+    def finish(self) -> tuple[list[I], ListMeta]:
         """The body is complete: the items that are left, and what is said of all. Raises msgspec.MsgspecError where it
         is no list."""
         if self._meta is None:
             whole = _LIST.decode(self._buffer)
-            return whole.items or [], whole.metadata
-        return _REST.decode(b"{%b%b" % (_ITEMS, bytes(self._buffer))).items or [], self._meta
+            return self._all(whole.items), whole.metadata
+        return self._all(_REST.decode(b"{%b%b" % (_ITEMS, bytes(self._buffer))).items), self._meta
+
+    def _all(self, array: msgspec.Raw) -> list[I]:
+        """The items of a whole array; Go writes null for an empty one."""
+        text = bytes(array)
+        return [] if text == b"null" else self._items(text)
 
     def _begin(self) -> bool:
         """Read the list's metadata, where it comes before the items as it mostly does."""

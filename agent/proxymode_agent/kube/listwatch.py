@@ -22,6 +22,7 @@ import msgspec
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.kube.client import PAGE_SIZE, ApiError, Status
+from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.objects import ObjectKey
 
 if TYPE_CHECKING:
@@ -118,8 +119,9 @@ class ListWatch(Generic[T]):
     """The collection at `path` as events; iterate over `events()` once.
 
     `decode` turns one object's JSON into T and raises ValueError for what it cannot read (msgspec's and pydantic's
-    errors are such): that object keeps its last known state, and the log says so. `restarted` is called with every
-    new beginning but the first.
+    errors are such): that object keeps its last known state, and the log says so. `decode_all` does so with an array
+    of objects, for the first list: that is three times as fast as one by one. `restarted` is called with every new
+    beginning but the first.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class ListWatch(Generic[T]):
         path: str,
         decode: Callable[[bytes], T],
         *,
+        decode_all: Callable[[bytes], list[tuple[ObjectKey, str, T]]] | None = None,
         label_selector: str = "",
         field_selector: str = "",
         timing: Timing = Timing(),
@@ -136,6 +139,7 @@ class ListWatch(Generic[T]):
         self._client = client
         self._path = path
         self._decode = decode
+        self._decode_all = decode_all
         self._selectors = _selectors(label_selector, field_selector)
         self._first = first_list(label_selector, field_selector)
         self._timing = timing
@@ -169,17 +173,16 @@ class ListWatch(Generic[T]):
         params, page_size = self._selectors, self._page_size
         if not self._listed_at:
             params, page_size = self._first, 0
-        async for page in self._client.pages(self._path, params=params, page_size=page_size):
-            for number, raw in enumerate(page.items, 1):
-                if not number % PAGE_SIZE:
-                    await asyncio.sleep(0)  # others may have their turn
-                key, item_version = _identity(raw)
+        async for page in self._client.pages(self._path, self._read, params=params, page_size=page_size):
+            for key, item_version, item in page.items:
                 found.add(key)
                 if self._known.get(key) != item_version:
                     self._known[key] = item_version
-                    if (event := self._changed(key, raw)) is not None:
+                    event = self._changed(key, item) if isinstance(item, msgspec.Raw) else Changed(key, item)
+                    if event is not None:
                         yield event
             version = page.resource_version
+            await asyncio.sleep(0)  # others may have their turn
         for key in [key for key in self._known if key not in found]:
             del self._known[key]
             yield Deleted(key)
@@ -188,6 +191,15 @@ class ListWatch(Generic[T]):
         self._page_size = PAGE_SIZE
         log.info("listed", extra={"resource": self._path, "objects": len(found), "resource_version": version})
         yield Synced(version)
+
+    def _read(self, array: bytes) -> list[tuple[ObjectKey, str, T | msgspec.Raw]]:
+        """Some items of a list: key, resourceVersion, and the object, undecoded where it may be known already."""
+        if self._decode_all is not None and not self._listed_at:
+            try:
+                return [*self._decode_all(array)]
+            except msgspec.ValidationError:
+                pass  # one of them is unusual; which, and what of it, is told when it is decoded by itself
+        return [(*_identity(raw), raw) for raw in raw_items(array)]
 
     async def _watch(self, version: str) -> AsyncIterator[Changed[T] | Deleted]:
         seconds = self._timing.watch * (1.0 + random.random())

@@ -6,7 +6,7 @@ included.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,7 @@ class ObjectMeta(msgspec.Struct, rename="camel", frozen=True, gc=False):
     name: str
     namespace: str = ""
     uid: str = ""
+    resource_version: str = ""
     deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
     annotations: Annotations | None = None
@@ -163,3 +164,18 @@ decode_service = msgspec.json.Decoder(Service).decode
 decode_endpoint_slice = msgspec.json.Decoder(EndpointSlice).decode
 decode_service_cidr = msgspec.json.Decoder(ServiceCIDR).decode
 decode_node = msgspec.json.Decoder(Node).decode
+
+_services: Final = msgspec.json.Decoder(list[Service]).decode
+_endpoint_slices: Final = msgspec.json.Decoder(list[EndpointSlice]).decode
+
+
+def decode_services(array: bytes) -> list[tuple[ObjectKey, str, Service]]:
+    """A JSON array of them, each with its key and resourceVersion. Raises msgspec.MsgspecError."""
+    found = _services(array)
+    return [(ObjectKey(one.metadata.namespace, one.metadata.name), one.metadata.resource_version, one) for one in found]
+
+
+def decode_endpoint_slices(array: bytes) -> list[tuple[ObjectKey, str, EndpointSlice]]:
+    """A JSON array of them, each with its key and resourceVersion. Raises msgspec.MsgspecError."""
+    found = _endpoint_slices(array)
+    return [(ObjectKey(one.metadata.namespace, one.metadata.name), one.metadata.resource_version, one) for one in found]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # A named tuple's own constructor is a Python function, four times as dear; a large cluster has 250,000 endpoints.
 _endpoint: Final[Callable[[tuple[bytes, int]], Endpoint]] = partial(tuple.__new__, Endpoint)
 _NOTHING: Final[Groups] = {}
+_FAMILIES: Final = {int(family): family for family in Family}
 
 
 def service_ports(
@@ -38,7 +39,7 @@ def service_ports(
     groups = _groups(slices)
     ports = []
     for address in service.addresses:
-        family = Family(len(address))
+        family = _FAMILIES[len(address)]
         external = NO_EXTERNAL if service.external is NO_EXTERNAL else service.external.of(family)
         for port in service.ports:
             accessible = bool(port.node_port or external.ips or external.load_balancer)

@@ -10,13 +10,14 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.services.addresses import packed
 from proxymode_agent.services.labels import SERVICE_NAME_LABEL
 from proxymode_agent.services.model import Family, Protocol
 from proxymode_agent.services.service import PROTOCOLS
 
 if TYPE_CHECKING:
-    from proxymode_agent.kube.objects import EndpointSlice, ObjectKey, SliceEndpoint, SlicePort
+    from proxymode_agent.kube.objects import EndpointSlice, SliceEndpoint, SlicePort
 
 _FAMILIES: Final = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 
@@ -82,7 +83,7 @@ _DRAINING: Final = tuple(Placement(True, place) for place in Place)
 def slice_service(key: ObjectKey, endpoint_slice: EndpointSlice) -> ObjectKey | None:
     """The Service that the slice belongs to; None: to none."""
     name = (endpoint_slice.metadata.labels or {}).get(SERVICE_NAME_LABEL)
-    return key._replace(name=name) if name else None
+    return ObjectKey(key.namespace, name) if name else None
 
 
 def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[SliceEntry | None, tuple[str, ...]]:

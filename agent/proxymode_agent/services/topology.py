@@ -6,7 +6,7 @@ KEP-3015), made once a group of endpoints with the same placement.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.services.slices import NodeHint, Place
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from proxymode_agent.services.model import Endpoint
     from proxymode_agent.services.slices import Placement
+
+# An enumeration's members are found through a descriptor, which shows on the hot path.
+_ELSEWHERE: Final = Place.ELSEWHERE
 
 
 class Usable(NamedTuple):
@@ -32,13 +35,17 @@ def usable(groups: Mapping[Placement, Collection[Endpoint]], *, cluster: bool, l
     `groups` are disjoint and not empty. `cluster`, `local`: which policies its frontends use. `zone`: this node's,
     empty where it has none.
     """
+    if cluster and not local and len(groups) == 1:  # as of most Services: whatever its placement, there is no other
+        ((placement, endpoints),) = groups.items()
+        addresses = () if placement.place is _ELSEWHERE else sorted({endpoint.address for endpoint in endpoints})
+        return Usable(tuple(sorted(endpoints)), (), elsewhere=False, hairpin=tuple(addresses))
     ready = [placement for placement in groups if not placement.draining]
     draining = [placement for placement in groups if placement.draining]
     for_cluster = (_preferred(ready, zone) or draining) if cluster else []
     for_local = (_here(ready) or _here(draining)) if local else []
     chosen = dict.fromkeys((*for_cluster, *for_local))
     # Where both policies are used, pods of other nodes can come here from outside and be short-circuited to themselves.
-    reach_themselves = [one for one in chosen if (cluster and local) or one.place is not Place.ELSEWHERE]
+    reach_themselves = [one for one in chosen if (cluster and local) or one.place is not _ELSEWHERE]
     return Usable(
         cluster=_sorted(groups, for_cluster),
         local=_sorted(groups, for_local),

@@ -119,19 +119,21 @@ class ServiceTracker:
         replaced: dict[ServicePortName, ServicePort | None] = {}
         checks: dict[ServiceName, HealthCheck | None] = {}
         for key in self._dirty:
-            old = {port.name: port for port in self._ports.pop(key, ())}
+            before = self._ports.pop(key, ())
             service = self._services.get(key)
             slices = self._slices.get(key, {}).values()
             ports = () if service is None else service_ports(key, service, slices, self._zone)
             if ports:
                 self._ports[key] = ports
-            new = {port.name: port for port in ports}
-            replaced |= dict.fromkeys(old.keys() - new.keys())
-            replaced |= {name: port for name, port in new.items() if old.get(name) != port}
-            name = ServiceName(*key)
+            if ports != before:
+                old, new = {port.name: port for port in before}, {port.name: port for port in ports}
+                replaced.update(dict.fromkeys(old.keys() - new.keys()))
+                replaced.update((name, port) for name, port in new.items() if old.get(name) != port)
             check = None if service is None else health_check(service, slices)
-            if check != self._health_checks.get(name):
-                checks[name] = check
+            if check is not None or self._health_checks:
+                name = ServiceName(*key)
+                if check != self._health_checks.get(name):
+                    checks[name] = check
         self._dirty.clear()
         problems, self._problems = tuple(self._problems), []
         if replaced:
@@ -157,7 +159,8 @@ class ServiceTracker:
     def _note(self, kind: str, key: ObjectKey, problems: tuple[str, ...]) -> None:
         """Keep what is new of an object's problems; the object is told of each once, until it is rid of it."""
         if not problems:
-            self._told.pop((kind, key), None)
+            if self._told:
+                self._told.pop((kind, key), None)
             return
         told = self._told.get((kind, key), ())
         self._told[kind, key] = problems
