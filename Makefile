@@ -91,6 +91,10 @@ proof-updates: install ## a million first packets under each kind of nftables up
 proof-updates-vm: install ## the same on 6.1, inside the VM; an hour, or with PROOF_ARGS="1000000 'ip6 sticky'" less
 	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
 
+.PHONY: proof-switches
+proof-switches: install ## twenty switches under load, and one killed after each step and left half-done for ten seconds; inside the VM, slow
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/test_switch_under_load.py --round-trips 10 --half-done 10 $(PROOF_ARGS)
+
 .PHONY: proof-rollout
 proof-rollout: install ## the rollout planner in every state of a small fleet, two faults or commands deep; an hour
 	@cd tests/unit && $(CURDIR)/$(BIN)/python proof_rollout.py $(PROOF_ARGS)
@@ -102,6 +106,10 @@ test-e2e: install ## all parts together, as the demo puts them together
 .PHONY: bench-sync
 bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a table, then a line of JSON; CASES=1000x2 for one case
 	@$(BIN)/python -m proxymode_benchmarks.sync $(CASES)
+
+.PHONY: bench-switch
+bench-switch: install ## a node's change of mode under load inside the VM, kube-proxy's way and ours, and what a hand-over costs here: tables, then a line of JSON
+	@$(BIN)/python -m proxymode_benchmarks.switch
 
 .PHONY: bench-ipvs
 bench-ipvs: install ## Services into IPVS on 6.1, inside the VM, beside ipvsadm -R and ip -batch: a table, then a line of JSON; CASES=1000x10 for one case

@@ -30,7 +30,7 @@ from proxymode_agent.metrics import Metrics
 from proxymode_agent.services.labels import SERVICE_NAME_LABEL
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.services.tracker import ServiceTracker
-from proxymode_agent.switch.record import Outcome, StepRecord, SwitchError, SwitchRecord
+from proxymode_agent.switch.record import Outcome, StepRecord, SwitchError, SwitchPending, SwitchRecord
 from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class FakeKernel:
     calls: list[str] = field(default_factory=list)
     configs: list[DataplaneConfig] = field(default_factory=list)
     gate: threading.Event | None = None
+    draining: int = 0
 
     def switcher(self, config: DataplaneConfig) -> FakeSwitcher:
         self.configs.append(config)
@@ -134,6 +135,13 @@ class FakeSwitcher:
     def switch(self, to: Mode, state: ServiceState, on_step: Callable[[StepRecord], None]) -> SwitchRecord:
         steps = (StepRecord("program", NOW, 1), StepRecord("remove", NOW, 2))
         came_from = self.observe()
+        if self.kernel.draining:
+            self.kernel.draining -= 1
+            self.kernel.calls.append(f"drain to {to}")
+            self.kernel.tables.setdefault(to, dict(state.ports))
+            self.kernel.half_done = to
+            record = SwitchRecord(came_from, to, NOW, None, None, "", steps[:1], None, drain_until=NOW)
+            raise SwitchPending(record, seconds=0.001)
         try:
             self.kernel.call(f"switch {to}")
         except DataplaneError as error:
@@ -335,6 +343,31 @@ async def test_a_switch_is_told_step_by_step_and_verified_afterwards() -> None:
         assert last.last_switch.outcome is Outcome.SUCCEEDED
         assert last.steps == ()
         assert it.value("switch_duration_seconds_count", to="nftables", result="success") == 1
+
+
+async def test_a_switch_that_waits_for_connections_is_asked_again_while_the_target_is_kept_up_to_date() -> None:
+    seen: list[EngineSnapshot] = []
+
+    def look(snapshot: EngineSnapshot) -> bool:
+        seen.append(snapshot)
+        return snapshot.phase is EnginePhase.ACTIVE and snapshot.observed is ObservedMode.NFTABLES
+
+    async with bench(FakeKernel(tables={Mode.IPVS: {}}, draining=3)) as it:
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.list_cluster()
+        last = await it.until(look)
+        calls = it.kernel.calls
+        assert [call for call in calls if "drain" in call or "switch" in call] == ["drain to nftables"] * 3 + [
+            "switch nftables"
+        ]
+        assert "sync nftables full" in calls[: calls.index("switch nftables")]
+        waiting = [snapshot for snapshot in seen if snapshot.last_switch and not snapshot.last_switch.outcome]
+        assert {snapshot.phase for snapshot in waiting} == {EnginePhase.SWITCHING}
+        assert all(not snapshot.error for snapshot in seen), "waiting is not failing"
+        assert last.last_switch is not None
+        assert last.last_switch.outcome is Outcome.SUCCEEDED
+        assert it.value("switch_duration_seconds_count", to="nftables", result="success") == 1
+        assert it.value("switch_duration_seconds_count", to="nftables", result="failure") == 0
 
 
 async def test_a_switch_that_fails_is_told_and_tried_again_while_the_old_mode_is_served() -> None:

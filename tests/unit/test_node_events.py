@@ -57,6 +57,12 @@ def test_a_switch_is_told_when_it_begins_and_when_it_ends() -> None:
     assert reasons(ended, ended) == []
 
 
+def test_the_end_of_a_switch_counts_what_drained() -> None:
+    ended = done(SwitchOutcome.SUCCEEDED).model_copy(update={"connections_drained": 4, "connections_kept": 5})
+    (event,) = transitions(status(last_switch=switch()), status(last_switch=ended))
+    assert "Of 10 connections 5 were kept, 4 drained and 1 lost." in event.note
+
+
 def test_a_switch_too_quick_to_be_seen_under_way_is_told_in_whole() -> None:
     assert reasons(status(), status(last_switch=done(SwitchOutcome.SUCCEEDED))) == ["SwitchStarted", "SwitchSucceeded"]
 

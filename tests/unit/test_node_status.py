@@ -13,11 +13,12 @@ from proxymode_agent.node.conditions import Observation
 from proxymode_agent.node.status import HEARTBEAT, build, worth_writing
 from proxymode_agent.preflight.model import Facts, KubeProxyFound, ModuleState
 from proxymode_agent.services.model import Family, Protocol, ServicePortName
-from proxymode_agent.switch import Connections, Outcome, StepRecord, SwitchRecord
+from proxymode_agent.switch import Connections, Outcome, Probes, StepRecord, SwitchRecord
 from proxymode_api.common import Condition, ConditionStatus
 from proxymode_api.deprecation import Minor
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_api.nodeproxymode import (
+    FrontendKind,
     NodeProxyModeSpec,
     NodeProxyModeStatus,
     Phase,
@@ -254,6 +255,38 @@ def test_a_switch_that_is_done_is_told_with_its_steps_and_connections() -> None:
     assert [step.name for step in switch.steps] == ["program"]
     assert (switch.connections_found, switch.connections_kept, switch.connections_lost) == (280, 279, 1)
     assert condition(status, "Switching").reason == "SwitchSucceeded"
+
+
+def test_a_switch_tells_how_often_it_was_begun_what_drained_and_what_answered() -> None:
+    record = replace(
+        SWITCHED,
+        connections=Connections(280, 200, 70),
+        attempts=3,
+        steps=(StepRecord("carry-connections", NOW, 31, tries=2),),
+        verification=(Probes("NodePort", 4, 3, 2, ("NodePort 192.0.2.1:30080 of ns/web",)),),
+    )
+    switch = status_of(engine=replace(ACTIVE, last_switch=record)).last_switch
+    assert switch is not None
+    assert (switch.connections_drained, switch.connections_lost, switch.attempts) == (70, 10, 3)
+    assert switch.steps[0].tries == 2
+    (probes,) = switch.verification
+    assert (probes.kind, probes.probed, probes.before, probes.after) == (FrontendKind.NODE_PORT, 4, 3, 2)
+    assert probes.failed == ["NodePort 192.0.2.1:30080 of ns/web"]
+
+
+def test_a_switch_that_waits_for_connections_says_until_when() -> None:
+    until = NOW + timedelta(minutes=5)
+    waiting = replace(SWITCHED, outcome=None, completed_at=None, connections=None, drain_until=until)
+    engine = replace(
+        ACTIVE, phase=EnginePhase.SWITCHING, desired=Mode.NFTABLES, observed=ObservedMode.NFTABLES, last_switch=waiting
+    )
+    status = status_of(engine=engine)
+    assert status.phase is Phase.SWITCHING
+    assert status.last_switch is not None
+    assert (status.last_switch.completed_at, status.last_switch.drain_deadline) == (None, until)
+    switching = condition(status, "Switching")
+    assert switching.status is ConditionStatus.TRUE
+    assert until.isoformat(timespec="seconds") in switching.message
 
 
 def test_a_switch_under_way_shows_the_steps_done() -> None:

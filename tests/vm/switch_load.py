@@ -53,19 +53,20 @@ def services(node: ServiceNode) -> ServiceState:
 
 def clients(node: ServiceNode) -> list[Client]:
     """Outside, on the node, in a pod, in a pod that may meet itself; by every kind of frontend."""
-    return [
-        ("client1", VIP, {"tcp": 80, "udp": 53, "established": 3, "bulk": 1, "push": 2, "new_rate": 5.0}
-         | {"udp_rate": 3.0, "udp_streams": 2}),
-        ("client1", EXTERNAL, {"tcp": 80, "established": 2, "push": 1, "new_rate": 2.0}),
-        ("client1", node.address(4), {"tcp": LOCAL_NODE_PORT, "established": 2, "push": 1, "new_rate": 2.0}),
-        ("client1", node.address(6), {"tcp": NODE_PORT, "established": 2, "new_rate": 2.0}),
-        ("node1", VIP, {"tcp": 80, "established": 3, "bulk": 1, "push": 1, "new_rate": 5.0}),
-        ("node1-pod3", VIP6, {"tcp": 80, "established": 3, "bulk": 1, "push": 1, "new_rate": 4.0}),
-        ("node1-pod1", VIP, {"tcp": 80, "udp": 53, "established": 3, "new_rate": 2.0, "udp_streams": 1}),
+    loads: list[Client] = [
+        ("client1", VIP, {"tcp": 80, "udp": 53, "established": 3, "bulk": 1, "push": 2, "new_rate": 4.0}
+         | {"udp_rate": 2.0, "udp_streams": 1}),
+        ("client1", EXTERNAL, {"tcp": 80, "established": 2, "new_rate": 1.0}),
+        ("client1", node.address(4), {"tcp": LOCAL_NODE_PORT, "established": 2, "push": 1, "new_rate": 1.0}),
+        ("client1", node.address(6), {"tcp": NODE_PORT, "established": 2, "new_rate": 1.0}),
+        ("node1", VIP, {"tcp": 80, "established": 3, "bulk": 1, "push": 1, "new_rate": 3.0}),
+        ("node1-pod3", VIP6, {"tcp": 80, "established": 3, "bulk": 1, "push": 1, "new_rate": 2.0}),
+        ("node1-pod1", VIP, {"tcp": 80, "udp": 53, "established": 3, "new_rate": 1.0, "udp_streams": 1}),
     ]  # fmt: skip
+    return [(name, address, {"interval": 0.4, **load}) for name, address, load in loads]
 
 
-ESTABLISHED = 6 + 3 + 3 + 2 + 5 + 5 + 3
+ESTABLISHED = 6 + 2 + 3 + 2 + 5 + 5 + 3
 """Long-lived connections of `clients`."""
 
 

@@ -25,9 +25,9 @@ def main() -> int:
     client.add_argument("--tcp", type=int, metavar="PORT")
     client.add_argument("--udp", type=int, metavar="PORT")
     client.add_argument("--established", type=int, default=0, metavar="N", help="long-lived connections")
-    client.add_argument("--bulk", type=int, default=0, metavar="N", help="of these that fetch 100 kB at a time")
+    client.add_argument("--bulk", type=int, default=0, metavar="N", help="of these that fetch 50 kB at a time")
     client.add_argument(
-        "--push", type=int, default=0, metavar="N", help="of these that the server speaks on, 20 a second"
+        "--push", type=int, default=0, metavar="N", help="of these that the server speaks on, 10 times a second"
     )
     client.add_argument("--udp-streams", type=int, default=0, metavar="N", help="UDP flows of 10 datagrams a second")
     client.add_argument("--new-rate", type=float, default=0.0, metavar="R", help="new connections per second")
@@ -39,7 +39,7 @@ def main() -> int:
         "--timeout", type=float, default=6.0, help="seconds after which an answer is given up (%(default)s)"
     )
     client.add_argument(
-        "--ready-timeout", type=float, default=60.0, help="seconds to establish the long-lived ones (%(default)s)"
+        "--ready-timeout", type=float, default=110.0, help="seconds to establish the long-lived ones (%(default)s)"
     )
     client.add_argument("--seconds", type=float, help="measure that long (default: until SIGTERM)")
     client.add_argument("--reopen", action="store_true", help="open a new long-lived connection for a lost one")

@@ -35,8 +35,8 @@ class Flavour(NamedTuple):
 
 
 TALK: Final = Flavour("", repeats=False)
-BULK: Final = Flavour(" bulk 100000", repeats=False)
-PUSH: Final = Flavour(" push 50", repeats=True)
+BULK: Final = Flavour(" bulk 50000", repeats=False)
+PUSH: Final = Flavour(" push 100", repeats=True)
 
 
 @dataclass(frozen=True, slots=True)
