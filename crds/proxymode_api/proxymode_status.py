@@ -102,6 +102,48 @@ class RolloutRecord(Model):
     skipped: int = Field(default=0, ge=0, description="Nodes that a person had taken out when it ended.")
 
 
+class PlannedStage(Model):
+    """What one stage would move."""
+
+    name: str = Field(max_length=63, description="Name of the stage.")
+    nodes: int = Field(ge=0, description="Nodes that belong to it.")
+    to_move: int = Field(ge=0, description="Those of them that would be told to move.")
+    first: list[str] = Field(
+        default_factory=list, max_length=10, description="The first of these, in the order in which they would go."
+    )
+
+
+class PlanNote(Model):
+    """Something about some nodes."""
+
+    why: str = Field(max_length=1024, description="What it is: why they would not move, or the id of a check.")
+    nodes: int = Field(ge=0, description="How many nodes it is about.")
+    first: list[str] = Field(default_factory=list, max_length=10, description="The first of them by name.")
+
+
+class RolloutPlan(Model):
+    """What a paused rollout would do as the fleet is now, found by the code that would do it."""
+
+    to_move: int = Field(ge=0, description="Nodes that would be told to move.")
+    at_a_time: int = Field(ge=1, description="How many at one time: maxUnavailable as a number.")
+    stages: list[PlannedStage] = Field(default_factory=list, max_length=32, description="Stages in their order.")
+    blockers: list[PlanNote] = Field(
+        default_factory=list, max_length=32, description="What keeps nodes from moving, the most frequent first."
+    )
+    warnings: list[PlanNote] = Field(
+        default_factory=list, max_length=32, description="Preflight checks that warn, the most frequent first."
+    )
+    seconds_per_node: int | None = Field(
+        default=None, ge=0, description="Median of the last switches of these nodes; none: no node has switched yet."
+    )
+    estimated_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        description="What all of it would take: switches, minReadySeconds and the soak of every stage, without waiting "
+        "for approvals, windows and gates; none: no switch was measured.",
+    )
+
+
 class FleetStatus(StrEnum):
     """The word in the STATUS column."""
 
@@ -144,6 +186,9 @@ class ProxyModeStatus(Model):
     completed_at: datetime | None = Field(default=None, description="When its last stage was complete.")
     stages: list[StageStatus] = Field(default_factory=list, max_length=32, description="Stages of this rollout.")
     nodes: NodeCounts = Field(default_factory=NodeCounts, description="Nodes by state.")
+    plan: RolloutPlan | None = Field(
+        default=None, description="While spec.rollout.paused is true: what the rollout would do."
+    )
     gates_checked_at: datetime | None = Field(
         default=None, description="When, before the first stage, every gate had answered; no node is told before."
     )

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from proxymode_api import API_VERSION
 from proxymode_api.annotations import SKIP_ANNOTATION
 from proxymode_api.common import ConditionStatus
-from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, Verdict
+from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, SwitchOutcome, Verdict
 from proxymode_api.proxymode import ProxyMode
 from proxymode_operator.rollout.model import (
     TURN_ANNOTATION,
@@ -31,6 +31,7 @@ from proxymode_operator.rollout.model import (
 )
 
 if TYPE_CHECKING:
+    from proxymode_api.nodeproxymode import LastSwitch
     from proxymode_api.proxymode_status import ProxyModeStatus
 
 Json = dict[str, Any]
@@ -140,8 +141,17 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
         known_since=status.heartbeat_time,
         preflight_mode=preflight.mode if preflight is not None else None,
         blockers=blockers,
+        warnings=tuple(r.id for r in preflight.results if r.verdict is Verdict.WARN) if preflight is not None else (),
+        switch_seconds=_switch_seconds(status.last_switch),
         kube_proxy=conditions["KubeProxyPresent"].reason if "KubeProxyPresent" in conditions else "",
     )
+
+
+def _switch_seconds(last: LastSwitch | None) -> float | None:
+    """By the node's clock alone."""
+    if last is None or last.completed_at is None or last.outcome is not SwitchOutcome.SUCCEEDED:
+        return None
+    return max(0.0, (last.completed_at - last.started_at).total_seconds())
 
 
 def proxy_mode(raw: Json) -> ProxyMode | Unreadable:

@@ -143,6 +143,20 @@ def test_blocks_are_named_and_a_condition_without_results_blocks_too() -> None:
     assert reported(preflight=preflight | {"results": []}, conditions=[failed]).blockers == ("Blocked",)
 
 
+@pytest.mark.parametrize(
+    ("switch", "seconds"),
+    [
+        ({"outcome": "Succeeded", "completedAt": "2026-11-21T03:00:12Z"}, 12.0),
+        ({"outcome": "RolledBack", "completedAt": "2026-11-21T03:00:12Z"}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_switch_took_counts_once_it_has_succeeded(switch: dict[str, str], seconds: float | None) -> None:
+    began = {"fromMode": "ipvs", "toMode": "nftables", "startedAt": "2026-11-21T03:00:00Z"}
+    assert reported(lastSwitch=began | switch).switch_seconds == seconds
+    assert reported().switch_seconds is None
+
+
 def test_a_status_of_another_time_is_no_report() -> None:
     assert reported(phase="Levitating") is None
 

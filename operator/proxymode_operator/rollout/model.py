@@ -164,6 +164,8 @@ class Report:
     `heartbeat`: when the agent wrote it, by its node's clock. `heard_at`: the same by the operator's clock, which alone
     says whether the agent is silent; after the operator's start it is `heartbeat` until the agent writes again.
     `known_since`: since when this operator listens to the agent; before that its node's clock is all that is known.
+    `warnings`: ids of the checks that warn, of the same preflight as `blockers`. `switch_seconds`: what the last switch
+    took, None: there was none that succeeded.
     """
 
     observed_generation: int
@@ -176,6 +178,8 @@ class Report:
     known_since: datetime
     preflight_mode: Mode | None
     blockers: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    switch_seconds: float | None = None
     kube_proxy: str = ""
     """Reason of the condition KubeProxyPresent."""
 

@@ -39,6 +39,7 @@ from proxymode_operator.rollout.assess import NodeState, Patience, assess
 from proxymode_operator.rollout.gates import fold, questions
 from proxymode_operator.rollout.model import Decisions, Template, dataplane_options
 from proxymode_operator.rollout.notices import notices
+from proxymode_operator.rollout.outlook import outlook
 from proxymode_operator.rollout.progress import Gating, Tolerance, progress, started
 from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, rounded_up, topology_of
@@ -154,6 +155,7 @@ def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: dat
                 *before.history,
             ][: revisions.HISTORY],
             "stages": started(stages, told_times(fleet, names, now)),
+            "plan": outlook(situation, revisions.in_force(proxy_mode)) if situation.paused and not end.early else None,
             "gates": list(gating.statuses),
             "gates_checked_at": before.gates_checked_at or (now if hold is not None and hold.passed else None),
         }
