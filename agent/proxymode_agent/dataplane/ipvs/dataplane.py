@@ -41,7 +41,6 @@ from proxymode_api.modes import Mode
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from proxymode_agent.dataplane.base import Refused
     from proxymode_agent.dataplane.ipvs.model import AddressChange, Element, ServerChange
     from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
 
@@ -62,6 +61,7 @@ class IpvsDataplane:
         self._count = Count()
         self._virtual_servers: int | None = None
         self._schedulers: dict[str, bool] = {_FALLBACK: True}
+        self._refused: dict[ServicePortName, str] = {}
         self._drain = Drain(config.ipvs_drain_seconds)
         self._conntrack = ConntrackTable()
         self._stale_flows = {family: StaleFlows(family, self._conntrack) for family in Family}
@@ -244,13 +244,16 @@ class IpvsDataplane:
         self._forget_flows(before, after)
         strays = self._addresses.stray_routes()
         self._addresses.delete_routes(strays)
-        return self._result(wanted, written + applied + len(strays), refused)
+        self._refused = refused
+        return self._result(wanted, written + applied + len(strays))
 
     def _sync_changed(
         self, wanted: Wanted, state: ServiceState, changed: frozenset[ServicePortName]
     ) -> SyncResult | None:
         """Only the changed ports' operations; None when the kernel was not as believed: read it back."""
         ports = {name: state.ports.get(name) for name in changed}
+        if self._refused.keys() & changed:
+            return None
         if not self._asked(port for port in ports.values() if port is not None) <= self._schedulers.keys():
             return None
         before, after = wanted.replace(ports)
@@ -260,19 +263,19 @@ class IpvsDataplane:
             self._forget_flows(before, after)
         except DataplaneError:
             return None
-        return None if refused else self._result(wanted, applied, ())
+        return None if refused else self._result(wanted, applied)
 
-    def _result(self, wanted: Wanted, written: int, refused: Refused) -> SyncResult:
+    def _result(self, wanted: Wanted, written: int) -> SyncResult:
         return SyncResult(
             written=written,
             services=wanted.services,
             endpoints=wanted.endpoints,
-            refused=(*refused, *conflicts(wanted)),
+            refused=(*self._refused.items(), *conflicts(wanted)),
             instead=instead(wanted),
             read_back_in=self._drain.due_in(self._clock()),
         )
 
-    def _apply(self, wanted: Wanted, changes: Changes) -> tuple[int, Refused]:
+    def _apply(self, wanted: Wanted, changes: Changes) -> tuple[int, dict[ServicePortName, str]]:
         """Make the changes; how many were made, and which ports lack what the kernel refused."""
         servers = self._open_servers()
         self._table.put(changes.close, changes.there, changes.outdated)
@@ -296,7 +299,7 @@ class IpvsDataplane:
         self._drain.changed(changes.servers, self._clock())
         self._drain.gone(RealServerName(change.frontend, change.endpoint) for change in changes.sweep)
         applied = changes.count - len({change for change, _ in refused}) - (len(changes.open) - len(opened))
-        return applied, tuple(by_port(wanted, refused).items())
+        return applied, by_port(wanted, refused)
 
     def _forget_flows(self, before: IpvsState, after: IpvsState) -> None:
         """Make the next packet of a UDP flow to a frontend that leads elsewhere now a first packet."""
