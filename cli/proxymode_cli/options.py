@@ -117,6 +117,16 @@ def console(form: output.Format | None = None) -> Console:
 def show(table: Callable[[bool], RenderableType], value: Any, form: output.Format | None) -> None:
     """The value in the format that was asked for; `table` draws it for a terminal, wide or not."""
     if form is None or form is output.Format.WIDE:
-        console(form).print(table(form is output.Format.WIDE))
+        _draw(console(form), table(form is output.Format.WIDE))
     else:
         sys.stdout.write(output.text(value, form))
+
+
+def _draw(terminal: Console, drawn: RenderableType) -> None:
+    if terminal.is_terminal:
+        terminal.print(drawn)
+        return
+    with terminal.capture() as captured:
+        terminal.print(drawn)
+    # Spaces at the ends of lines, which fill a screen, are no use to grep and diff.
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())

@@ -16,7 +16,7 @@ from proxymode_cli import words
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ATTENTION: Final = (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT)
 """States that a person should look at, in this order."""
+NOT_CHECKED: Final = "Nothing is checked yet: no agent has reported, or no mode is asked for."
 ORDER: Final = (
     NodeState.SWITCHING,
     NodeState.FAILED,
@@ -57,7 +58,8 @@ def status(view: FleetView, *, wide: bool = False) -> RenderableType:
     parts: list[RenderableType] = [_headline(view)]
     if view.deprecation:
         parts.append(Text(f"! {view.deprecation}", "yellow"))
-    parts += ["", _by_mode(view)]
+    if view.nodes:
+        parts += ["", _by_mode(view)]
     for rollout in view.rollouts:
         parts += ["", rollout_head(rollout), Padding(stages(rollout), (0, 0, 0, 2))]
     if not view.rollouts:
@@ -75,6 +77,7 @@ def plan(view: FleetView, rollout: RolloutView, *, wide: bool = False) -> Render
     parts: list[RenderableType] = [
         rollout_head(rollout),
         Padding(stages(rollout, plan=True), (0, 0, 0, 2)),
+        *gates(rollout, view.at),
         "",
         Text(f"{words.plural(changing, 'node')} of {len(nodes)} {'is' if changing == 1 else 'are'} to change."),
     ]
@@ -115,13 +118,15 @@ def preflight(nodes: Iterable[NodeView], now: datetime, *, wide: bool = False) -
             Text(str(count[Verdict.BLOCK]), "bold red" if count[Verdict.BLOCK] else "dim"),
             f"{words.age(node.checked_at, now)} ago" if node.checked_at else "not yet",
         )
+    if not nodes:
+        return Text("No Linux node is to be seen.", "dim")
     if not wide:
         return Group(summary, *_findings(nodes))
     every = table("NODE", "CHECK", "VERDICT", "FOUND")
     for node in nodes:
         for result in node.preflight:
             every.add_row(node.name, result.id, words.verdict(result.verdict), result.found)
-    return Group(summary, "", every)
+    return Group(summary, "", every if every.row_count else Text(NOT_CHECKED, "dim"))
 
 
 def rollout_head(rollout: RolloutView) -> Text:
@@ -170,6 +175,23 @@ def stages(rollout: RolloutView, *, plan: bool = False) -> Table:
             Text(words.left_out(report.blocked, report.skipped), "yellow"),
         )
     return made
+
+
+def gates(rollout: RolloutView, now: datetime) -> list[RenderableType]:
+    """What every gate answered last."""
+    if not rollout.gates:
+        return []
+    made = table("GATE", "ASKED ABOUT", "RESULT", "VALUE", "AGE", "", right=("VALUE",))
+    for gate in rollout.gates:
+        made.add_row(
+            gate.name,
+            gate.stage or "before the first stage",
+            Text(gate.result.value, words.GATE_STYLE[gate.result]),
+            gate.value,
+            words.age(gate.measured_at, now),
+            Text(gate.message, "dim"),
+        )
+    return ["", Padding(made, (0, 0, 0, 2))]
 
 
 def history(past: Iterable[RolloutRecord], now: datetime) -> RenderableType:
@@ -301,8 +323,10 @@ def _checks(node: NodeView) -> Text:
     return Text("pass" if node.preflight else "not checked yet", "dim")
 
 
-def results(found: Iterable[PreflightResult]) -> Table:
+def results(found: Sequence[PreflightResult]) -> RenderableType:
     """Check by check, with what was found and what to do."""
+    if not found:
+        return Text(NOT_CHECKED, "dim")
     made = table("CHECK", "VERDICT", "FOUND")
     for result in found:
         text = Text(result.found)

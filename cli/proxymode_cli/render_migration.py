@@ -62,6 +62,8 @@ def summary(report: Report) -> list[RenderableType]:
 
 
 def _settled(report: Report) -> str:
+    if not report.nodes:
+        return "No Linux node is to be seen, so nothing changes."
     verb = "runs" if report.nodes == 1 else "run"
     return f"Nothing changes: {words.plural(report.nodes, 'node')} of {report.nodes} {verb} {report.to} already."
 

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
 
+from proxymode_api.gates import GateResult
 from proxymode_api.modes import Mode
 from proxymode_api.proxymode_status import FleetStatus
 from proxymode_cli import words
@@ -217,6 +218,10 @@ def _foot(rollout: RolloutView, untold: list[NodeView]) -> list[RenderableType]:
         if names:
             more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
             parts.append(Text.assemble(words.state(state), f": {', '.join(names[:NAMES_SHOWN])}{more}"))
+    for gate in rollout.gates:
+        if gate.result is not GateResult.PASS:
+            result = (gate.result.value, words.GATE_STYLE[gate.result])
+            parts.append(Text.assemble(f"Gate {gate.name}: ", result, f", {gate.message}" if gate.message else ""))
     if rollout.kept or rollout.lost:
         lost = (f"{rollout.lost} lost", "red" if rollout.lost else "")
         parts.append(Text.assemble("Connections open when nodes switched: ", f"{rollout.kept} kept, ", lost))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
+from proxymode_api.gates import GateResult
 from proxymode_api.modes import ObservedMode
 from proxymode_api.nodeproxymode import Verdict
 from proxymode_api.proxymode_status import FleetStatus, StagePhase
@@ -44,6 +45,12 @@ STAGE_STYLE: Final[Mapping[StagePhase, str]] = {
     StagePhase.SOAKING: "cyan",
     StagePhase.AWAITING_GATES: "yellow",
     StagePhase.COMPLETE: "green",
+}
+GATE_STYLE: Final[Mapping[GateResult, str]] = {
+    GateResult.PASS: "green",
+    GateResult.FAIL: "bold red",
+    GateResult.NO_DATA: "yellow",
+    GateResult.ERROR: "yellow",
 }
 VERDICT_STYLE: Final[Mapping[Verdict, str]] = {Verdict.PASS: "green", Verdict.WARN: "yellow", Verdict.BLOCK: "bold red"}
 MODE_STYLE: Final[Mapping[ObservedMode, str]] = {

@@ -221,6 +221,12 @@ async def test_wide_has_more_columns(fleet: ApiServer, command: tuple[str, ...],
     assert column not in (await plugin(fleet, *command)).out.replace("CHECKED", "").replace("CHECKS", "")
 
 
+async def test_piped_tables_have_no_spaces_at_the_ends_of_lines(fleet: ApiServer) -> None:
+    for command in ("status", "plan", "migration"):
+        ran = await plugin(fleet, command)
+        assert [line for line in ran.out.splitlines() if line != line.rstrip()] == []
+
+
 async def test_explain_asks_no_cluster(fleet: ApiServer) -> None:
     code, out, err = await process(fleet, "KUBECONFIG=/nonexistent kubectl-proxymode explain nodesblocked")
     assert (code, err) == (0, "")

@@ -212,3 +212,31 @@ def test_json_and_yaml_say_the_same_in_the_apis_style() -> None:
     assert as_json["nodes"][1]["lastSwitch"]["connectionsLost"] == 1
     assert as_json["at"] == "2026-11-21T12:00:00Z"
     assert "target" not in as_json["nodes"][7]
+
+
+def test_gates_are_in_the_plan_and_those_that_hold_it_up_in_the_watch() -> None:
+    proxy_mode = copy.deepcopy(world.PROXY_MODE)
+    proxy_mode["status"]["gates"] = [
+        {"name": "errors", "stage": "canary", "result": "Fail", "value": "0.3", "message": "0.3 is not < 0.01"},
+        {"name": "approvals", "stage": "canary", "result": "Pass", "value": "200", "message": "200 OK"},
+    ]
+    for gate in proxy_mode["status"]["gates"]:
+        gate["measuredAt"] = world.at(seconds=30)
+    view = world.fleet(proxy_mode)
+    found = lines(render.plan(view, view.rollouts[0]))
+    assert "errors canary Fail 0.3 30s 0.3 is not < 0.01" in found
+    assert "approvals canary Pass 200 30s 200 OK" in found
+    watched = lines(tree(view, view.rollouts[0]))
+    assert "Gate errors: Fail, 0.3 is not < 0.01" in watched
+    assert not any("approvals" in line for line in watched)
+
+
+def test_a_cluster_without_nodes_or_checks_says_so() -> None:
+    view = fleet_view([], [], [], "v1.36.2", world.NOW)
+    assert lines(render.status(view)) == [
+        "Kubernetes v1.36.2 0 nodes",
+        "",
+        "No ProxyMode: nothing is asked of any node.",
+    ]
+    assert lines(render.preflight((), world.NOW)) == ["No Linux node is to be seen."]
+    assert lines(render.results(())) == ["Nothing is checked yet: no agent has reported, or no mode is asked for."]

@@ -209,6 +209,7 @@ def test_a_rollout_that_has_not_begun_has_no_picture() -> None:
     found["status"] = {}
     report = seen(found)
     assert timeline(report) == ""
+    assert report.verdict == "Pending: the rollout has not begun."
     parsed(html(report))
 
 

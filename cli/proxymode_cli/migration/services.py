@@ -196,7 +196,7 @@ def firewall(seen: Situation) -> Iterator[Finding]:
             rule="firewall",
             severity=Severity.WARN,
             subject="Cluster",
-            detail=f"{len(ports)} NodePorts: {listed(ports)}",
+            detail=f"NodePorts {listed(ports)}",
             why="kube-proxy's iptables rules accept Service traffic (KUBE-FORWARD, KUBE-NODEPORTS) before a "
             "firewall's own rules drop it. In nftables an accept holds in its own table only: a drop "
             "elsewhere stands.",

@@ -129,6 +129,8 @@ def happening(item: Mapping[str, Any]) -> Happening | None:
 
 def _verdict(rollout: RolloutView, connections: Connections) -> str:
     """The one sentence that somebody reads who reads no more."""
+    if rollout.started_at is None:
+        return f"{rollout.status}: the rollout has not begun."
     updated, desired = rollout.counts.updated, rollout.counts.desired
     if rollout.status is FleetStatus.COMPLETE:
         done = f"All {desired} nodes run" if updated == desired else f"{updated} of {desired} nodes run"
