@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxymode_agent.dataplane.base import Finding
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.modes import KUBE_PROXY_MODES, Mode, ObservedMode
 
 _OURS: Final = {ObservedMode.IPVS: Mode.IPVS, ObservedMode.NFTABLES: Mode.NFTABLES}
 _REST_PER_SYNC: Final = 3.0
@@ -59,7 +59,12 @@ class Switch:
     to: Mode
 
 
-Action = Wait | Sync | Look | Switch
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Remove what is ours, if kube-proxy has programmed everything."""
+
+
+Action = Wait | Sync | Look | Switch | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,9 @@ class Situation:
     pending_at: float
     look_at: float
     switch_at: float
+    leaves: bool = False
+    """Whether the node is to be handed back to kube-proxy, from the desired mode."""
+    leave_at: float = -math.inf
 
 
 def ours(observed: ObservedMode) -> Mode | None:
@@ -95,10 +103,13 @@ def decide(situation: Situation) -> Action:
 
     Nothing is touched while the cluster is half known. Where no dataplane is in the kernel, there is nothing to switch
     from and the desired mode is simply programmed. A switch that failed is tried again later; until then the mode that
-    is in the kernel is kept up to date, so that a node that cannot move still serves.
+    is in the kernel is kept up to date, so that a node that cannot move still serves. A node that is handed back is
+    kept up to date until kube-proxy has programmed everything; from then on it is kube-proxy's.
     """
     s = situation
     if not (s.complete and s.told):
+        return Wait(math.inf)
+    if s.leaves and s.observed in KUBE_PROXY_MODES and s.unfinished is None:
         return Wait(math.inf)
     target = s.desired or s.unfinished
     empty = s.observed is ObservedMode.NONE and s.unfinished is None
@@ -114,9 +125,12 @@ def decide(situation: Situation) -> Action:
         return Sync(current, full=True)
     if s.pending and s.now >= s.pending_at:
         return Sync(current, full=False)
+    leave_at = s.leave_at if s.leaves and current is s.desired else math.inf
+    if s.now >= leave_at:
+        return Leave()
     if s.now >= s.look_at:
         return Look(current)
-    return Wait(min(switch_at, s.full_at, s.look_at, s.pending_at if s.pending else math.inf))
+    return Wait(min(switch_at, s.full_at, leave_at, s.look_at, s.pending_at if s.pending else math.inf))
 
 
 def rest_after(duration: float, waited: float) -> float:

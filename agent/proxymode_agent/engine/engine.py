@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
 from proxymode_agent.engine import told
-from proxymode_agent.engine.decide import Look, Situation, Switch, Sync, Wait, decide, ours, rest_after
+from proxymode_agent.engine.decide import Leave, Look, Situation, Switch, Sync, Wait, decide, ours, rest_after
 from proxymode_agent.engine.drift import Drift
 from proxymode_agent.engine.inbox import Inbox
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
 from proxymode_agent.services.model import HealthChecks
 from proxymode_agent.switch.record import SwitchError, SwitchPending
-from proxymode_api.modes import ObservedMode
+from proxymode_api.modes import KUBE_PROXY_MODES, KubeProxyPolicy, ObservedMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,11 @@ class _Goal(NamedTuple):
     config: DataplaneConfig
     attempt: int = 0
 
+    @property
+    def leaves(self) -> bool:
+        """Whether the node is to be handed back to kube-proxy."""
+        return self.mode is not None and self.config.kube_proxy is KubeProxyPolicy.HAND_BACK
+
 
 class Engine:
     """Feed it events (`on_service`, `on_slice`), tell it what is desired (`set_desired`), read `snapshot`, and `run` it
@@ -108,7 +113,7 @@ class Engine:
         self._kernel = Kernel(ObservedMode.NONE, None)
         self._drift = Drift(pace.sync_period, pace.look_period, pace.drift_shown)
         # Not before when: start anew or retry a failure, write changes, try a switch.
-        self._full_at = self._pending_at = self._switch_at = -math.inf
+        self._full_at = self._pending_at = self._switch_at = self._leave_at = -math.inf
         self._rest_seconds = 0.0
         self._retry = Backoff(pace.retry_first, pace.retry_cap)
         self._refused_retry = Backoff(pace.retry_first, pace.retry_cap)
@@ -207,6 +212,8 @@ class Engine:
                 await self._sync(mode, full=full)
             case Switch(to):
                 await self._switch(to)
+            case Leave():
+                await self._leave()
         return -math.inf
 
     def _situation(self) -> Situation:
@@ -223,6 +230,8 @@ class Engine:
             pending_at=self._pending_at,
             look_at=self._drift.look_at if synced else math.inf,
             switch_at=self._switch_at,
+            leaves=self._goal is not None and self._goal.leaves,
+            leave_at=self._leave_at,
         )
 
     async def _open(self, goal: _Goal) -> None:
@@ -362,6 +371,27 @@ class Engine:
             self._failed("dataplane cannot be observed", error, goal)
         self._publish(steps=())
 
+    async def _leave(self) -> None:
+        goal = self._goal
+        state = self._inbox.take()
+        began = self._clock()
+        try:
+            missing = await self._worker.hand_back(state)
+            if not missing:
+                self._kernel = await self._worker.observe()
+        except Exception as error:
+            self._inbox.kept_waiting(began)
+            self._failed("hand-back to kube-proxy failed", error, goal)
+            return
+        if missing:
+            self._inbox.kept_waiting(began)
+            self._leave_at = self._clock() + self._pace.look_period
+        else:
+            self._inbox.passed_over(began)
+            self.health_checks.set(None)
+            told.handed_back(self._kernel)
+            self._publish(synced=False)
+
     def _tell_refused(self, refused: Refused, *, full: bool) -> None:
         """Tell what is newly refused, and have all that is refused tried again."""
         before = self._cell.value.refused
@@ -400,7 +430,7 @@ class Engine:
         if self._draining:
             return EnginePhase.SWITCHING
         current = ours(self._kernel.observed)
-        if self._goal.mode is None:
+        if self._goal.mode is None or (self._goal.leaves and self._kernel.observed in KUBE_PROXY_MODES):
             if current is None:
                 return EnginePhase.OBSERVING
             return EnginePhase.ACTIVE if synced else EnginePhase.PROGRAMMING

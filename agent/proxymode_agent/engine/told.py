@@ -64,6 +64,11 @@ def switch_ended(to: Mode, seconds: float) -> None:
     log.info("switch ended", extra={"to_mode": to.value, "seconds": round(seconds, 3)})
 
 
+def handed_back(kernel: Kernel) -> None:
+    """kube-proxy has the node again."""
+    log.info("handed back to kube-proxy", extra={"mode": kernel.observed.value})
+
+
 def failed(what: str, error: Exception, delay: float) -> None:
     """Something failed and will be tried again; with a traceback only for what no dataplane raises on purpose."""
     expected = type(error).__module__.startswith("proxymode_agent.")

@@ -29,6 +29,7 @@ class Switcher(Protocol):
     def unfinished(self) -> Mode | None: ...
     def dataplane(self, mode: Mode) -> Dataplane: ...
     def switch(self, to: Mode, state: ServiceState, on_step: Callable[[StepRecord], None]) -> SwitchRecord: ...
+    def hand_back(self, state: ServiceState) -> str: ...
 
 
 class Kernel(NamedTuple):
@@ -73,6 +74,10 @@ class DataplaneWorker:
             loop.call_soon_threadsafe(on_step, step)
 
         return await self._call(lambda: self._opened().switch(to, state, report))
+
+    async def hand_back(self, state: ServiceState) -> str:
+        """Switcher.hand_back. Raises DataplaneError."""
+        return await self._call(lambda: self._opened().hand_back(state))
 
     def close(self) -> None:
         """Close sockets once the call that is under way has ended; leaves the kernel as it is. Does not wait."""

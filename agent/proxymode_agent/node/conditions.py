@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.engine.snapshot import EnginePhase
+from proxymode_agent.node.handing import NOWHERE, Stand
 from proxymode_api.common import ConditionStatus
 from proxymode_api.deprecation import KubeProxyMode, Minor, deprecation
-from proxymode_api.modes import ObservedMode
+from proxymode_api.modes import KUBE_PROXY_MODES, ObservedMode
 from proxymode_api.nodeproxymode import SwitchOutcome, Verdict
 from proxymode_api.reasons.codes import Reason
 
@@ -58,6 +59,7 @@ class Observation:
     refused: tuple[PreflightResult, ...] = ()
     nftables_blocked: tuple[PreflightResult, ...] = ()
     options_error: str = ""
+    stand: Stand = NOWHERE
     cluster: Minor | None = None
     cluster_version: str = ""
     agent_version: str = ""
@@ -122,6 +124,8 @@ def _ready(seen: Observation) -> Aspect:
     match engine.phase:
         case EnginePhase.PENDING:
             return _false(Reason.WAITING_FOR_SERVICES, "Services and EndpointSlices are not completely known yet.")
+        case EnginePhase.OBSERVING if seen.stand.reason is Reason.HANDED_BACK:
+            return _true(Reason.HANDED_BACK, seen.stand.message)
         case EnginePhase.OBSERVING:
             what = "no Service dataplane" if engine.observed is ObservedMode.NONE else engine.observed.value
             return Aspect(
@@ -205,6 +209,9 @@ def _deprecated_mode(seen: Observation) -> Aspect:
 
 def _kube_proxy_present(seen: Observation) -> Aspect:
     found = seen.facts.kube_proxy
+    if seen.stand.reason is not None:
+        present = bool(found.running) or seen.engine.observed in KUBE_PROXY_MODES
+        return Aspect(ConditionStatus.TRUE if present else ConditionStatus.FALSE, seen.stand.reason, seen.stand.message)
     if found.running:
         mode = f" in {found.mode} mode" if found.mode else ""
         return _true(Reason.RUNNING, f"kube-proxy is running{mode} ({found.running}).")

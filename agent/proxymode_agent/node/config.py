@@ -46,6 +46,7 @@ def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> Dataplane
         ipvs_exclude_cidrs=_networks("ipvs.excludeCIDRs", options.ipvs.exclude_cidrs),
         ipvs_timeouts=IpvsTimeouts(*map(_seconds, (timeouts.tcp, timeouts.tcp_fin, timeouts.udp))),
         ipvs_drain_seconds=_seconds(options.ipvs.drain_timeout),
+        kube_proxy=options.kube_proxy.policy,
         connections=options.connections,
         drain_seconds=_seconds(options.drain_timeout),
     )

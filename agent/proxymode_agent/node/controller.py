@@ -22,6 +22,7 @@ from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartR
 from proxymode_agent.node import events, memory
 from proxymode_agent.node.assess import Assessment, assess
 from proxymode_agent.node.conditions import Observation, running_deprecation
+from proxymode_agent.node.handing import stand
 from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
 from proxymode_agent.preflight import facts
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from proxymode_agent.kube.client import KubeClient
     from proxymode_agent.kube.own_node import NodeView
     from proxymode_agent.metrics import Metrics
+    from proxymode_agent.node.handing import Stand
     from proxymode_agent.preflight.model import Facts
     from proxymode_agent.services.model import DataplaneConfig
     from proxymode_api.deprecation import Minor
@@ -167,11 +169,15 @@ class NodeController:
         stale = assessed is None or not assessed.is_about(spec, generation, self._node.value.node)
         if assessed is None or stale or self._clock() >= self._check_again:
             assessed = self._assessment = await self._assess(spec, generation)
-        refused = assessed.refused(self._engine.snapshot().observed)
-        self._tell_engine(assessed, refused)
+        observed = self._engine.snapshot().observed
+        refused = assessed.refused(observed)
+        where = stand(assessed.spec, assessed.node, assessed.facts.kube_proxy, observed)
+        if where.soon:
+            self._check_again = min(self._check_again, self._clock() + self._pace.kube_proxy)
+        self._tell_engine(assessed, refused, waits=where.waits)
         now = self._clock()
         before = self._status.written
-        seen = self._observation(assessed, refused)
+        seen = self._observation(assessed, refused, where)
         status = build(seen, before, now)
         self._metrics.deprecated(running_deprecation(seen.engine.observed, seen.cluster))
         await self._warn_of_deprecation(status, now)
@@ -207,7 +213,7 @@ class NodeController:
         self._check_again = now + (self._pace.preflight_blocked if soon else self._pace.preflight)
         return assessed
 
-    def _tell_engine(self, assessed: Assessment, refused: tuple[PreflightResult, ...]) -> None:
+    def _tell_engine(self, assessed: Assessment, refused: tuple[PreflightResult, ...], *, waits: bool) -> None:
         """Tell the engine what to run. Told no mode, it keeps what it finds of ours up to date, and ends a switch that
         was begun."""
         if assessed.config is None and self._told is None and self._memory.spec is not None:
@@ -215,7 +221,7 @@ class NodeController:
             assessed = assess(self._memory.spec, 0, assessed.node, assessed.facts, self._clock())
         if assessed.config is None:
             return
-        told = (None if refused else assessed.spec.mode, assessed.config, assessed.spec.attempt)
+        told = (None if refused or waits else assessed.spec.mode, assessed.config, assessed.spec.attempt)
         if told != self._told:
             if refused:
                 blocking = ",".join(result.id for result in refused)
@@ -223,7 +229,7 @@ class NodeController:
             self._engine.set_desired(*told)
             self._told = told
 
-    def _observation(self, assessed: Assessment, refused: tuple[PreflightResult, ...]) -> Observation:
+    def _observation(self, assessed: Assessment, refused: tuple[PreflightResult, ...], where: Stand) -> Observation:
         return Observation(
             generation=assessed.generation,
             spec=assessed.spec,
@@ -233,6 +239,7 @@ class NodeController:
             refused=refused,
             nftables_blocked=assessed.nftables_blocked,
             options_error=assessed.options_error,
+            stand=where,
             cluster=_minor(self._cluster_version),
             cluster_version=self._cluster_version,
             agent_version=VERSION,

@@ -33,7 +33,8 @@ _UNSETTLED: Final = (EnginePhase.PENDING, EnginePhase.PROGRAMMING)
 class Pace:
     """How often, and how long at most.
 
-    `preflight_blocked`: between checks while one blocks, so that a repaired node is noticed soon. `write`: at least
+    `preflight_blocked`: between checks while one blocks, so that a repaired node is noticed soon. `kube_proxy`:
+    between looks for kube-proxy while it is to leave or to come. `write`: at least
     between two writes of the status. `settle`: so long after the start nothing is written about an engine that has not
     read the kernel back, since a restart of the agent does not make a node less Ready.
     """
@@ -41,6 +42,7 @@ class Pace:
     heartbeat: timedelta = HEARTBEAT
     preflight: timedelta = timedelta(minutes=10)
     preflight_blocked: timedelta = timedelta(minutes=1)
+    kube_proxy: timedelta = timedelta(seconds=1)
     write: timedelta = timedelta(seconds=1)
     settle: timedelta = timedelta(seconds=10)
     retry_first: float = 0.5

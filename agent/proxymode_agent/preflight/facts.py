@@ -4,8 +4,8 @@ Reads only. The one thing it writes is an nf_tables transaction that the kernel 
 read is left out of the facts, never guessed: the checks say so. Blocking calls; run it in a thread, in the network
 namespace that the agent programs.
 
-Not seen: chains of iptables-legacy (they are not nf_tables), and processes of the host where the agent has a pid
-namespace of its own; a live kube-proxy is then noticed by its answer on /proxyMode.
+Not seen: processes of the host where the agent has a pid namespace of its own; a live kube-proxy is then noticed by its
+answer on /proxyMode.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.preflight.model import Facts, IpvsTable, KubeProxyFound
 from proxymode_agent.preflight.modules import module_states
 from proxymode_agent.preflight.nftprobe import NftView, view_nft
+from proxymode_agent.takeover import legacy
 
 SYSCTLS: Final = (
     "net.ipv4.ip_forward",
@@ -80,7 +82,14 @@ def _kube_proxy(root: Path, metrics: tuple[str, int], nft: NftView) -> KubeProxy
     running = f"answers on {metrics[0]}:{metrics[1]}" if mode else ""
     if pid := kube_proxy_process(root):
         running = f"process {pid}"
-    return KubeProxyFound(running=running, mode=mode, rules=nft.kube_proxy_rules)
+    return KubeProxyFound(running=running, mode=mode, rules=nft.kube_proxy_rules + _legacy_rules())
+
+
+def _legacy_rules() -> tuple[str, ...]:
+    try:
+        return ("iptables-legacy nat",) if legacy.look().serves else ()
+    except (OSError, DataplaneError):
+        return ()  # the rights for it are those of nf_tables, whose lack is found by the checks
 
 
 def proxy_mode(host: str, port: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.preflight.model import Facts, Finding
-from proxymode_api.modes import ConnectionPolicy
+from proxymode_api.modes import ConnectionPolicy, KubeProxyPolicy
 from proxymode_api.nodeproxymode import Verdict
 
 if TYPE_CHECKING:
@@ -19,20 +19,27 @@ DSTNAT_PRIORITY = -100
 """NF_IP_PRI_NAT_DST (include/uapi/linux/netfilter_ipv4.h), at which Services are translated."""
 
 
-def kube_proxy_present(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Finding:
+def kube_proxy_present(_mode: Mode, facts: Facts, config: DataplaneConfig) -> Finding:
     found = facts.kube_proxy
     if found.running:
-        return Finding(
-            Verdict.BLOCK,
-            f"kube-proxy is running{f' in {found.mode} mode' if found.mode else ''} ({found.running})",
-            "Take this node out of the kube-proxy DaemonSet (node affinity); its rules stay and traffic flows on "
-            "until the agent programs the node.",
-        )
+        runs = f"kube-proxy is running{f' in {found.mode} mode' if found.mode else ''} ({found.running})"
+        match config.kube_proxy:
+            case KubeProxyPolicy.TAKE_OVER:
+                return Finding(Verdict.PASS, f"{runs}; the node is taken over from it when its turn comes")
+            case KubeProxyPolicy.HAND_BACK:
+                return Finding(Verdict.PASS, f"{runs}; the node goes back to it")
+            case KubeProxyPolicy.IGNORE:
+                return Finding(
+                    Verdict.BLOCK,
+                    runs,
+                    "Set spec.kubeProxy.policy to TakeOver, or take this node out of the kube-proxy DaemonSet by hand; "
+                    "its rules stay and traffic flows on until the agent has taken their place.",
+                )
     if found.rules:
         return Finding(
             Verdict.WARN,
             f"rules of a kube-proxy that no longer runs: {', '.join(found.rules)}",
-            "When this node is Active, remove them with kube-proxy --cleanup.",
+            "They go when this node switches. Do not use kube-proxy --cleanup for it: that removes every virtual server.",
         )
     return Finding(Verdict.PASS, "no trace of kube-proxy")
 

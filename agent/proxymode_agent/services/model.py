@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxymode_api.modes import ConnectionPolicy
+from proxymode_api.modes import ConnectionPolicy, KubeProxyPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -178,8 +178,9 @@ class DataplaneConfig:
     and external traffic, as kube-proxy without --cluster-cidr. `node_port_addresses`: None means the mode's default.
     `localhost_node_ports`: in nftables mode TCP NodePorts answer on loopback too. `service_cidrs`: what is sent to an
     address in them that no Service has is dropped. `ipvs_drain_seconds`: how long a real server may keep its
-    connections after its endpoint is gone; 0: as long as there are any. `connections`: what a switch
-    does with connections that IPVS holds; `drain_seconds`: with policy Drain, how long it waits for them to end.
+    connections after its endpoint is gone; 0: as long as there are any. `kube_proxy`: what becomes of a kube-proxy that
+    handles the node's Services. `connections`: what a switch does with connections that IPVS holds; `drain_seconds`: with
+    policy Drain, how long it waits for them to end.
     """
 
     pods: PodNetworks | PodInterface | None = None
@@ -194,6 +195,7 @@ class DataplaneConfig:
     ipvs_exclude_cidrs: tuple[Network, ...] = ()
     ipvs_timeouts: IpvsTimeouts = NO_TIMEOUTS
     ipvs_drain_seconds: int = 0
+    kube_proxy: KubeProxyPolicy = KubeProxyPolicy.IGNORE
     connections: ConnectionPolicy = ConnectionPolicy.HANDOVER
     drain_seconds: int = 300
 

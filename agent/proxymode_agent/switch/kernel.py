@@ -80,6 +80,10 @@ class Kernel:
         """What a kube-proxy has in the kernel, or has left there."""
         return self._remains.look()
 
+    def not_handed_back(self, state: ServiceState) -> str:
+        """What a kube-proxy has not programmed yet; empty: it has everything."""
+        return self._remains.missing(state)
+
     def tidy(self) -> None:
         """Remove what outlived the ipvs mode for the sake of connections that have ended since."""
         self._ipvs.forget_routes()
@@ -128,7 +132,7 @@ class Kernel:
             case Step.CARRY:
                 self._carrier.carry(state)
             case Step.REMOVE_VIRTUAL_SERVERS:
-                self._keep_whole(to, state)
+                self._keep_whole(Mode.NFTABLES, state)
                 self._ipvs.remove_virtual_servers()
             case Step.RESTORE:
                 self._carrier.restore(state)
@@ -139,7 +143,7 @@ class Kernel:
             case Step.REMOVE_SIDE_TABLE:
                 self._ipvs.remove_table()
             case Step.REMOVE_TABLE:
-                self._keep_whole(to, state)
+                self._keep_whole(Mode.IPVS, state)
                 self._ipvs.remember(state, self._nftables.remembered(state))
                 self._nftables.remove()
             case Step.PROBE_AFTER:

@@ -57,6 +57,7 @@ class KernelSteps(Protocol):
     def present(self) -> frozenset[Mode]: ...
     def observe(self) -> ObservedMode: ...
     def kube_proxy(self) -> Found: ...
+    def not_handed_back(self, state: ServiceState) -> str: ...
     def tidy(self) -> None: ...
     def handover_begun(self) -> bool: ...
     def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None: ...
@@ -133,6 +134,17 @@ class Switcher:
         except OSError as error:
             raise SwitchError(self._told(entry, Outcome.FAILED, f"journal: {error}")) from error
         return self._told(entry, Outcome.RESUMED if resumed else Outcome.SUCCEEDED, "")
+
+    def hand_back(self, state: ServiceState) -> str:
+        """Remove the nftables mode once a kube-proxy has programmed everything; what it lacks, empty: it is removed.
+        Raises DataplaneError.
+
+        Connections live on in conntrack: they are netfilter's NAT, and kube-proxy has nat base chains of its own.
+        """
+        missing = self._kernel.not_handed_back(state)
+        if not missing:
+            self._kernel.dataplane(Mode.NFTABLES).remove()
+        return missing
 
     def _begin(self, to: Mode) -> tuple[Entry, bool]:
         """The journal's entry of this switch, on disk, and whether it was interrupted before."""

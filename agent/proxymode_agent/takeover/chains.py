@@ -10,8 +10,21 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxymode_agent.dataplane.nfnetlink import Chain, Connection, NfProto, Table, Transaction
+from proxymode_agent.dataplane.nfnetlink import (
+    IP6_DADDR,
+    IP_DADDR,
+    L4PROTO,
+    TH_DPORT,
+    Chain,
+    Connection,
+    NfProto,
+    Set,
+    Table,
+    Transaction,
+    Verdict,
+)
 from proxymode_agent.dataplane.nfnetlink.uapi import Policy
+from proxymode_agent.services.model import Frontend, Protocol
 from proxymode_agent.takeover.names import FORWARD, IPTABLES_TABLES, SERVICES, TABLE, is_chain
 
 if TYPE_CHECKING:
@@ -20,6 +33,8 @@ if TYPE_CHECKING:
     from proxymode_agent.dataplane.nfnetlink import Command
 
 _FAMILIES: Final = (NfProto.IPV4, NfProto.IPV6)
+_LENGTHS: Final = {NfProto.IPV4: 4, NfProto.IPV6: 16}
+_SERVICE_IPS: Final = "service-ips"
 _AT_ONCE: Final = 500  # chains in a transaction: a listener to nf_tables events makes the kernel keep each of them
 
 
@@ -56,6 +71,32 @@ def look(kernel: Connection) -> Seen:
                     if is_chain(dumped.table.name, chain.name) and not (dropping and chain.name == FORWARD)
                 )
     return Seen(tuple(tables), tuple(chains))
+
+
+def with_rules(kernel: Connection) -> set[tuple[int, str]]:
+    """Chains of iptables-nft's table nat that have rules, with the length of their family's addresses."""
+    return {
+        (_LENGTHS[table.family], rule.chain)
+        for table in (Table(family, "nat") for family in _FAMILIES)
+        if any(dumped.table.name == table.name for dumped in kernel.tables(table.family))
+        for rule in kernel.rules(table)
+    }
+
+
+def service_ips(kernel: Connection) -> set[Frontend]:
+    """What kube-proxy's own tables lead to Services: the keys of their map service-ips."""
+    found: set[Frontend] = set()
+    for family, address in ((NfProto.IPV4, IP_DADDR), (NfProto.IPV6, IP6_DADDR)):
+        services = Set(Table(family, TABLE), _SERVICE_IPS, (address, L4PROTO, TH_DPORT), Verdict)
+        if not any(dumped.table.name == TABLE for dumped in kernel.tables(family)):
+            continue
+        if not any(dumped.name == _SERVICE_IPS for dumped in kernel.sets(services.table)):
+            continue
+        length = _LENGTHS[family]
+        for key, _ in kernel.elements(services):
+            protocol, port = key[length], int.from_bytes(key[length + 4 : length + 6], "big")
+            found.add(Frontend(key[:length], Protocol(protocol), port))
+    return found
 
 
 def remove(kernel: Connection, seen: Seen) -> None:

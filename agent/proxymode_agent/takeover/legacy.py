@@ -77,6 +77,22 @@ def look() -> Seen:
     )
 
 
+def nat_chains() -> set[tuple[int, str]]:
+    """All chains of table nat, with the length of their family's addresses. Raises OSError."""
+    return {
+        (family.length, name)
+        for family in _FAMILIES
+        for table, blob in _tables(family)
+        if table == "nat"
+        for name in chains(blob)
+    }
+
+
+def lengths(chain: str) -> set[int]:
+    """The families, by the length of an address, that have a chain of this name in table nat. Raises OSError."""
+    return {length for length, name in nat_chains() if name == chain}
+
+
 def remove() -> None:
     """Remove these chains and what leads to them. Raises DataplaneError and OSError."""
     for family in _FAMILIES:

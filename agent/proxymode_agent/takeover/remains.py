@@ -7,14 +7,22 @@ kube-proxy's own nf_tables tables, ipsets, and kube-ipvs0. A kube-proxy that cha
 from __future__ import annotations
 
 import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.ipvs.addresses import DEVICE, Addresses
+from proxymode_agent.dataplane.ipvs.listing import parse
 from proxymode_agent.dataplane.nfnetlink import Connection
-from proxymode_agent.takeover import chains, legacy
+from proxymode_agent.takeover import chains, complete, legacy
+from proxymode_agent.takeover.complete import MASQUERADING
 from proxymode_agent.takeover.found import Found
 from proxymode_agent.takeover.ipsets import IpSets
 from proxymode_agent.takeover.names import is_set
 from proxymode_api.modes import ObservedMode
+
+if TYPE_CHECKING:
+    from proxymode_agent.dataplane.ipvs.model import RealServer
+    from proxymode_agent.services.model import Endpoint, Frontend, ServiceState
 
 
 class Remains:
@@ -53,6 +61,26 @@ class Remains:
         legacy.remove()
         with IpSets() as ipsets:
             ipsets.destroy(filter(is_set, ipsets.names()))
+
+    def missing(self, state: ServiceState) -> str:
+        """What a kube-proxy has not programmed yet of these Services; empty: it has everything."""
+        match self.look().mode:
+            case ObservedMode.KUBE_PROXY_IPVS:
+                ruled = {length for length, chain in chains.with_rules(self._kernel) if chain == MASQUERADING}
+                return complete.of_virtual_servers(state, _virtual_servers(), ruled | legacy.lengths(MASQUERADING))
+            case ObservedMode.KUBE_PROXY_IPTABLES:
+                return complete.of_chains(state, chains.with_rules(self._kernel) | legacy.nat_chains())
+            case ObservedMode.KUBE_PROXY_NFTABLES:
+                return complete.of_elements(state, chains.service_ips(self._kernel))
+            case _:
+                return "all: it is not there"
+
+
+def _virtual_servers() -> dict[Frontend, dict[Endpoint, RealServer]]:
+    try:
+        return parse(Path("/proc/thread-self/net/ip_vs").read_text(), lambda frontend: True)
+    except FileNotFoundError:
+        return {}
 
 
 def _device_exists() -> bool:

@@ -86,7 +86,7 @@ PAGES: Final = (
         "Two programs that write the same Services undo each other's work. A running kube-proxy blocks, rules that one "
         "left behind are a warning.",
         "Take the node out of the kube-proxy DaemonSet by node affinity; its rules stay, and traffic flows on by them "
-        "until the agent programs the node. Rules that stay for ever: kube-proxy --cleanup.",
+        "until the agent programs the node. Or set spec.kubeProxy.policy to TakeOver.",
     ),
     Page(
         "foreign-dataplane",

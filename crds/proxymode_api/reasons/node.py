@@ -194,7 +194,7 @@ _OTHERS: Final = (
         Mood.LOOK,
         (on_node("KubeProxyPresent", "True"),),
         "No kube-proxy runs on this node, but rules that one wrote are still in the kernel.",
-        "They go when the agent takes the node over. Those that stay after the node is Active: kube-proxy --cleanup.",
+        "They go when the node switches. Do not use kube-proxy --cleanup for it: that removes every virtual server.",
     ),
     Page(
         Reason.READY_TO_TAKE_OVER,
