@@ -34,4 +34,4 @@ SKIP_ANNOTATION: Final = "proxymode.io/skip"
 """On a NodeProxyMode: why rollouts shall go round this node, as long as it is there."""
 
 IPVS_SCHEDULER_ANNOTATION: Final = "proxymode.io/ipvs-scheduler"
-"""On a Service: the IPVS scheduler of its virtual servers, in the place of the ProxyMode's; no mode but ipvs reads it."""
+"""On a Service: the IPVS scheduler of its virtual servers, in the place of the ProxyMode's; read in ipvs mode only."""

@@ -26,8 +26,9 @@ class Assessment:
     """One spec on one node, by facts collected at one time.
 
     `config` None: its options cannot be followed, and `options_error` says why. `blocking`: checks that block
-    spec.mode. `nftables_blocked`: checks that block mode nftables, also where nobody asks for it: who is told that a mode
-    is deprecated wants to know. `preflight`: results for where the node is to go (targetMode, else mode), None: nowhere.
+    spec.mode. `nftables_blocked`: checks that block mode nftables, also where nobody asks for it: who is told that a
+    mode is deprecated wants to know. `preflight`: results for where the node is to go (targetMode, else mode), None:
+    nowhere.
     """
 
     spec: NodeProxyModeSpec

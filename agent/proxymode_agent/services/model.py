@@ -179,8 +179,8 @@ class DataplaneConfig:
     `localhost_node_ports`: in nftables mode TCP NodePorts answer on loopback too. `service_cidrs`: what is sent to an
     address in them that no Service has is dropped. `ipvs_drain_seconds`: how long a real server may keep its
     connections after its endpoint is gone; 0: as long as there are any. `kube_proxy`: what becomes of a kube-proxy that
-    handles the node's Services. `connections`: what a switch does with connections that IPVS holds; `drain_seconds`: with
-    policy Drain, how long it waits for them to end.
+    handles the node's Services. `connections`: what a switch does with connections that IPVS holds; `drain_seconds`:
+    with policy Drain, how long it waits for them to end.
     """
 
     pods: PodNetworks | PodInterface | None = None
