@@ -30,6 +30,15 @@ def selector(key: str, operator: str, *values: str) -> dict[str, Any]:
     return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
 
 
+def gates(*listed: dict[str, Any]) -> dict[str, Any]:
+    return {"rollout": {"gates": list(listed)}}
+
+
+def prometheus(**fields: Any) -> dict[str, Any]:
+    target = {"url": "https://prometheus:9090", "query": "up", "threshold": {"operator": ">=", "value": "1"}}
+    return {"name": "up", "prometheus": target | fields}
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown mode": (
         {"mode": "iptables"},
@@ -57,6 +66,54 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.rollout.progressDeadline",
         '"0s" is no time at all: write more than 0, as in 10m',
     ),
+    "the same percent twice": (
+        stages({"name": "a", "percent": 100, "approval": "Manual"}, EVERYBODY),
+        "spec.rollout.stages",
+        "stages are cumulative: two of the same percent are one; give each a percent of its own",
+    ),
+    "the same count twice": (
+        stages({"name": "a", "count": 2}, {"name": "b", "count": 2}, EVERYBODY),
+        "spec.rollout.stages",
+        "stages are cumulative: two of the same count are one; give each a count of its own",
+    ),
+    "one domain at a time, of what": (
+        {"rollout": {"topologyPolicy": "OneDomain"}},
+        "spec.rollout",
+        "topologyPolicy OneDomain needs topologyKey: the node label that tells domains apart",
+    ),
+    "a gate that asks nobody": (gates({"name": "g"}), "gates[0]", "gate g needs exactly one of prometheus and webhook"),
+    "two gates of a name": (gates(prometheus(), prometheus()), "spec.rollout.gates[1]", "Duplicate value"),
+    "a gate's address without scheme": (
+        gates(prometheus(url="prometheus:9090")),
+        "gates[0].prometheus.url",
+        '"prometheus:9090" is not the address of an HTTP server: write it as in https://prometheus.monitoring.svc:9090',
+    ),
+    "a password in a gate's address": (
+        gates(prometheus(url="https://user:secret@prometheus")),
+        "gates[0].prometheus.url",
+        "without user, query and fragment",
+    ),
+    "a token in clear text": (
+        gates(prometheus(url="http://prometheus:9090", bearerTokenSecret={"key": "token"})),
+        "gates[0].prometheus",
+        "bearerTokenSecret would be sent in clear text to http://prometheus:9090: use https or leave it out",
+    ),
+    "a threshold that is no number": (
+        gates(prometheus(threshold={"operator": "<", "value": "1e3"})),
+        "gates[0].prometheus.threshold.value",
+        "should match",
+    ),
+    "a comparison that does not exist": (
+        gates(prometheus(threshold={"operator": "==", "value": "1"})),
+        "gates[0].prometheus.threshold.operator",
+        'Unsupported value: "=="',
+    ),
+    "a gate that may hang for an hour": (
+        gates(prometheus() | {"timeout": "1h"}),
+        "gates[0].timeout",
+        '"1h" is more than five minutes: write at most 5m',
+    ),
+    "an interval of no time": (gates(prometheus() | {"interval": "0"}), "gates[0].interval", "is no time at all"),
     "schedule of four fields": (
         window(schedule="0 22 * *"),
         "spec.rollout.windows[0].schedule",
@@ -218,7 +275,12 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "only a mode": {},
     "the other mode": {"mode": "ipvs"},
     "last stage with an empty selector": stages({"name": "a", "count": 1}, {"name": "b", "selector": {}}),
-    "the same percent twice": stages({"name": "a", "percent": 100, "approval": "Manual"}, EVERYBODY),
+    "a Prometheus over TLS with a token, and a webhook": gates(
+        prometheus(ca="-----BEGIN CERTIFICATE-----", bearerTokenSecret={"key": "token"}),
+        {"name": "judge", "webhook": {"url": "http://[fd00::1]:8080/judge"}, "timeout": "5m", "when": "DuringSoak"},
+    ),
+    "as many gates as there may be": gates(*(prometheus() | {"name": f"g{n}"} for n in range(16))),
+    "one domain at a time": {"rollout": {"topologyKey": "zone", "topologyPolicy": "OneDomain"}},
     "counts, percents and selectors mixed": stages(
         {"name": "a", "count": 3, "soak": "1h30m5s"},
         {"name": "b", "selector": selector("zone", "NotIn", "a", "")},
