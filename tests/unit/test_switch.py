@@ -62,9 +62,12 @@ def test_nothing_of_the_old_mode_goes_before_the_target_was_verified(
 ) -> None:
     found = plan(present, to, policy, handover_begun=begun)
     steps = found.steps
-    assert steps.index(Step.PROGRAM) + 1 == steps.index(Step.VERIFY) < len(found.reversible)
-    assert {REMOVALS[step] for step in steps if step in REMOVALS} == present - {to}
-    assert all(step in found.final for step in steps if step in REMOVALS)
+    assert steps.index(Step.PROGRAM) + 1 == steps.index(Step.VERIFY)
+    verified = steps.index(Step.VERIFY)
+    ending = begun and to is Mode.IPVS and Mode.NFTABLES in present
+    removals = [step for step in steps if step in REMOVALS and not (ending and step is Step.REMOVE_VIRTUAL_SERVERS)]
+    assert {REMOVALS[step] for step in removals} == present - {to}
+    assert all(step in found.final and steps.index(step) > verified for step in removals)
     assert len(set(steps)) == len(steps)
 
 
@@ -109,6 +112,13 @@ def test_cut_waits_for_what_is_being_opened_and_removes_masquerading_last() -> N
             Step.COMPARE,
         ),
     )
+
+
+def test_on_the_way_back_a_hand_over_is_ended_while_nftables_carries_everything() -> None:
+    found = plan({Mode.IPVS, Mode.NFTABLES}, Mode.IPVS, HANDOVER, handover_begun=True)
+    assert found.reversible == ()
+    assert found.final[:3] == (Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER)
+    assert found.final[3:] == plan({Mode.NFTABLES}, Mode.IPVS, HANDOVER).steps
 
 
 def test_drain_waits_while_ipvs_is_whole_and_then_cuts() -> None:
@@ -267,7 +277,7 @@ def test_where_the_way_back_fails_too_the_next_switch_goes_on(tmp_path: Path, to
         if record.name in (Step.COUNT, Step.CATCH):
             kernel.fails.add(Step.VERIFY)
 
-    with pytest.raises(SwitchError, match=f"{step} is refused; and the way back failed: verify-target: ") as failure:
+    with pytest.raises(SwitchError, match=f"{step} is refused; and the way back failed: ") as failure:
         one.switch(to, NOTHING, no_way_back)
     assert failure.value.record.outcome is Outcome.FAILED
     assert to in kernel.there

@@ -96,8 +96,9 @@ def plan(
 ) -> Plan:
     """The steps to `to`, where anything of the modes in `present` is in the kernel, be it whole or half.
 
-    `handover_begun`: connections were being carried over when a former switch was interrupted, in whichever direction;
-    what they need is done before anything else goes. `draining`: this switch waits for connections to end; the target
+    `handover_begun`: connections were being carried over when a former switch was interrupted. That is brought to its
+    end first, also on the way back to ipvs: as long as IPVS remembers a connection that NAT carries, the end of that
+    memory would take the connection's entry with it. `draining`: this switch waits for connections to end; the target
     was verified and is kept up to date meanwhile. `probed`: this switch was interrupted, and knows what
     answered before.
     """
@@ -107,8 +108,10 @@ def plan(
     begin = (Step.PROBE_BEFORE, Step.PROGRAM, Step.VERIFY)
     end = (Step.PROBE_AFTER, Step.COMPARE)
     if old is Mode.NFTABLES:
-        rest = (Step.RESTORE, Step.END_HANDOVER) if handover_begun else ()
-        return Plan((*begin, Step.COUNT), (*rest, Step.REMOVE_TABLE, *end))
+        there, gone = (*begin, Step.COUNT), (Step.REMOVE_TABLE, *end)
+        if handover_begun:
+            return Plan((), (Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER, *there, *gone))
+        return Plan(there, gone)
     # New connections meet the nftables mode as soon as it is there, so it can be tried while IPVS is whole.
     tried = (*begin, Step.PROBE_TARGET)
     gone = (Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE)
