@@ -48,7 +48,8 @@ class Observation:
     """All that a status is made of.
 
     `refused`: checks that keep spec.mode from being set. `nftables_blocked`: those that block mode nftables.
-    `options_error`: an option that this agent cannot follow. `cluster_version`: as /version gives it; empty: not known yet.
+    `options_error`: an option that this agent cannot follow. `cluster_version`: as /version gives it; empty: not known
+    yet.
     """
 
     generation: int
