@@ -11,8 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from proxymode_benchmarks.sync import figures, kernel, ours, peer
+from proxymode_benchmarks.sync import figures, kernel, kubeproxy, peer, runs
 from proxymode_benchmarks.sync.cases import CASES, Case
+from proxymode_benchmarks.sync.cluster import Cluster
+from proxymode_benchmarks.sync.process import Proxymode
 from proxymode_testbeds.apiserver import build
 
 
@@ -26,17 +28,28 @@ def main() -> int:
         parser.error("needs root: it makes a network namespace and programs nf_tables in it")
     build.assets()  # takes minutes, and the network, the first time
     kernel.own_namespace()
+    program = kubeproxy.binary()
+    name = f"kube-proxy itself, {program}" if program is not None else peer.NAME
     comparisons = []
     for case in options.cases:
         with tempfile.TemporaryDirectory(prefix="proxymode-bench-") as folder:
             began = time.monotonic()
-            own = asyncio.run(ours.measure(case, Path(folder)))
-            theirs = peer.measure(case)
-            comparisons.append(figures.Comparison(case, own, theirs))
+            comparisons.append(asyncio.run(_compare(case, Path(folder), program)))
             print(f"{case}: measured in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    print(figures.table(comparisons, peer.NAME))
-    print(figures.line(comparisons, peer.NAME, f"Linux {platform.release()}, {os.cpu_count()} CPUs"), flush=True)
+    print(figures.table(comparisons, name))
+    print(figures.line(comparisons, name, f"Linux {platform.release()}, {os.cpu_count()} CPUs"), flush=True)
     return 0
+
+
+async def _compare(case: Case, folder: Path, program: Path | None) -> figures.Comparison:
+    """Ours, then the peer: kube-proxy's own binary over the same API server, or without one its ruleset."""
+    async with Cluster.of(case, folder / "api") as cluster:
+        own = await runs.measure(Proxymode(), case, cluster, folder)
+        if program is not None:
+            return figures.Comparison(
+                case, own, await runs.measure(kubeproxy.KubeProxy(program), case, cluster, folder)
+            )
+    return figures.Comparison(case, own, peer.measure(case))
 
 
 def _case(text: str) -> Case:

@@ -1,6 +1,6 @@
-"""Endpoints that are replaced while the agent runs: how long until the kernel knows, from the API's acknowledgement on.
+"""Endpoints that are replaced while a proxy runs: how long until the kernel knows, from the API's acknowledgement on.
 
-One after another, each awaited before the next (`warm`), and at a fixed rate, whether the agent keeps up or not
+One after another, each awaited before the next (`warm`), and at a fixed rate, whether it keeps up or not
 (`churn`). An endpoint that is replaced keeps its index in the kernel, which is where it is looked for.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from proxymode_benchmarks.sync.cases import Case
     from proxymode_benchmarks.sync.cluster import Cluster
-    from proxymode_benchmarks.sync.kernel import EndpointMap
+    from proxymode_benchmarks.sync.proxy import Endpoints
 
 WARM_CHANGES: Final = 100
 CHURN_RATE: Final = 100
@@ -30,7 +30,7 @@ _DEADLINE_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How long each change took, in seconds, and the agent's CPU seconds meanwhile, over `wall` seconds."""
+    """How long each change took, in seconds, and the proxy's CPU seconds meanwhile, over `wall` seconds."""
 
     latencies: tuple[float, ...]
     cpu: float
@@ -46,9 +46,9 @@ class _Place(NamedTuple):
 
 
 class Replacing:
-    """Replaces endpoints of a filled cluster whose agent has synced. `cpu`: seconds that the agent has used so far."""
+    """Replaces endpoints of a filled cluster whose proxy has synced. `cpu`: seconds that the agent has used so far."""
 
-    def __init__(self, case: Case, cluster: Cluster, kernel: EndpointMap, cpu: Callable[[], float]) -> None:
+    def __init__(self, case: Case, cluster: Cluster, kernel: Endpoints, cpu: Callable[[], float]) -> None:
         self._cluster = cluster
         self._kernel = kernel
         self._cpu = cpu

@@ -10,41 +10,24 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from proxymode_benchmarks.sync import cases
+from proxymode_benchmarks.sync import cases, kernel
+from proxymode_benchmarks.sync.proxy import ProcessError, Start
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from proxymode_benchmarks.sync.cluster import Cluster
 
 DEADLINE_SECONDS: Final = 120.0
 _SYNCED: Final = re.compile(r"msg=synced .*\bkind=full written=(\d+) .*\bmilliseconds=([\d.]+)")
 
 
-class AgentError(Exception):
-    """The agent ended, or did not get ready; the message has the end of its log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """From the start of the process to its first complete sync.
-
-    `wall` seconds in all, `sync` seconds of it for that sync, `cpu` seconds of user and system time of the process,
-    `written` kernel objects, `rss` bytes, the highest until then.
-    """
-
-    wall: float
-    sync: float
-    cpu: float
-    written: int
-    rss: int
-
-
 class Agent:
-    """One run of proxymode-agent; a context manager, at whose end it is stopped and leaves its rules. Only if `verbose`
-    it says that it has synced also where there was nothing to write."""
+    """One run of proxymode-agent; see `proxy.Running`. Only if `verbose` it says that it has synced also where there
+    was nothing to write."""
 
     def __init__(self, kubeconfig: Path, folder: Path, *, verbose: bool = False) -> None:
         self._log = folder / "agent.log"
@@ -77,7 +60,7 @@ class Agent:
             self._process.wait()
 
     def wait_until_synced(self) -> Start:
-        """Wait for the first complete sync. Raises AgentError."""
+        """Wait for the first complete sync. Raises ProcessError."""
         with self._log.open() as log:
             unfinished = ""
             while True:
@@ -100,11 +83,27 @@ class Agent:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
         if found is None:
-            raise AgentError(f"no VmHWM in /proc/{self._process.pid}/status")
+            raise ProcessError(f"no VmHWM in /proc/{self._process.pid}/status")
         return int(found[1]) * 1024
 
     def _check(self) -> None:
         late = time.monotonic() - self._began > DEADLINE_SECONDS
         if late or self._process.poll() is not None:
             why = f"not synced within {DEADLINE_SECONDS:.0f} s" if late else f"status {self._process.returncode}"
-            raise AgentError(f"the agent: {why}; its log ends with:\n{self._log.read_text()[-2000:]}")
+            raise ProcessError(f"the agent: {why}; its log ends with:\n{self._log.read_text()[-2000:]}")
+
+
+class Proxymode:
+    """See `proxy.Proxy`."""
+
+    restarts_write = False
+
+    def start(self, cluster: Cluster, folder: Path, *, again: bool = False) -> Agent:
+        return Agent(cluster.kubeconfig, folder, verbose=again)
+
+    def endpoints(self) -> kernel.EndpointMap:
+        return kernel.EndpointMap()
+
+    def remove(self) -> None:
+        for family in ("ip", "ip6"):
+            subprocess.run(["nft", "delete", "table", family, "proxymode"], check=True)
