@@ -42,6 +42,7 @@ STATUS: dict[str, Any] = {
     "observedGeneration": 1,
     "revision": 3,
     "mode": "nftables",
+    "fromMode": "ipvs",
     "status": "AwaitingApproval",
     "currentStage": "all",
     "startedAt": "2026-11-21T10:00:00Z",

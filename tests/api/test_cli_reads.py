@@ -197,7 +197,7 @@ async def test_report_as_html_markdown_and_json(fleet: ApiServer, store: Store, 
         found = json.loads((await plugin(fleet, "report", "fleet", "-o", "json")).out)
         assert found["verdict"].startswith("AwaitingApproval: 1 of 3 nodes run nftables (1 blocked).")
         assert [entry["reason"] for entry in found["happenings"]] == ["RolloutStarted"]
-        assert (await plugin(fleet, "report")).out.startswith("# fleet: to nftables, revision 3\n")
+        assert (await plugin(fleet, "report")).out.startswith("# fleet: ipvs → nftables, revision 3\n")
     finally:
         await store.delete("/apis/events.k8s.io/v1/namespaces/default/events/fleet.cli-report")
 
