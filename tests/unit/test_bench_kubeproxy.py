@@ -36,7 +36,8 @@ class Metrics(http.server.BaseHTTPRequestHandler):
         lines = []
         for family, at in ended.items():
             label = f'{{{{ip_family="{{family}}"}}}}'
-            lines += [f"{{name}}_last_timestamp_seconds{{label}} {{at}}", f"{{name}}_duration_seconds_sum{{label}} 0.25"]
+            lines.append(f"{{name}}_last_timestamp_seconds{{label}} {{at}}")
+            lines.append(f"{{name}}_duration_seconds_sum{{label}} 0.25")
         self.send_response(200)
         self.end_headers()
         self.wfile.write("\\n".join(["# HELP x y", *lines, ""]).encode())
