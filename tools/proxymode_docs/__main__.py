@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from proxymode_docs import alerts, api, dashboard, flags, metrics, plugin, preflight, reasons
+from proxymode_docs import alerts, api, dashboard, flags, metrics, migration, plugin, preflight, reasons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ def files(root: Path) -> dict[Path, str]:
         root / "docs/reference/flags.md": flags.render(),
         root / "docs/reference/plugin.md": plugin.render(),
         root / "docs/reference/preflight.md": preflight.render(),
+        root / "docs/reference/migration.md": migration.render(),
         root / "docs/reference/reasons.md": reasons.render(),
         root / "manifests/monitoring/dashboard.json": dashboard.render(),
     }
