@@ -107,6 +107,10 @@ test-e2e: install ## all parts together, as the demo puts them together
 bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a table, then a line of JSON; CASES=1000x2 for one case
 	@$(BIN)/python -m proxymode_benchmarks.sync $(CASES)
 
+.PHONY: bench-sync-vm
+bench-sync-vm: install ## the same on 6.1, everything in the emulated VM, API server included: 1000x2 and 5000x2, a quarter of an hour
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.sync $(or $(CASES),1000x2 5000x2)
+
 .PHONY: bench-switch
 bench-switch: install ## a node's change of mode under load inside the VM, kube-proxy's way and ours, and what a hand-over costs here: tables, then a line of JSON
 	@$(BIN)/python -m proxymode_benchmarks.switch
