@@ -24,7 +24,7 @@ from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS, STATUS
 from proxymode_operator.queue import ConflictError
 from proxymode_operator.rollout.model import Notice
 from proxymode_operator.rollout.planner import plan
-from proxymode_operator.rollout.status import listed
+from proxymode_operator.rollout.situation import listed
 from proxymode_operator.rollout.writes import release
 
 if TYPE_CHECKING:

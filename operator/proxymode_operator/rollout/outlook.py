@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from proxymode_api.rollout import Stage
     from proxymode_operator.rollout.assess import Assessment
-    from proxymode_operator.rollout.status import Situation
+    from proxymode_operator.rollout.situation import Situation
 
 NAMES: Final = 10
 """Names of nodes in each list."""

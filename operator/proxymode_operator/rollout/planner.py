@@ -42,8 +42,9 @@ from proxymode_operator.rollout.notices import notices
 from proxymode_operator.rollout.outlook import outlook
 from proxymode_operator.rollout.progress import Gating, Tolerance, progress, started
 from proxymode_operator.rollout.refusal import refusal
+from proxymode_operator.rollout.situation import Situation, counts
 from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, rounded_up, topology_of
-from proxymode_operator.rollout.status import Situation, counts, status
+from proxymode_operator.rollout.status import status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
 from proxymode_operator.rollout.telling import stage_of, tell, to_mark, told_times
 from proxymode_operator.rollout.windows import hours

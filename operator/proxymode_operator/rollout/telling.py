@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from proxymode_operator.rollout.assess import Assessment
     from proxymode_operator.rollout.model import Fleet, Node, Template, Write
     from proxymode_operator.rollout.progress import StageProgress
-    from proxymode_operator.rollout.status import Situation
+    from proxymode_operator.rollout.situation import Situation
 
 
 def tell(s: Situation, template: Template, retried: Sequence[str], now: datetime) -> tuple[Write, ...]:
