@@ -220,9 +220,10 @@ class IpvsDataplane:
         servers = self._open_servers()  # loads the module, which brings the sysctls
         written = sysctls.apply(sysctls.wanted(os.uname().release, strict_arp=self._config.ipvs_strict_arp))
         written += self._set_timeouts(servers)
-        written += self._table.mend()
+        mended, intact = self._table.mend()
+        written += mended
         elements = self._table.elements()
-        for length in FAMILIES.keys() - self._table.intact():
+        for length in FAMILIES.keys() - intact:
             # Which frontends were ours is known until their virtual servers are gone.
             kept = [e for e in elements if e.family == length and e.set is Set.NODE_FRONTENDS]
             new = dict.fromkeys(kept) | {e: value for e, value in after.elements.items() if e.family == length}

@@ -49,21 +49,20 @@ class SideTable:
         """Whether a table of this name exists in either family."""
         return any(self._exists(layout) for layout in self._layouts.values())
 
-    def intact(self) -> frozenset[int]:
-        """The families whose sets, chains and rules are as declared."""
-        return frozenset(length for length, layout in self._layouts.items() if self._is(layout))
-
-    def mend(self) -> int:
-        """Put chains and rules right where the sets are as declared; how many tables. Elements stay, and lookups go
-        on."""
-        mended = 0
-        for layout in self._layouts.values():
-            if self._exists(layout) and self._sets_are(layout) and not self._is(layout):
+    def mend(self) -> tuple[int, frozenset[int]]:
+        """Put chains and rules right where the sets are as declared; how many tables were mended, and the families
+        whose table is as declared now. Elements stay, and lookups go on."""
+        mended, intact = 0, set()
+        for length, layout in self._layouts.items():
+            if self._is(layout):
+                intact.add(length)
+            elif self._exists(layout) and self._sets_are(layout):
                 # An element that leads to somebody's chain is in its way: the table is made anew then.
                 with contextlib.suppress(NfnetlinkError):
                     self._kernel.commit(layout.rewrite(self._kernel.chains(layout.table)))
+                    intact.add(length)
                     mended += 1
-        return mended
+        return mended, frozenset(intact)
 
     def create(self, length: int, elements: Mapping[Element, Verdict | None]) -> None:
         """Put a family's table in place with these elements, instead of what there was."""
