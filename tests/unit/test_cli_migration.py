@@ -8,9 +8,17 @@ import pytest
 from rich.console import Console
 
 import yaml
-from proxymode_api.common import DataplaneOptions, IpvsOptions, IpvsScheduler
+from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
+from proxymode_api.common import (
+    DataplaneOptions,
+    DetectLocal,
+    IpvsOptions,
+    IpvsScheduler,
+    IpvsTimeouts,
+    KubeProxyOptions,
+)
 from proxymode_api.deprecation import Minor
-from proxymode_api.modes import Mode
+from proxymode_api.modes import KubeProxyPolicy, Mode
 from proxymode_cli.migration import objects
 from proxymode_cli.migration.model import Family, Report, Severity, Situation
 from proxymode_cli.migration.table import RULES, analyse
@@ -81,12 +89,28 @@ NODE_PORT = service(
 )
 BALANCED = service("lb", type="LoadBalancer", status={"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}]}})
 LOCAL = service("edge", type="LoadBalancer", externalTrafficPolicy="Local")
+CONFIG_MAP = "ConfigMap kube-system/kube-proxy"
 SPEAKER = daemon_set("speaker", image="quay.io/metallb/speaker:v0.15.2")
 
 CASES = {
     "kernel": [
         (seen(NFT, node("old", kernel="5.10.0-34")), ("kernel", "block", "Node old")),
         (seen(IPVS, node("old", Family.NFTABLES, "5.4.0")), ("kernel", "warn", "Node old")),
+    ],
+    "kube-proxy": [
+        (
+            seen(NFT, daemon_sets=(daemon_set("kube-proxy"),)),
+            ("kube-proxy", "warn", "DaemonSet kube-system/kube-proxy"),
+        ),
+    ],
+    "kube-proxy-settings": [
+        (seen(to, kube_proxy=config(mode="ipvs", **found)), ("kube-proxy-settings", "warn", CONFIG_MAP))
+        for to, found in (
+            (NFT, {"clusterCIDR": "10.244.0.0/16,fd00::/56"}),
+            (NFT, {"nftables": {"masqueradeAll": True}}),
+            (NFT, {"ipvs": {"excludeCIDRs": ["192.0.2.0/24"]}}),
+            (IPVS, {"ipvs": {"strictARP": True}}),
+        )
     ],
     "cilium": [
         (seen(NFT, daemon_sets=(daemon_set("cilium"),)), ("cilium", "warn", "DaemonSet kube-system/cilium")),
@@ -189,7 +213,7 @@ CASES = {
             ("scheduler", "warn", "Cluster"),
         ),
         (
-            seen(NFT, services=(service(annotations={objects.SCHEDULER_ANNOTATION: "wlc"}),)),
+            seen(NFT, services=(service(annotations={IPVS_SCHEDULER_ANNOTATION: "wlc"}),)),
             ("scheduler", "warn", "Service shop/web"),
         ),
     ],
@@ -198,7 +222,11 @@ CASES = {
     "ipvs-timeouts": [
         (
             seen(NFT, kube_proxy=config(mode="ipvs", ipvs={"tcpTimeout": "15m0s"})),
-            ("ipvs-timeouts", "info", "ConfigMap kube-system/kube-proxy"),
+            ("ipvs-timeouts", "info", "Cluster"),
+        ),
+        (
+            seen(NFT, options=DataplaneOptions(ipvs=IpvsOptions(timeouts=IpvsTimeouts(udp="30s")))),
+            ("ipvs-timeouts", "info", "Cluster"),
         ),
     ],
     "deprecated-mode": [
@@ -262,6 +290,22 @@ def test_nothing_is_found_where_nothing_changes(situation: Situation) -> None:
             "cilium",
         ),
         (seen(IPVS, daemon_sets=(daemon_set("node-local-dns", "-localip", "169.254.20.10"),)), "node-local-dns"),
+        (
+            seen(
+                NFT,
+                daemon_sets=(daemon_set("kube-proxy"),),
+                options=DataplaneOptions(kube_proxy=KubeProxyOptions(policy=KubeProxyPolicy.TAKE_OVER)),
+            ),
+            "kube-proxy",
+        ),
+        (
+            seen(
+                NFT,
+                kube_proxy=config(clusterCIDR="10.244.0.0/16", ipvs={"strictARP": True}),
+                options=DataplaneOptions(detect_local=DetectLocal(cluster_cidrs=["10.244.0.0/16"])),
+            ),
+            "kube-proxy-settings",
+        ),
         (
             seen(NFT, node(kernel="5.15.0"), kube_proxy=config(mode="ipvs", conntrack={"tcpBeLiberal": True})),
             "conntrack-liberal",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxymode_api.common import parse_duration
 from proxymode_api.deprecation import deprecation
-from proxymode_api.modes import Mode
+from proxymode_api.modes import KubeProxyPolicy, Mode
 from proxymode_cli.migration.model import Family, Finding, Severity, Situation
 from proxymode_cli.migration.services import MIGRATING
 
@@ -72,15 +73,68 @@ def conntrack_liberal(seen: Situation) -> Iterator[Finding]:
             )
 
 
+def kube_proxy(seen: Situation) -> Iterator[Finding]:
+    """A kube-proxy that runs keeps its nodes, unless the ProxyMode says that they are taken over."""
+    options = seen.options.kube_proxy
+    if options.policy is not KubeProxyPolicy.IGNORE or not seen.moving:
+        return
+    for daemon in seen.daemon_sets:
+        if (daemon.namespace, daemon.name) == (options.namespace, options.daemon_set):
+            yield Finding(
+                rule="kube-proxy",
+                severity=Severity.WARN,
+                subject=daemon.subject,
+                why="kube-proxy runs as this DaemonSet, and spec.kubeProxy.policy is Ignore: the rollout goes round "
+                "every node where it runs.",
+                do="Set spec.kubeProxy.policy: TakeOver, or keep kube-proxy off the nodes by node affinity before "
+                "their turn.",
+                link=CONFIGURATION,
+            )
+
+
+def kube_proxy_settings(seen: Situation) -> Iterator[Finding]:
+    """What kube-proxy is told that the ProxyMode is not."""
+    config, options = seen.kube_proxy, seen.options
+    if config is None or not seen.moving:
+        return
+    lacking = {
+        f"clusterCIDR {', '.join(config.cluster_cidrs)}: spec.detectLocal.clusterCIDRs": config.cluster_cidrs
+        and not options.detect_local.cluster_cidrs,
+        "masqueradeAll: spec.masqueradeAll": config.masquerade_all and not options.masquerade_all,
+        f"ipvs.excludeCIDRs {', '.join(config.exclude_cidrs)}: spec.ipvs.excludeCIDRs": config.exclude_cidrs
+        and not options.ipvs.exclude_cidrs,
+        "ipvs.strictARP: spec.ipvs.strictARP": seen.to is Mode.IPVS
+        and config.strict_arp
+        and not options.ipvs.strict_arp,
+    }
+    for detail, missing in lacking.items():
+        if missing:
+            yield Finding(
+                rule="kube-proxy-settings",
+                severity=Severity.WARN,
+                subject="ConfigMap kube-system/kube-proxy",
+                detail=detail,
+                why="kube-proxy has a setting that the ProxyMode has not. Without clusterCIDRs, traffic from outside "
+                "to cluster IPs is no longer masqueraded; without excludeCIDRs, other people's virtual servers are not "
+                "spared.",
+                do="Write the same into the ProxyMode before the rollout begins.",
+                link=CONFIGURATION,
+            )
+
+
 def timeouts(seen: Situation) -> Iterator[Finding]:
     """IPVS has timeouts of its own; elsewhere conntrack's hold."""
-    config = seen.kube_proxy
-    if seen.to is Mode.NFTABLES and config is not None and config.family is Family.IPVS and config.timeouts:
+    if seen.to is not Mode.NFTABLES or not seen.moving_from(Family.IPVS):
+        return
+    found = list(seen.kube_proxy.timeouts) if seen.kube_proxy is not None else []
+    own = seen.options.ipvs.timeouts
+    found += [f"spec.ipvs.timeouts.{key}: {value}" for key, value in own.wire().items() if parse_duration(value)]
+    if found:
         yield Finding(
             rule="ipvs-timeouts",
             severity=Severity.INFO,
-            subject="ConfigMap kube-system/kube-proxy",
-            detail=", ".join(config.timeouts),
+            subject="Cluster",
+            detail=", ".join(found),
             why="These are timeouts of IPVS. In nftables mode those of conntrack hold: "
             "net.netfilter.nf_conntrack_tcp_timeout_established, …_fin_wait, nf_conntrack_udp_timeout.",
             do="Set the sysctls where connections rely on such times.",

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
+from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
 from proxymode_cli.migration.model import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SERVICE_PROXY_LABEL: Final = "service.kubernetes.io/service-proxy-name"
-SCHEDULER_ANNOTATION: Final = "proxymode.io/ipvs-scheduler"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,9 @@ class KubeProxyConfig:
     node_port_addresses: tuple[str, ...] = ()
     tcp_be_liberal: bool = False
     timeouts: tuple[str, ...] = ()
+    cluster_cidrs: tuple[str, ...] = ()
+    masquerade_all: bool = False
+    exclude_cidrs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,7 @@ def service(item: Mapping[str, Any]) -> ServiceFacts | None:
         ),
         vips=tuple(dict.fromkeys([*map(str, spec.get("externalIPs") or []), *balanced])),
         local=spec.get("externalTrafficPolicy") == "Local",
-        scheduler=str(_map(metadata, "annotations").get(SCHEDULER_ANNOTATION, "")),
+        scheduler=str(_map(metadata, "annotations").get(IPVS_SCHEDULER_ANNOTATION, "")),
         load_balancer=spec.get("type") == "LoadBalancer",
     )
 
@@ -166,6 +169,9 @@ def kube_proxy_config(config_map: Mapping[str, Any]) -> KubeProxyConfig | None:
         strict_arp=bool(ipvs.get("strictARP")),
         localhost_node_ports=True if localhost is None else bool(localhost),
         node_port_addresses=tuple(map(str, found.get("nodePortAddresses") or [])),
+        cluster_cidrs=tuple(filter(None, str(found.get("clusterCIDR") or "").split(","))),
+        masquerade_all=any(bool(_map(found, part).get("masqueradeAll")) for part in ("iptables", "nftables")),
+        exclude_cidrs=tuple(map(str, ipvs.get("excludeCIDRs") or [])),
         tcp_be_liberal=bool(_map(found, "conntrack").get("tcpBeLiberal")),
         timeouts=tuple(
             f"{name}: {ipvs[name]}"

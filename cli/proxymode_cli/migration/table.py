@@ -23,6 +23,8 @@ class Rule:
 
 RULES: Final = (
     Rule("kernel", "Kernels", nodes.kernel),
+    Rule("kube-proxy", "kube-proxy", nodes.kube_proxy),
+    Rule("kube-proxy-settings", "Settings of kube-proxy", nodes.kube_proxy_settings),
     Rule("cilium", "Cilium", neighbours.cilium),
     Rule("calico", "Calico", neighbours.calico),
     Rule("kube-router", "kube-router", neighbours.kube_router),
