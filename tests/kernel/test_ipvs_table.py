@@ -180,7 +180,7 @@ def test_what_cannot_be_mended_is_made_anew(one_node: Topology) -> None:
         )
         assert table.mend() == (0, frozenset())
         table.create(4, v4)
-        assert table.mend() == (0, {4})
+        assert table.mend() == (0, frozenset({4}))
         assert table.elements() == v4
 
 

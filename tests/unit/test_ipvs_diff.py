@@ -94,6 +94,7 @@ def service_ports(draw: st.DrawFn) -> ServicePort:
         load_balancer_ips=tuple(draw(external)),
         source_ranges=tuple(map(network, draw(ranges))),
         affinity_seconds=draw(st.sampled_from((None, 60, 10800))),
+        ipvs_scheduler=draw(st.sampled_from((None, "mh"))),
         hairpin=tuple(sorted({endpoint.address for endpoint in local})),
     )
 
