@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from proxymode_agent.http1.connection import Connection, Head
 
-IDLE_CONNECTIONS: Final = 2
+IDLE_CONNECTIONS: Final = 4
 
 
 class Clocks(NamedTuple):
