@@ -101,7 +101,10 @@ def test_of_mode_iptables_all_goes_and_everybody_elses_rules_stay(node: Node, va
     before = node.saved(variant)
     assert node.look() == NOTHING
     node.kube_proxy(ProxyMode.IPTABLES, variant)
-    assert any("KUBE-SVC-" in line for line in node.saved(variant))
+    synced = node.saved(variant)
+    assert any("KUBE-SVC-" in line for line in synced)
+    node.kube_proxy(ProxyMode.IPTABLES, variant)
+    assert sorted(node.saved(variant)) == sorted(synced)
     assert node.look() == Found(ObservedMode.KUBE_PROXY_IPTABLES, rules=True, device=False)
     node.remove()
     after = node.saved(variant)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 from proxymode_agent.services.model import Protocol, ServiceState
-from proxymode_testbeds.kubeproxy import ProxyMode, Service
-from proxymode_testbeds.traffic.processes import TrafficProcess
+from proxymode_testbeds.kubeproxy import Service
+from proxymode_testbeds.kubeproxy.process import start
 from service_node import VIP, VIP6, service, state
 
 if TYPE_CHECKING:
     import contextlib
 
     from proxymode_testbeds.fixtures import Traffic
+    from proxymode_testbeds.kubeproxy import ProxyMode
+    from proxymode_testbeds.traffic.processes import TrafficProcess
     from service_node import ServiceNode
 
 NODE_PORT = 30080
@@ -51,26 +50,7 @@ def told(node: ServiceNode) -> list[Service]:
 
 def start_kube_proxy(stack: contextlib.ExitStack, node: ServiceNode, mode: ProxyMode) -> TrafficProcess:
     """A kube-proxy on the node, which has synced; it ends with the stack at the latest."""
-    process = node.topology.popen(
-        node.name,
-        [sys.executable, "-m", "proxymode_testbeds.kubeproxy", "--mode", mode],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    fleet = node.topology.fleet
-    assert process.stdin is not None
-    with process.stdin as stdin:
-        json.dump(
-            {
-                "services": [port.to_json() for port in told(node)],
-                "node_ips": [str(address) for address in fleet.node(node.name).addresses],
-                "cluster_cidrs": [str(cidr) for member in fleet.nodes for cidr in member.pod_cidrs],
-            },
-            stdin,
-        )
-    kube_proxy = stack.enter_context(TrafficProcess(process))
-    kube_proxy.wait_for("synced")
-    return kube_proxy
+    return start(stack, node.topology, node.name, mode, told(node))
 
 
 def clients(node: ServiceNode, traffic: Traffic) -> list[TrafficProcess]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxymode_testbeds.fixtures import FleetMaker, Traffic
+    from proxymode_testbeds.traffic.processes import TrafficProcess
     from service_node import NodeMaker, ServiceNode
+
+HAND_BACK_SECONDS = 60.0  # a deadline under emulation, not an estimate
 
 
 @pytest.fixture
@@ -44,29 +48,16 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield found
 
 
-@pytest.mark.parametrize("to", Mode)
-@pytest.mark.parametrize("mode", ProxyMode)
-def test_take_over_loses_no_connection_and_leaves_nothing_of_kube_proxy(
-    stack: contextlib.ExitStack, node: ServiceNode, traffic: Traffic, tmp_path: Path, mode: ProxyMode, to: Mode
+def take_over(
+    node: ServiceNode, switcher: Switcher, kube_proxy: TrafficProcess, idle: Idle, mode: ProxyMode, to: Mode
 ) -> None:
-    node.sh(KUBELET)
-    kube_proxy = start_kube_proxy(stack, node, mode)
-    idle = stack.enter_context(contextlib.closing(Idle(node)))
-    idle.open(2)
-    running = clients(node, traffic)
-    let_run(running, 1)
+    """kube-proxy leaves, and the agent takes its place: no connection is lost, and nothing of kube-proxy stays."""
     kube_proxy.signal(signal.SIGTERM)
-    switcher = stack.enter_context(contextlib.closing(node.call(Switcher, node.config, tmp_path)))
     assert node.call(switcher.observe) is ObservedMode(f"kube-proxy-{mode}")
     record = node.call(switcher.switch, to, services(node), lambda step: None)
     assert (record.from_mode, record.outcome) == (ObservedMode(f"kube-proxy-{mode}"), Outcome.SUCCEEDED), record.message
     assert node.call(switcher.observe) is ObservedMode(to)
     assert idle.broken() == []
-    let_run(running, 3)
-    counted = stop(running)
-    assert counted["established"] == ESTABLISHED
-    assert counted["new"] > 20
-    assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
     if not (mode is ProxyMode.IPVS and to is Mode.IPVS):
         assert record.connections is not None
         assert record.connections.found >= ESTABLISHED
@@ -76,5 +67,42 @@ def test_take_over_loses_no_connection_and_leaves_nothing_of_kube_proxy(
     assert ("kube-ipvs0" in node.sh("ip link")) is (to is Mode.IPVS)
     if to is Mode.NFTABLES:
         assert node.sh("ipvsadm -Sn") == ""
-    assert list(tmp_path.iterdir()) == []
     idle.open(1)
+
+
+def hand_back(node: ServiceNode, switcher: Switcher, mode: ProxyMode) -> None:
+    """kube-proxy has come; as soon as it has programmed everything, nothing of ours is left."""
+    deadline = time.monotonic() + HAND_BACK_SECONDS
+    while missing := node.call(switcher.hand_back, services(node)):
+        assert time.monotonic() < deadline, missing
+    assert node.call(switcher.observe) is ObservedMode(f"kube-proxy-{mode}")
+    assert "proxymode" not in node.sh("nft list tables")
+
+
+@pytest.mark.parametrize("mode", ProxyMode)
+def test_there_and_back_and_there_again_loses_no_connection(
+    stack: contextlib.ExitStack, node: ServiceNode, traffic: Traffic, tmp_path: Path, mode: ProxyMode
+) -> None:
+    """From kube-proxy to our nftables mode, back to kube-proxy, and on to our ipvs mode, all under one load."""
+    node.sh(KUBELET)
+    kube_proxy = start_kube_proxy(stack, node, mode)
+    idle = stack.enter_context(contextlib.closing(Idle(node)))
+    idle.open(2)
+    running = clients(node, traffic)
+    let_run(running, 1)
+    switcher = stack.enter_context(contextlib.closing(node.call(Switcher, node.config, tmp_path)))
+    take_over(node, switcher, kube_proxy, idle, mode, Mode.NFTABLES)
+    let_run(running, 2)
+    kube_proxy = start_kube_proxy(stack, node, mode)
+    hand_back(node, switcher, mode)
+    assert idle.broken() == []
+    idle.open(1)
+    let_run(running, 2)
+    take_over(node, switcher, kube_proxy, idle, mode, Mode.IPVS)
+    let_run(running, 2)
+    counted = stop(running)
+    assert counted["established"] == ESTABLISHED
+    assert counted["new"] > 20
+    assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
+    assert idle.broken() == []
+    assert list(tmp_path.iterdir()) == []

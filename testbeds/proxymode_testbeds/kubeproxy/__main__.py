@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Final
 
-from proxymode_testbeds.kubeproxy.replay import ProxyMode, Service, script
+from proxymode_testbeds.kubeproxy.replay import ProxyMode, Service, Variant, script
 
 _PR_SET_NAME: Final = 15
 _METRICS: Final = ("127.0.0.1", 10249)
@@ -32,7 +32,8 @@ _CLEANUP: Final = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="kube-proxy")
     parser.add_argument("--mode", type=ProxyMode, required=True, choices=list(ProxyMode))
-    parser.add_argument("--sync-seconds", type=float, default=5.0)
+    parser.add_argument("--iptables", type=Variant, default=Variant.NFT, choices=list(Variant))
+    parser.add_argument("--sync-seconds", type=float, default=30.0)
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(_PR_SET_NAME, b"kube-proxy", 0, 0, 0)
     told = json.load(sys.stdin)
@@ -41,6 +42,7 @@ def main() -> None:
         [Service.from_json(raw) for raw in told["services"]],
         node_ips=told["node_ips"],
         cluster_cidrs=told["cluster_cidrs"],
+        variant=options.iptables,
     )
     _serve(options.mode)
     _sh(_CLEANUP[options.mode], check=False)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class Variant(StrEnum):
@@ -113,22 +113,24 @@ class _Family:
         return f"{address}:{port}" if self.version == 4 else f"[{address}]:{port}"
 
 
-def _jump(program: str, table: str, chain: str, to: str, match: str = "") -> str:
-    """Insert a jump unless it is there (utiliptables.EnsureRule)."""
-    rule = f"{match}-m comment --comment kubernetes -j {to}"
-    return f"{program} -w -t {table} -C {chain} {rule} 2>/dev/null || {program} -w -t {table} -I {chain} {rule}"
+def _table(program: str, table: str, chains: Sequence[str], jumps: Sequence[str], rules: Sequence[str] = ()) -> str:
+    """One iptables-restore --noflush: chains that `rules` fill are emptied first, jumps that are there are not added
+    again (utiliptables.EnsureChain and EnsureRule come to the same)."""
+    filled = dict.fromkeys(rule.split()[1] for rule in rules)
+    declared = [f":{chain} - [0:0]" for chain in dict.fromkeys([*chains, *filled])]
+    lines = "\n".join([f"*{table}", *declared, *rules])
+    wanted = "\n".join(jumps)
+    return (
+        f"have=$({program}-save -t {table})\n"
+        f"{{ cat <<'RULES'\n{lines}\nRULES\n"
+        f'while read -r jump; do case $have in *"$jump"*) ;; *) echo "-I ${{jump#-A }}" ;; esac; done <<\'JUMPS\'\n'
+        f"{wanted}\nJUMPS\necho COMMIT; }} | {program}-restore -w --noflush"
+    )
 
 
-def _ensure_chains(program: str, table: str, chains: Iterable[str]) -> Iterator[str]:
-    for chain in chains:
-        yield f"{program} -w -t {table} -N {chain} 2>/dev/null || true"
-
-
-def _restore(program: str, table: str, lines: Sequence[str]) -> str:
-    """iptables-restore --noflush: the chains that it names are emptied first."""
-    chains = dict.fromkeys(line.split()[1] for line in lines if line.startswith("-A "))
-    body = "\n".join([f"*{table}", *(f":{chain} - [0:0]" for chain in chains), *lines, "COMMIT"])
-    return f"{program}-restore -w --noflush <<'RULES'\n{body}\nRULES"
+def _jump(chain: str, to: str, match: str = "") -> str:
+    """As iptables-save prints it."""
+    return f"-A {chain} {match}-m comment --comment kubernetes -j {to}"
 
 
 _MASQUERADE = (
@@ -174,11 +176,8 @@ def _iptables(family: _Family) -> str:
     nat.append("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
     return "\n".join(
         [
-            *_ensure_chains(program, "mangle", ["KUBE-PROXY-CANARY"]),
-            *_ensure_chains(
-                program, "nat", ["KUBE-PROXY-CANARY", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING"]
-            ),
-            *_ensure_chains(
+            _table(program, "mangle", ["KUBE-PROXY-CANARY"], []),
+            _table(
                 program,
                 "filter",
                 [
@@ -189,19 +188,28 @@ def _iptables(family: _Family) -> str:
                     "KUBE-PROXY-FIREWALL",
                     "KUBE-FORWARD",
                 ],
+                [
+                    _jump("INPUT", "KUBE-EXTERNAL-SERVICES", _NEW),
+                    _jump("FORWARD", "KUBE-EXTERNAL-SERVICES", _NEW),
+                    _jump("INPUT", "KUBE-NODEPORTS"),
+                    _jump("FORWARD", "KUBE-SERVICES", _NEW),
+                    _jump("OUTPUT", "KUBE-SERVICES", _NEW),
+                    _jump("FORWARD", "KUBE-FORWARD"),
+                    *(_jump(hook, "KUBE-PROXY-FIREWALL", _NEW) for hook in ("INPUT", "OUTPUT", "FORWARD")),
+                ],
+                filtered,
             ),
-            _jump(program, "filter", "INPUT", "KUBE-EXTERNAL-SERVICES", _NEW),
-            _jump(program, "filter", "FORWARD", "KUBE-EXTERNAL-SERVICES", _NEW),
-            _jump(program, "filter", "INPUT", "KUBE-NODEPORTS"),
-            _jump(program, "filter", "FORWARD", "KUBE-SERVICES", _NEW),
-            _jump(program, "filter", "OUTPUT", "KUBE-SERVICES", _NEW),
-            _jump(program, "filter", "FORWARD", "KUBE-FORWARD"),
-            *(_jump(program, "filter", hook, "KUBE-PROXY-FIREWALL", _NEW) for hook in ("INPUT", "OUTPUT", "FORWARD")),
-            _jump(program, "nat", "OUTPUT", "KUBE-SERVICES"),
-            _jump(program, "nat", "PREROUTING", "KUBE-SERVICES"),
-            _jump(program, "nat", "POSTROUTING", "KUBE-POSTROUTING"),
-            _restore(program, "filter", filtered),
-            _restore(program, "nat", [*_MASQUERADE, *nat]),
+            _table(
+                program,
+                "nat",
+                ["KUBE-PROXY-CANARY", "KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING"],
+                [
+                    _jump("OUTPUT", "KUBE-SERVICES"),
+                    _jump("PREROUTING", "KUBE-SERVICES"),
+                    _jump("POSTROUTING", "KUBE-POSTROUTING"),
+                ],
+                [*_MASQUERADE, *nat],
+            ),
         ]
     )
 
@@ -274,31 +282,32 @@ def _ipvs(family: _Family) -> str:
             "ip link add kube-ipvs0 type dummy 2>/dev/null || true",
             f"sysctl -qw {' '.join(f'net.ipv4.{sysctl}' for sysctl in sysctls)}",
             "ipset restore <<'SETS'\n" + "\n".join(sets) + "\nSETS",
-            *_ensure_chains(program, "mangle", ["KUBE-PROXY-CANARY"]),
-            *_ensure_chains(program, "nat", ["KUBE-SERVICES", "KUBE-POSTROUTING", "KUBE-NODE-PORT"]),
-            *_ensure_chains(
+            _table(program, "mangle", ["KUBE-PROXY-CANARY"], []),
+            _table(
+                program,
+                "nat",
+                [],
+                [
+                    _jump("OUTPUT", "KUBE-SERVICES"),
+                    _jump("PREROUTING", "KUBE-SERVICES"),
+                    _jump("POSTROUTING", "KUBE-POSTROUTING"),
+                ],
+                nat,
+            ),
+            _table(
                 program,
                 "filter",
+                ["KUBE-PROXY-FIREWALL", "KUBE-IPVS-OUT-FILTER"],
                 [
-                    "KUBE-FORWARD",
-                    "KUBE-NODE-PORT",
-                    "KUBE-PROXY-FIREWALL",
-                    "KUBE-SOURCE-RANGES-FIREWALL",
-                    "KUBE-IPVS-FILTER",
-                    "KUBE-IPVS-OUT-FILTER",
+                    _jump("FORWARD", "KUBE-FORWARD"),
+                    _jump("INPUT", "KUBE-NODE-PORT"),
+                    _jump("INPUT", "KUBE-PROXY-FIREWALL"),
+                    _jump("FORWARD", "KUBE-PROXY-FIREWALL"),
+                    _jump("INPUT", "KUBE-IPVS-FILTER"),
+                    _jump("OUTPUT", "KUBE-IPVS-OUT-FILTER"),
                 ],
+                filtered,
             ),
-            _restore(program, "nat", nat),
-            _restore(program, "filter", filtered),
-            _jump(program, "nat", "OUTPUT", "KUBE-SERVICES"),
-            _jump(program, "nat", "PREROUTING", "KUBE-SERVICES"),
-            _jump(program, "nat", "POSTROUTING", "KUBE-POSTROUTING"),
-            _jump(program, "filter", "FORWARD", "KUBE-FORWARD"),
-            _jump(program, "filter", "INPUT", "KUBE-NODE-PORT"),
-            _jump(program, "filter", "INPUT", "KUBE-PROXY-FIREWALL"),
-            _jump(program, "filter", "FORWARD", "KUBE-PROXY-FIREWALL"),
-            _jump(program, "filter", "INPUT", "KUBE-IPVS-FILTER"),
-            _jump(program, "filter", "OUTPUT", "KUBE-IPVS-OUT-FILTER"),
             *servers,
             *addresses,
         ]
