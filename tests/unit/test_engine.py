@@ -60,6 +60,8 @@ class FakeKernel:
     faults: list[Exception] = field(default_factory=list)
     refused: tuple[tuple[ServicePortName, str], ...] = ()
     damage: str = ""
+    instead: str = ""
+    read_back_in: float | None = None
     calls: list[str] = field(default_factory=list)
     configs: list[DataplaneConfig] = field(default_factory=list)
     gate: threading.Event | None = None
@@ -99,7 +101,8 @@ class FakeDataplane:
         damage, self.kernel.damage = self.kernel.damage, ""
         self.kernel.left[self.mode] = dict(table)
         endpoints = sum(len(port.endpoints) for port in table.values())
-        return SyncResult(written, len(table), endpoints, self.kernel.refused, damage)
+        instead, again = self.kernel.instead, self.kernel.read_back_in
+        return SyncResult(written, len(table), endpoints, self.kernel.refused, damage, instead, again)
 
     def look(self) -> Look:
         if self.kernel.look_faults:
@@ -528,6 +531,33 @@ async def test_a_doubt_is_resolved_by_reading_the_kernel_back() -> None:
         it.kernel.tables[Mode.NFTABLES].clear()
         last = await it.until(lambda seen: bool(seen.drift))
         assert last.drift == "found by reading the kernel back"
+
+
+async def test_the_kernel_is_read_back_when_the_dataplane_has_something_to_look_for() -> None:
+    async with bench() as it:
+        it.kernel.read_back_in = 0.001
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        it.list_cluster()
+        await it.active(Mode.IPVS)
+        await eventually(lambda: it.kernel.calls.count("sync ipvs full") > 3)
+        it.kernel.read_back_in = None
+        it.engine.on_slice(pods("10.1.0.2"))
+        await it.until(lambda seen: seen.endpoints == 1 and bool(it.kernel.calls))
+        assert it.engine.snapshot().drift == "", "nobody else did anything"
+
+
+async def test_what_was_done_in_the_place_of_what_was_asked_for_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench() as it:
+        it.kernel.instead = "the kernel has no IPVS scheduler sed: rr serves ns/web"
+        it.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        it.list_cluster()
+        assert (await it.active(Mode.IPVS)).instead == it.kernel.instead
+        it.engine.on_slice(pods("10.1.0.1", "10.1.0.2"))
+        await it.until(lambda seen: seen.endpoints == 2)
+        assert [record.message for record in caplog.records].count("kernel lacks something") == 1
+        it.kernel.instead = ""
+        it.engine.on_slice(pods("10.1.0.3"))
+        await it.until(lambda seen: not seen.instead)
 
 
 async def test_a_look_that_fails_is_followed_by_a_full_sync() -> None:
