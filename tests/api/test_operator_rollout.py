@@ -54,7 +54,7 @@ async def test_a_rollout_in_three_stages_and_the_way_back(fleet: Bed) -> None:
         status = await fleet.until_status("Complete")
         assert status["revision"] == 2
         assert [record["outcome"] for record in status["history"]] == ["Complete", "Complete"]
-        assert [record.get("fromMode") for record in status["history"]] == ["nftables", None]
+        assert [record["fromMode"] for record in status["history"]] == ["nftables", "ipvs"]
         assert [record["updated"] for record in status["history"]] == [6, 6]
         meta = (await fleet.get(f"{PROXY_MODES}/fleet"))["metadata"]
         managers = {entry["manager"] for entry in meta["managedFields"] if "f:spec" in entry["fieldsV1"]}

@@ -19,7 +19,7 @@ from proxymode_api.gates import (
     Threshold,
     WebhookGate,
 )
-from proxymode_api.rollout import OnFailure
+from proxymode_api.rollout import OnFailure, Window
 from proxymode_operator.rollout.gates import definition, judge, pause
 from rollout_world import START, World, percent_stages
 
@@ -172,6 +172,17 @@ def test_while_paused_gates_are_asked_once_and_a_pass_of_then_is_too_old_afterwa
     world.run(20)
     assert world.told() == [], "an hour ago it passed, now it does not"
     assert world.status.status == "AwaitingGates"
+
+
+def test_outside_of_windows_gates_are_asked_once_and_again_when_one_opens() -> None:
+    world = gated(gate(), windows=[Window(schedule="0 2 * * *", duration="1h")])
+    world.run(300, seconds=20)
+    assert [at - START for _, _, at in world.questions] == [timedelta(seconds=20)]
+    assert world.status.status == "WaitingForWindow"
+    world.pass_time(2 * 3600 - 300 * 20)
+    world.run()
+    assert world.status.status == "Complete"
+    assert [at - START >= timedelta(hours=2) for _, stage, at in world.questions if not stage] == [False, True]
 
 
 def test_an_answer_about_another_question_does_not_count() -> None:
