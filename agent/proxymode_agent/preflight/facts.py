@@ -30,7 +30,11 @@ SYSCTLS: Final = (
     "net.netfilter.nf_conntrack_max",
     "net.netfilter.nf_conntrack_tcp_loose",
 )
-BPF_PINS: Final = {"cilium-socketlb": "sys/fs/bpf/cilium/socketlb"}
+BPF_PINS: Final = {
+    "cilium-socketlb": "sys/fs/bpf/cilium/socketlb",
+    "cilium-nodeport": "sys/fs/bpf/tc/globals/cilium_nodeport_neigh4",
+    "cilium-nodeport6": "sys/fs/bpf/tc/globals/cilium_nodeport_neigh6",
+}
 KUBE_PROXY_METRICS: Final = ("127.0.0.1", 10249)
 """kube-proxy's --metrics-bind-address by default; it answers /proxyMode there."""
 ASK_SECONDS: Final = 1.0

@@ -39,7 +39,7 @@ def kube_proxy_present(_mode: Mode, facts: Facts, config: DataplaneConfig) -> Fi
         return Finding(
             Verdict.WARN,
             f"rules of a kube-proxy that no longer runs: {', '.join(found.rules)}",
-            "They go when this node switches. Do not use kube-proxy --cleanup for it: that removes every virtual server.",
+            "They go when this node switches. Do not use kube-proxy --cleanup: it removes every virtual server.",
         )
     return Finding(Verdict.PASS, "no trace of kube-proxy")
 
@@ -57,6 +57,15 @@ _FOREIGN_PINS = (
         Verdict.BLOCK,
         "Cilium's socket load balancer translates Service addresses before any packet is made",
         "Set kubeProxyReplacement=false and socketLB.enabled=false in Cilium, or leave this node to Cilium.",
+    ),
+    *(
+        _Foreign(
+            pin,
+            Verdict.BLOCK,
+            "Cilium replaces kube-proxy: it handles NodePorts in eBPF, before any table sees a packet",
+            "Set kubeProxyReplacement=false in Cilium, or leave this node to Cilium.",
+        )
+        for pin in ("cilium-nodeport", "cilium-nodeport6")
     ),
 )
 _FOREIGN_INTERFACES = (
@@ -101,7 +110,9 @@ def foreign_dataplane(_mode: Mode, facts: Facts, _config: DataplaneConfig) -> Fi
     verdict = Verdict.BLOCK if any(entry.verdict is Verdict.BLOCK for entry in present) else Verdict.WARN
     decisive = [entry for entry in present if entry.verdict is verdict]
     return Finding(
-        verdict, "; ".join(entry.finding for entry in decisive), " ".join(entry.remedy for entry in decisive)
+        verdict,
+        "; ".join(dict.fromkeys(entry.finding for entry in decisive)),
+        " ".join(dict.fromkeys(entry.remedy for entry in decisive)),
     )
 
 
