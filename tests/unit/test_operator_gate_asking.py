@@ -77,7 +77,8 @@ class Server:
         return await self._handler(request)
 
     async def __aenter__(self) -> Server:
-        await self._server.start_server(shutdown_timeout=0.1, **({"ssl": self._ssl} if self._ssl else {}))
+        options: dict[str, Any] = {"ssl": self._ssl} if self._ssl else {}
+        await self._server.start_server(shutdown_timeout=0.1, **options)
         self.url = str(self._server.make_url("/")).rstrip("/")
         return self
 
