@@ -108,8 +108,8 @@ def test_bulk_push_and_streams_are_long_lived_too(server: tuple[TrafficProcess, 
     with start(client_command(LOOPBACK, tcp=tcp, udp=udp, bulk=2, push=3, udp_streams=2, seconds=1)) as client:
         result = client.result()
     assert (result["established"], result["alive"], result["lost"]) == (5, 5, 0)
-    assert result["backends"]["established"]["one"] >= 3 * 5, "a server that pushes is not asked again"
-    assert result["udp_sent"] == result["udp_answered"] == result["backends"]["stream"]["one"] >= 10
+    assert result["backends"]["established"]["one"] >= 2 + 3 * 2, "a server that pushes is not asked again"
+    assert result["udp_sent"] == result["udp_answered"] == result["backends"]["stream"]["one"] >= 4
     assert result["udp_lost"] == 0
 
 

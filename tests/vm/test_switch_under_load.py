@@ -73,8 +73,8 @@ def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
         assert list(tmp_path.iterdir()) == []
     counted = stop(running)
     assert counted["established"] == ESTABLISHED
-    assert counted["new"] > 10 * round_trips
-    assert counted["udp_sent"] > 10 * round_trips
+    assert counted["new"] > 5 * round_trips
+    assert counted["udp_sent"] > 5 * round_trips
     assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
     remembered = node.call(open_connections)
     assert len(remembered) == idle.number, "conntrack entries of connections that have ended"

@@ -30,8 +30,8 @@ _COLUMNS: Final = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m proxymode_benchmarks.switch", description=__doc__)
-    parser.add_argument("--connections", default="120", help="long-lived ones in the guest (default: %(default)s)")
-    parser.add_argument("--new-rate", default="25", help="new ones a second (default: %(default)s)")
+    parser.add_argument("--connections", default="100", help="long-lived ones in the guest (default: %(default)s)")
+    parser.add_argument("--new-rate", default="10", help="new ones a second (default: %(default)s)")
     options = parser.parse_args()
     print(row({name: name for name, _ in _COLUMNS}))
     runs: list[dict[str, Any]] = []

@@ -48,15 +48,14 @@ DIRECTIONS: Final = ((Mode.IPVS, Mode.NFTABLES), (Mode.NFTABLES, Mode.IPVS))
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m proxymode_benchmarks.switch.guest", description=__doc__)
-    parser.add_argument("--connections", type=int, default=120, help="long-lived ones (default: %(default)s)")
-    parser.add_argument("--new-rate", type=float, default=25.0, help="new ones a second (default: %(default)s)")
+    parser.add_argument("--connections", type=int, default=100, help="long-lived ones (default: %(default)s)")
+    parser.add_argument("--new-rate", type=float, default=10.0, help="new ones a second (default: %(default)s)")
     options = parser.parse_args()
     for module in ("ip_vs", "ip_vs_rr", "dummy", "nf_tables", "ip_set"):
         subprocess.run(["modprobe", module], check=True)
-    for who in (NOBODY, OURS, peer.NAME):
-        for old, to in DIRECTIONS:
-            run = measure(who, old, to, options.connections, options.new_rate)
-            print(json.dumps(run), flush=True)
+    runs = [(NOBODY, *DIRECTIONS[0]), *((who, *way) for way in DIRECTIONS for who in (OURS, peer.NAME))]
+    for who, old, to in runs:
+        print(json.dumps(measure(who, old, to, options.connections, options.new_rate)), flush=True)
     return 0
 
 
@@ -97,7 +96,7 @@ def clients(topology: Topology, connections: int, new_rate: float) -> list[tuple
     share = max(4, connections // 5)
     talk, rate = share - 3, new_rate / 5
     own = str(topology.fleet.node(NODE).addresses[0])
-    long_lived: dict[str, float] = {"established": talk, "bulk": 1, "push": 2, "new_rate": rate, "interval": 0.4}
+    long_lived: dict[str, float] = {"established": talk, "bulk": 1, "push": 2, "new_rate": rate, "interval": 1.0}
     return [
         ("client1", VIP, {"tcp": 80, "udp": 53, **long_lived, "udp_rate": 5.0, "udp_streams": 3}),
         ("client1", own, {"tcp": NODE_PORT, **long_lived}),

@@ -27,9 +27,9 @@ def main() -> int:
     client.add_argument("--established", type=int, default=0, metavar="N", help="long-lived connections")
     client.add_argument("--bulk", type=int, default=0, metavar="N", help="of these that fetch 50 kB at a time")
     client.add_argument(
-        "--push", type=int, default=0, metavar="N", help="of these that the server speaks on, 10 times a second"
+        "--push", type=int, default=0, metavar="N", help="of these that the server speaks on, twice a second"
     )
-    client.add_argument("--udp-streams", type=int, default=0, metavar="N", help="UDP flows of 10 datagrams a second")
+    client.add_argument("--udp-streams", type=int, default=0, metavar="N", help="UDP flows of 4 datagrams a second")
     client.add_argument("--new-rate", type=float, default=0.0, metavar="R", help="new connections per second")
     client.add_argument("--udp-rate", type=float, default=0.0, metavar="R", help="datagrams per second")
     client.add_argument(

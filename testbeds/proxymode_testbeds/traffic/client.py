@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 0.25  # how exactly timeouts are kept
 RETRY_SECONDS = 0.2
-STREAM_RATE = 10.0
+STREAM_RATE = 4.0
 
 
 class Flavour(NamedTuple):
@@ -36,7 +36,7 @@ class Flavour(NamedTuple):
 
 TALK: Final = Flavour("", repeats=False)
 BULK: Final = Flavour(" bulk 50000", repeats=False)
-PUSH: Final = Flavour(" push 100", repeats=True)
+PUSH: Final = Flavour(" push 500", repeats=True)
 
 
 @dataclass(frozen=True, slots=True)

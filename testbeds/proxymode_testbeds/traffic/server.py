@@ -1,7 +1,7 @@
 """A backend: answers every line with its own name, the address it came from and that line, over TCP and UDP.
 
-A line may ask for more than its answer: `7 bulk 100000` for so many bytes after it, `7 push 50` for the same answer
-again every 50 milliseconds as long as the connection is there.
+A line may ask for more than its answer: `7 bulk 100000` for so many bytes after it, `7 push 500` for the same answer
+again every 500 milliseconds as long as the connection is there.
 
 It says `{"event":"ready","tcp":PORT,"udp":PORT}` when it listens, and what it did when it is stopped. Stopping closes
 every connection, as a pod's end does.
