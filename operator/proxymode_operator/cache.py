@@ -55,6 +55,8 @@ class Cache:
         self._entries: dict[Kind, dict[str, _Entry]] = {kind: {} for kind in Kind}
         self._gone: OrderedDict[str, int] = OrderedDict()
         self._selection: Selection | None = None
+        self._nodes: dict[str, Node] = {}
+        """Nodes joined with their NodeProxyModes, until one of the two changes."""
 
     # Filling it
 
@@ -73,6 +75,7 @@ class Cache:
         if isinstance(value, StoredNodeProxyMode):
             value = _heard(value, _as_stored(known.value) if known is not None else None, self._clock())
         self._entries[kind][name] = _Entry(uid, version, value)
+        self._nodes.pop(name, None)
         CACHED.labels(kind.value).set(len(self._entries[kind]))
         keys = self._concerned(kind, known.value if known is not None else None, value)
         WATCH_EVENTS.labels(kind.value, str(bool(keys)).lower()).inc()
@@ -97,6 +100,7 @@ class Cache:
             return
         before = self._keys_now(kind, known.value)
         del self._entries[kind][name]
+        self._nodes.pop(name, None)
         CACHED.labels(kind.value).set(len(self._entries[kind]))
         WATCH_EVENTS.labels(kind.value, "true").inc()
         if kind is not Kind.NODE_PROXY_MODE:
@@ -189,6 +193,12 @@ class Cache:
         return asked.intent.proxy_mode if asked is not None else RELEASE
 
     def _joined(self, name: str) -> Node:
+        found = self._nodes.get(name)
+        if found is None:
+            found = self._nodes[name] = self._join(name)
+        return found
+
+    def _join(self, name: str) -> Node:
         node = _as_node(self._entries[Kind.NODE][name].value)
         entry = self._entries[Kind.NODE_PROXY_MODE].get(name)
         if entry is None:

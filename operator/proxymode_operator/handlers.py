@@ -1,13 +1,14 @@
 """kopf's side: what it watches and how it is kept from doing more.
 
-kopf lists and watches Nodes, NodeProxyModes and ProxyModes and hands every event to the cache. Plain event handlers
-only: create, update or daemon handlers would make kopf annotate each object, or put a finalizer on it.
+kopf lists and watches the ProxyModes and hands every event to the cache; the objects of which there are thousands are
+`listwatch`'s. A plain event handler only: create, update or daemon handlers would make kopf annotate each object, or
+put a finalizer on it.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import kopf
 
@@ -19,25 +20,15 @@ if TYPE_CHECKING:
 
     from proxymode_operator.cache import Cache
 
-_WATCHED: Final = {
-    Kind.NODE: ("", "v1", "nodes"),
-    Kind.NODE_PROXY_MODE: (GROUP, VERSION, "nodeproxymodes"),
-    Kind.PROXY_MODE: (GROUP, VERSION, "proxymodes"),
-}
-
 
 def registry(cache: Cache, kubeconfig: Path | None) -> kopf.OperatorRegistry:
-    """Handlers that keep the cache, and the login."""
+    """The handler that keeps the cache, and the login."""
     found = kopf.OperatorRegistry()
 
-    def watch(kind: Kind) -> None:
-        @kopf.on.event(*_WATCHED[kind], registry=found, id=kind.value)
-        async def handle(event: kopf.RawEvent, **_: Any) -> None:
-            raw: Any = event["object"]
-            (cache.delete if event["type"] == "DELETED" else cache.put)(kind, raw)
-
-    for kind in Kind:
-        watch(kind)
+    @kopf.on.event(GROUP, VERSION, "proxymodes", registry=found, id=Kind.PROXY_MODE.value)
+    async def handle(event: kopf.RawEvent, **_: Any) -> None:
+        raw: Any = event["object"]
+        (cache.delete if event["type"] == "DELETED" else cache.put)(Kind.PROXY_MODE, raw)
 
     @kopf.on.login(registry=found)
     async def login(**_: Any) -> kopf.ConnectionInfo:

@@ -3,13 +3,14 @@
 Solves: server-side apply as fieldManager `proxymode-operator`, lists of metadata alone, Events, and one kind of error.
 Built on the transport of `kubernetes.aio` (TLS, kubeconfig, rotating tokens); its model classes stay unused, since
 objects travel as JSON. Every write asks the fence first: a replica that lost its Lease writes nothing more.
-Deliberately watches nothing (kopf does) and retries nothing (the queue does).
+Deliberately retries nothing: the queue does, and who watches.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import uuid
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 FIELD_MANAGER: Final = "proxymode-operator"
 TIMEOUT_SECONDS: Final = 30.0
 PAGE: Final = 500
+WATCH_SECONDS: Final = 300.0
+"""A watch is ended by the API server after this to twice this."""
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 Json = dict[str, Any]
@@ -67,6 +70,19 @@ class ListedObject(NamedTuple):
     name: str
     uid: str
     resource_version: int
+
+
+class Page(NamedTuple):
+    """Some of a list's objects, and the version of the whole list."""
+
+    items: list[Json]
+    resource_version: str
+
+
+def identity(raw: Json) -> ListedObject:
+    """Of an object with its metadata."""
+    meta = raw["metadata"]
+    return ListedObject(meta["name"], meta["uid"], int(meta["resourceVersion"]))
 
 
 class Fence(Protocol):
@@ -123,16 +139,46 @@ class KubeApi:
 
     async def list_metadata(self, kind: Kind) -> AsyncIterator[ListedObject]:
         """Every object's identity, page by page, without its body."""
+        async for page in self.list_pages(kind, accept=_METADATA_ONLY):
+            for item in page.items:
+                yield identity(item)
+
+    async def list_pages(self, kind: Kind, *, accept: str = "application/json") -> AsyncIterator[Page]:
+        """Every object, page by page."""
         query = {"limit": str(PAGE)}
         while True:
-            page = await self._request("GET", PATHS[kind], query, accept=_METADATA_ONLY)
-            for item in page["items"] or ():  # null where the list is empty
-                meta = item["metadata"]
-                yield ListedObject(meta["name"], meta["uid"], int(meta["resourceVersion"]))
+            page = await self._request("GET", PATHS[kind], query, accept=accept)
+            yield Page(page["items"] or [], page["metadata"]["resourceVersion"])  # null where the list is empty
             token = page["metadata"].get("continue")
             if not token:
                 return
             query["continue"] = token
+
+    async def watch(self, kind: Kind, version: str) -> AsyncIterator[tuple[str, Json]]:
+        """Type and object of every event since this version, bookmarks included, until the API server ends the watch,
+        which it is asked to do after some minutes. Raises ApiError; code 410: the version is too old."""
+        seconds = WATCH_SECONDS * random.uniform(1, 2)  # not all watches of all replicas at one time
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(round(seconds)),
+        }
+        request = await self._serialized("GET", PATHS[kind], query)
+        patience = aiohttp.ClientTimeout(total=seconds + TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS)
+        try:
+            answer = await self._client.call_api(*request, _request_timeout=patience)
+            REQUESTS.labels("GET", str(answer.status)).inc()
+            async with answer.response as response:
+                if response.status >= 400:
+                    raise _refusal(response.status, "watch", PATHS[kind], await response.read(), response.reason)
+                async for event in _lines(response.content):
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise ApiError(int(status.get("code", 0)), str(status.get("reason")), f"watch {PATHS[kind]}")
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ApiError(0, type(error).__name__, f"watch {PATHS[kind]}: {error}") from error
 
     async def apply(self, kind: Kind, name: str, body: Json, *, subresource: str = "") -> Json:
         """Server-side apply of everything we own in the object; takes over what others wrote in those fields."""
@@ -197,15 +243,7 @@ class KubeApi:
         content_type: str = "application/json",
         accept: str = "application/json",
     ) -> Json:
-        headers = {"Accept": accept, "Content-Type": content_type}
-        request = await self._client.param_serialize(
-            method,
-            path,
-            query_params=list(query.items()),
-            header_params=headers,
-            body=body,
-            auth_settings=["BearerToken"],
-        )
+        request = await self._serialized(method, path, query, body, content_type=content_type, accept=accept)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 response = await self._client.call_api(*request)
@@ -214,16 +252,50 @@ class KubeApi:
             REQUESTS.labels(method, "0").inc()
             raise ApiError(0, type(error).__name__, f"{method} {path}: {error}") from error
         REQUESTS.labels(method, str(response.status)).inc()
-        answer = _decoded(text)
         if response.status >= 400:
-            reason = str(answer.get("reason") or response.reason)
-            raise ApiError(response.status, reason, f"{method} {path}: {answer.get('message') or text[:200]!r}")
-        return answer
+            raise _refusal(response.status, method, path, text, response.reason)
+        return _decoded(text)
+
+    async def _serialized(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Json | None = None,
+        *,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> tuple[Any, Any, Any, Any, Any]:
+        """The arguments of `call_api`; a token that has run out is read again here."""
+        found: tuple[Any, Any, Any, Any, Any] = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": accept, "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        return found
 
 
 def micro_time(when: datetime) -> str:
     """metav1.MicroTime."""
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[Json]:
+    """One JSON object a line; a line may be of any length."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+
+def _refusal(code: int, method: str, path: str, text: bytes, reason: str | None) -> ApiError:
+    answer = _decoded(text)
+    message = f"{method} {path}: {answer.get('message') or text[:200]!r}"
+    return ApiError(code, str(answer.get("reason") or reason), message)
 
 
 def _decoded(text: bytes) -> Json:

@@ -83,7 +83,8 @@ class Leader:
             LEADER.set(0)
             self._valid_until = 0.0
             work.cancel()
-            await asyncio.wait({work})
+            # Whatever it ends with: it was told to end, and the next leader finds all in the API objects.
+            await asyncio.gather(work, return_exceptions=True)
 
     async def _try(self, patience: float) -> bool:
         """Acquires or renews, within so many seconds; False when somebody else holds it or the API server fails."""

@@ -1,8 +1,8 @@
 """`proxymode-operator`: puts the parts together and takes them apart again.
 
-Start: wait until the API server serves our kinds, let kopf fill the cache, wait for the Lease, compare the cache with a
-list, then reconcile. Stop (SIGTERM, SIGINT): stop reconciling, give the Lease back, stop kopf. A replica that waits for
-the Lease keeps its cache warm.
+Start: wait until the API server serves our kinds, let the watches (kopf's and our own) fill the cache, wait for the
+Lease, compare the cache with a list, then reconcile. Stop (SIGTERM, SIGINT): stop reconciling, give the Lease back,
+stop kopf. A replica that waits for the Lease keeps its cache warm.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from kubernetes.aio.config import ConfigException
 
 from proxymode_api.deprecation import Minor, parse_minor
 from proxymode_log import set_up
-from proxymode_operator import handlers, resync
+from proxymode_operator import handlers, listwatch, resync
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.gate_asking import Asker
 from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.http import health_app, metrics_app, served
 from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
 from proxymode_operator.leader import Leader
+from proxymode_operator.listwatch import WATCHED
 from proxymode_operator.metrics import LEADER, NODES, QUEUED, SILENT_AGENTS, STATUS
 from proxymode_operator.queue import Queue
 from proxymode_operator.reconcile import Reconciler
@@ -67,15 +68,18 @@ class Operator:
         if stop.is_set():
             await _end(waiting)
             return
-        watching = asyncio.create_task(self._watch(stop), name="kopf")
+        watching = [
+            asyncio.create_task(self._watch(stop), name="kopf"),
+            *(asyncio.create_task(listwatch.follow(self._api, self.cache, kind), name=kind) for kind in WATCHED),
+        ]
         working = asyncio.create_task(self._work(), name="work")
         try:
-            await asyncio.wait({watching, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            died = [task for task in (working, watching) if task.done()]
+            await asyncio.wait({*watching, working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            died = [task for task in (working, *watching) if task.done()]
         finally:
             # Reconciling ends before the cache goes stale.
             await _end(working, stopping)
-            await _end(watching)
+            await _end(*watching)
         for task in died:
             logger.error("ended by itself", extra={"task": task.get_name()})
             await task

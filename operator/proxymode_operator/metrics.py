@@ -57,6 +57,12 @@ WATCH_EVENTS: Final = Counter(
     ["kind", "relevant"],
     registry=REGISTRY,
 )
+WATCH_RESTARTS: Final = Counter(
+    "proxymode_operator_watch_restarts_total",
+    "Watches of Nodes and NodeProxyModes begun again: ended (by the API server), gone (listed anew), error.",
+    ["kind", "reason"],
+    registry=REGISTRY,
+)
 CACHED: Final = Gauge("proxymode_operator_cached_objects", "Objects in the cache by kind.", ["kind"], registry=REGISTRY)
 RESYNCS: Final = Counter(
     "proxymode_operator_resyncs_total",
