@@ -31,7 +31,7 @@ from proxymode_agent.services.labels import SERVICE_NAME_LABEL
 from proxymode_agent.services.model import DataplaneConfig
 from proxymode_agent.services.tracker import ServiceTracker
 from proxymode_agent.switch.record import Outcome, StepRecord, SwitchError, SwitchPending, SwitchRecord
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.modes import KubeProxyPolicy, Mode, ObservedMode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -66,6 +66,7 @@ class FakeKernel:
     configs: list[DataplaneConfig] = field(default_factory=list)
     gate: threading.Event | None = None
     draining: int = 0
+    lacks: list[str] = field(default_factory=list)
 
     def switcher(self, config: DataplaneConfig) -> FakeSwitcher:
         self.configs.append(config)
@@ -157,6 +158,14 @@ class FakeSwitcher:
         self.kernel.foreign = ObservedMode.NONE
         self.kernel.half_done = None
         return SwitchRecord(came_from, to, NOW, NOW, Outcome.SUCCEEDED, "", steps, None)
+
+    def hand_back(self, state: ServiceState) -> str:
+        self.kernel.call("hand back")
+        if self.kernel.lacks:
+            return self.kernel.lacks.pop(0)
+        self.kernel.tables.clear()
+        self.kernel.foreign = ObservedMode.KUBE_PROXY_IPVS
+        return ""
 
 
 def web(name: str = "web", port: int = 80) -> Changed[Service]:
@@ -743,3 +752,54 @@ def test_whatever_happens_the_kernel_ends_as_wished(story: list[tuple[str, Any, 
             assert (last.services, last.error) == (len(final), "")
 
     asyncio.run(live())
+
+
+HANDED_BACK = DataplaneConfig(kube_proxy=KubeProxyPolicy.HAND_BACK)
+
+
+async def test_a_node_is_kept_up_to_date_until_kube_proxy_has_everything_and_is_then_let_be() -> None:
+    kernel = FakeKernel(lacks=["virtual server of ns/web"] * 3, faults=[])
+    async with bench(kernel, replace(QUICK, look_period=0.01)) as on:
+        on.list_cluster()
+        on.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        await on.active(Mode.NFTABLES)
+        on.engine.set_desired(Mode.NFTABLES, HANDED_BACK)
+        await eventually(lambda: len(kernel.lacks) == 2)
+        on.engine.on_slice(pods("10.1.0.2"))
+        seen = await on.until(lambda seen: seen.observed is ObservedMode.KUBE_PROXY_IPVS)
+        seen = await on.until(lambda seen: seen.phase is EnginePhase.OBSERVING)
+        assert kernel.calls.count("hand back") == 4
+        assert "sync nftables 1" in kernel.calls
+        assert not seen.error
+        assert not kernel.tables
+        calls = len(kernel.calls)
+        on.engine.on_slice(pods("10.1.0.3"))
+        on.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        await on.active(Mode.NFTABLES)
+        assert next(call for call in kernel.calls[calls:] if call != "close") == "switch nftables"
+
+
+async def test_a_hand_back_from_ipvs_goes_by_way_of_nftables() -> None:
+    kernel = FakeKernel()
+    async with bench(kernel, replace(QUICK, look_period=0.01)) as on:
+        on.list_cluster()
+        on.engine.set_desired(Mode.IPVS, DataplaneConfig())
+        await on.active(Mode.IPVS)
+        on.engine.set_desired(Mode.NFTABLES, HANDED_BACK)
+        await on.until(lambda seen: seen.observed is ObservedMode.KUBE_PROXY_IPVS)
+        assert kernel.calls.index("switch nftables") < kernel.calls.index("hand back")
+
+
+async def test_a_hand_back_that_fails_is_said_and_tried_again() -> None:
+    kernel = FakeKernel()
+    async with bench(kernel, replace(QUICK, look_period=0.01)) as on:
+        on.list_cluster()
+        on.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        await on.active(Mode.NFTABLES)
+        kernel.lacks = ["element"]
+        on.engine.set_desired(Mode.NFTABLES, HANDED_BACK)
+        await eventually(lambda: not kernel.lacks)
+        kernel.faults = [DataplaneError("refused")] * 2
+        await on.until(lambda seen: "refused" in seen.error)
+        await on.until(lambda seen: seen.phase is EnginePhase.OBSERVING and not seen.error)
+        assert kernel.foreign is ObservedMode.KUBE_PROXY_IPVS

@@ -382,7 +382,10 @@ class Engine:
         except Exception as error:
             self._inbox.kept_waiting(began)
             self._failed("hand-back to kube-proxy failed", error, goal)
+            self._leave_at = self._full_at
             return
+        self._retry.reset()
+        self._sync_error = ""
         if missing:
             self._inbox.kept_waiting(began)
             self._leave_at = self._clock() + self._pace.look_period
