@@ -1,4 +1,4 @@
-"""Tables of the view model for a terminal: fleet, plan, preflight. Pure: a view in, something rich can print out."""
+"""Tables of the view model for a terminal: fleet, plan, history. Pure: a view in, something rich can print out."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from proxymode_api.nodeproxymode import Verdict
 from proxymode_api.proxymode_status import RolloutOutcome
 from proxymode_cli import words
+from proxymode_cli.render_checks import findings
+from proxymode_cli.tables import table
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from datetime import datetime
 
     from rich.console import RenderableType
+    from rich.table import Table
 
-    from proxymode_api.nodeproxymode import PreflightResult
     from proxymode_api.proxymode_status import RolloutRecord
     from proxymode_cli.view import FleetView, NodeView, RolloutView
 
 ATTENTION: Final = (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT)
 """States that a person should look at, in this order."""
-NOT_CHECKED: Final = "Nothing is checked yet: no agent has reported, or no mode is asked for."
 ORDER: Final = (
     NodeState.SWITCHING,
     NodeState.FAILED,
@@ -39,15 +38,6 @@ ORDER: Final = (
     NodeState.UPDATED,
     NodeState.SETTLED,
 )
-
-
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """A table as kubectl prints them: capital headings, no lines."""
-    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim", show_edge=False)
-    numbers = set(right)
-    for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
-    return made
 
 
 def status(view: FleetView, *, wide: bool = False) -> RenderableType:
@@ -97,36 +87,11 @@ def plan(view: FleetView, rollout: RolloutView, *, wide: bool = False) -> Render
         )
     if nodes:
         parts += ["", listing]
-    parts += _findings(nodes)
+    parts += findings(nodes)
     others = [node.name for node in view.nodes if node.proxy_mode != rollout.name]
     if others:
         parts += ["", Text(f"Not decided by {rollout.name}: {words.names(others)}", "dim")]
     return Group(*parts)
-
-
-def preflight(nodes: Iterable[NodeView], now: datetime, *, wide: bool = False) -> RenderableType:
-    """Every check that does not pass, by check; and who passes all. Wide: every check on every node."""
-    nodes = list(nodes)
-    summary = table("NODE", "TARGET", "PASS", "WARN", "BLOCK", "CHECKED", right=("PASS", "WARN", "BLOCK"))
-    for node in nodes:
-        count = {found: sum(result.verdict is found for result in node.preflight) for found in Verdict}
-        summary.add_row(
-            node.name,
-            node.target.value if node.target else words.NOTHING,
-            str(count[Verdict.PASS]),
-            Text(str(count[Verdict.WARN]), "yellow" if count[Verdict.WARN] else "dim"),
-            Text(str(count[Verdict.BLOCK]), "bold red" if count[Verdict.BLOCK] else "dim"),
-            f"{words.age(node.checked_at, now)} ago" if node.checked_at else "not yet",
-        )
-    if not nodes:
-        return Text("No Linux node is to be seen.", "dim")
-    if not wide:
-        return Group(summary, *_findings(nodes))
-    every = table("NODE", "CHECK", "VERDICT", "FOUND")
-    for node in nodes:
-        for result in node.preflight:
-            every.add_row(node.name, result.id, words.verdict(result.verdict), result.found)
-    return Group(summary, "", every if every.row_count else Text(NOT_CHECKED, "dim"))
 
 
 def rollout_head(rollout: RolloutView) -> Text:
@@ -294,25 +259,6 @@ def _attention(nodes: Iterable[NodeView]) -> list[RenderableType]:
     return ["", *parts, Text("kubectl proxymode node NAME says more.", "dim")] if parts else []
 
 
-def _findings(nodes: Iterable[NodeView]) -> list[RenderableType]:
-    """Blocks and warnings, each with its remedy once, and the nodes that it is about."""
-    found: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
-    for node in nodes:
-        for result in (*node.blockers, *node.warnings):
-            found[result.verdict.value, result.id, result.found, result.remedy].append(node.name)
-    parts: list[RenderableType] = []
-    for (verdict, name, text, remedy), names in sorted(found.items()):
-        parts += [
-            "",
-            Text.assemble(
-                (verdict, words.VERDICT_STYLE[Verdict(verdict)]), "  ", (name, "bold"), f"  on {words.names(names)}"
-            ),
-            Padding(Text(text), (0, 0, 0, 7)),
-            Padding(Text(f"→ {remedy}", "cyan"), (0, 0, 0, 7)),
-        ]
-    return parts
-
-
 def _checks(node: NodeView) -> Text:
     if node.state is NodeState.SKIPPED:
         return Text(f"skipped: {node.skip}", "yellow")
@@ -321,16 +267,3 @@ def _checks(node: NodeView) -> Text:
     if node.warnings:
         return Text(f"{words.plural(len(node.warnings), 'warning')}", "dim")
     return Text("pass" if node.preflight else "not checked yet", "dim")
-
-
-def results(found: Sequence[PreflightResult]) -> RenderableType:
-    """Check by check, with what was found and what to do."""
-    if not found:
-        return Text(NOT_CHECKED, "dim")
-    made = table("CHECK", "VERDICT", "FOUND")
-    for result in found:
-        text = Text(result.found)
-        if result.remedy:
-            text.append(f"\n→ {result.remedy}", "cyan")
-        made.add_row(result.id, words.verdict(result.verdict), text)
-    return made

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from proxymode_api.reasons.explain import CHAPTERS
 from proxymode_api.reasons.page import Mood
-from proxymode_cli.render import table
+from proxymode_cli.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

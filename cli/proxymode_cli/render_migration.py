@@ -13,7 +13,7 @@ from rich.text import Text
 from proxymode_cli import words
 from proxymode_cli.migration.model import Severity
 from proxymode_cli.migration.table import TITLES
-from proxymode_cli.render import table
+from proxymode_cli.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from proxymode_api.common import ConditionStatus
 from proxymode_cli import words
-from proxymode_cli.render import results, table
+from proxymode_cli.render_checks import results
+from proxymode_cli.tables import table
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -13,7 +13,7 @@ import typer
 from rich.console import Group
 
 from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
-from proxymode_cli import completing, output, render, render_explain, render_migration, reporting
+from proxymode_cli import completing, output, render, render_checks, render_explain, render_migration, reporting
 from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.explaining import explained
@@ -92,10 +92,10 @@ def preflight(access: Access, node_name: AnyNodeName = None, *, form: Output = N
     view = access.cluster().fleet()
     if node_name is None:
         nodes = view.nodes
-        show(lambda wide: render.preflight(nodes, view.at, wide=wide), nodes, form)
+        show(lambda wide: render_checks.preflight(nodes, view.at, wide=wide), nodes, form)
     else:
         nodes = (_node(view, node_name),)
-        show(lambda _: render.results(nodes[0].preflight), nodes[0].preflight, form)
+        show(lambda _: render_checks.results(nodes[0].preflight), nodes[0].preflight, form)
     if any(node.blockers for node in nodes):
         raise typer.Exit(ExitCode.NOT_AS_WISHED)
 
@@ -113,9 +113,13 @@ def watch(
     *,
     interval: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
     plain: Annotated[bool, typer.Option("--plain", help="A line for each change, as without a terminal.")] = False,
+    form: Output = None,
 ) -> None:
-    """A rollout live. Ends with 0 when it is complete, with 1 when it has stopped."""
-    raise typer.Exit(watch_rollout(access.cluster(), name, console(), interval, plain=plain))
+    """A rollout live. Ends with 0 when it is complete, with 1 when it has stopped.
+
+    With -o json a line of JSON for each change.
+    """
+    raise typer.Exit(watch_rollout(access.cluster(), name, console(), interval, plain=plain, form=form))
 
 
 def history(access: Access, name: Name = None, *, form: Output = None) -> None:

@@ -9,7 +9,8 @@ import typer
 
 from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
 from proxymode_cli import completing, verbs
-from proxymode_cli.options import Access, Name, command
+from proxymode_cli.options import Access, Name, Output, command
+from proxymode_cli.output import Format, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,14 +34,14 @@ def register(app: typer.Typer) -> None:
         command(app, PANEL)(function)
 
 
-def pause(access: Access, name: Name = None) -> None:
+def pause(access: Access, name: Name = None, *, form: Output = None) -> None:
     """Nothing new starts; nodes in mid-switch finish."""
-    _do(access.cluster(), name, verbs.pause)
+    _do(form, access.cluster(), name, verbs.pause)
 
 
-def resume(access: Access, name: Name = None) -> None:
+def resume(access: Access, name: Name = None, *, form: Output = None) -> None:
     """Go on after pause."""
-    _do(access.cluster(), name, verbs.resume)
+    _do(form, access.cluster(), name, verbs.resume)
 
 
 def promote(
@@ -61,9 +62,10 @@ def promote(
             autocompletion=completing.proxy_modes,
         ),
     ] = None,
+    form: Output = None,
 ) -> None:
     """Approve a stage that waits for a person."""
-    _do(access.cluster(), name, lambda found: verbs.promote(found, stage, everything=everything))
+    _do(form, access.cluster(), name, lambda found: verbs.promote(found, stage, everything=everything))
 
 
 def retry(
@@ -79,11 +81,12 @@ def retry(
             autocompletion=completing.nodes,
         ),
     ] = None,
+    form: Output = None,
 ) -> None:
     """Nodes whose switch failed try again, and the rollout goes on if that was what stopped it."""
     cluster = access.cluster()
     known = cluster.node_proxy_modes() if nodes else {}
-    _do(cluster, name, lambda found: verbs.retry(found, nodes or [], known))
+    _do(form, cluster, name, lambda found: verbs.retry(found, nodes or [], known))
 
 
 def skip(
@@ -92,19 +95,20 @@ def skip(
     *,
     nodes: Nodes,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown wherever the node is.")],
+    form: Output = None,
 ) -> None:
     """Rollouts go round a node until unskip. One that failed goes back to the mode that it had before."""
-    _do_nodes(access.cluster(), name, nodes, lambda found, known: verbs.skip(found, nodes, known, reason))
+    _do_nodes(form, access.cluster(), name, nodes, lambda found, known: verbs.skip(found, nodes, known, reason))
 
 
-def unskip(access: Access, name: Name = None, *, nodes: Nodes) -> None:
+def unskip(access: Access, name: Name = None, *, nodes: Nodes, form: Output = None) -> None:
     """Rollouts go round a node no more."""
-    _do_nodes(access.cluster(), name, nodes, lambda found, known: verbs.unskip(found, nodes, known))
+    _do_nodes(form, access.cluster(), name, nodes, lambda found, known: verbs.unskip(found, nodes, known))
 
 
-def abort(access: Access, name: Name = None) -> None:
+def abort(access: Access, name: Name = None, *, form: Output = None) -> None:
     """End the rollout here: nothing new starts, every node stays as it was asked to be."""
-    _do(access.cluster(), name, verbs.abort)
+    _do(form, access.cluster(), name, verbs.abort)
 
 
 def undo(
@@ -121,20 +125,22 @@ def undo(
         Optional[Mode],  # noqa: UP045
         typer.Option("--to", help="The mode, where that before is not on record."),
     ] = None,
+    form: Output = None,
 ) -> None:
     """Go back to the mode before, the last stage first; waits for no approval and no gate."""
-    _do(access.cluster(), name, lambda found: verbs.undo(found, now=now, at_once=at_once, to=to))
+    _do(form, access.cluster(), name, lambda found: verbs.undo(found, now=now, at_once=at_once, to=to))
 
 
-def _do(cluster: Cluster, name: str | None, verb: Callable[[ProxyMode], Deed]) -> None:
+def _do(form: Format | None, cluster: Cluster, name: str | None, verb: Callable[[ProxyMode], Deed]) -> None:
     found = cluster.proxy_mode(name)
     deed = verb(found)
     if deed.patch is not None:
         _warn(cluster.patch_proxy_mode(found.metadata.name, deed.patch))
-    sys.stdout.write(f"proxymode/{found.metadata.name} {deed.told}\n")
+    _say(form, found.metadata.name, deed)
 
 
 def _do_nodes(
+    form: Format | None,
     cluster: Cluster,
     name: str | None,
     nodes: Sequence[str],
@@ -145,7 +151,14 @@ def _do_nodes(
     if deed.patch is not None:
         for node_name in dict.fromkeys(nodes):
             _warn(cluster.patch_node_proxy_mode(node_name, deed.patch))
-    sys.stdout.write(f"proxymode/{found.metadata.name} {deed.told}\n")
+    _say(form, found.metadata.name, deed)
+
+
+def _say(form: Format | None, name: str, deed: Deed) -> None:
+    if form is None or form is Format.WIDE:
+        sys.stdout.write(f"proxymode/{name} {deed.told}\n")
+    else:
+        sys.stdout.write(text({"proxyMode": name, "changed": deed.patch is not None, "told": deed.told}, form))
 
 
 def _warn(warnings: Iterable[str]) -> None:

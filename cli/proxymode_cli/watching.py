@@ -6,6 +6,8 @@ come: 0 when the rollout is complete, 1 when it has stopped.
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -17,14 +19,14 @@ from rich.tree import Tree
 from proxymode_api.gates import GateResult
 from proxymode_api.modes import Mode
 from proxymode_api.proxymode_status import FleetStatus
-from proxymode_cli import words
+from proxymode_cli import output, words
 from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.outlook import remaining
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from rich.console import Console, RenderableType
 
@@ -115,25 +117,68 @@ def changes(before: RolloutView | None, after: RolloutView) -> list[str]:
     return lines
 
 
-def watch(cluster: Cluster, name: str | None, console: Console, interval: float, *, plain: bool) -> ExitCode:
-    """Watch until the rollout is complete or has stopped. Raises UserError."""
+def watch(
+    cluster: Cluster,
+    name: str | None,
+    console: Console,
+    interval: float,
+    *,
+    plain: bool = False,
+    form: output.Format | None = None,
+) -> ExitCode:
+    """Watch until the rollout is complete or has stopped: on a terminal as a tree, else a line for each change.
+
+    `form` JSON or YAML: a document for each look at which something has changed. Raises UserError.
+    """
     name = choose(name, (rollout.name for rollout in cluster.fleet(()).rollouts))
     looks = _looks(cluster, name, interval)
+    if form is output.Format.JSON or form is output.Format.YAML:
+        return _follow(looks, lambda view, rollout, lines: sys.stdout.write(_document(view, rollout, lines, form)))
     if plain or not console.is_terminal:
-        before: RolloutView | None = None
+        return _follow(looks, lambda view, _, lines: _print_lines(console, view, lines))
+    with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         for view, rollout in looks:
-            for line in changes(before, rollout):
-                console.print(f"{view.at:%H:%M:%S} {line}", highlight=False, soft_wrap=True, markup=False)
-            before = rollout
+            live.update(tree(view, rollout), refresh=True)
             if (end := verdict(rollout)) is not None:
                 return end
-    else:
-        with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
-            for view, rollout in looks:
-                live.update(tree(view, rollout), refresh=True)
-                if (end := verdict(rollout)) is not None:
-                    return end
     raise AssertionError("looks end by an exception only")
+
+
+def _follow(
+    looks: Iterable[tuple[FleetView, RolloutView]], tell: Callable[[FleetView, RolloutView, list[str]], object]
+) -> ExitCode:
+    before: RolloutView | None = None
+    for view, rollout in looks:
+        if lines := changes(before, rollout):
+            tell(view, rollout, lines)
+            sys.stdout.flush()
+        before = rollout
+        if (end := verdict(rollout)) is not None:
+            return end
+    raise AssertionError("looks end by an exception only")
+
+
+def _print_lines(console: Console, view: FleetView, lines: list[str]) -> None:
+    for line in lines:
+        console.print(f"{view.at:%H:%M:%S} {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _document(view: FleetView, rollout: RolloutView, lines: list[str], form: output.Format) -> str:
+    """One line of JSON, or one document of YAML: what changed, and where the rollout stands."""
+    found = output.plain(
+        {
+            "at": view.at,
+            "name": rollout.name,
+            "revision": rollout.revision,
+            "mode": rollout.mode,
+            "status": rollout.status,
+            "nodes": rollout.counts,
+            "connectionsKept": rollout.kept,
+            "connectionsLost": rollout.lost,
+            "changes": lines,
+        }
+    )
+    return json.dumps(found) + "\n" if form is output.Format.JSON else "---\n" + output.text(found, form)
 
 
 def _looks(cluster: Cluster, name: str, interval: float) -> Iterable[tuple[FleetView, RolloutView]]:

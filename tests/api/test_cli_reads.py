@@ -227,6 +227,32 @@ async def test_piped_tables_have_no_spaces_at_the_ends_of_lines(fleet: ApiServer
         assert [line for line in ran.out.splitlines() if line != line.rstrip()] == []
 
 
+async def test_what_steers_says_so_as_data_too(fleet: ApiServer) -> None:
+    found = json.loads((await plugin(fleet, "pause", "-o", "json")).out)
+    assert found == {
+        "proxyMode": "fleet",
+        "changed": True,
+        "told": "paused: nothing new starts, nodes in mid-switch finish",
+    }
+    assert not yaml.safe_load((await plugin(fleet, "pause", "--output", "yaml")).out)["changed"]
+
+
+async def test_a_watch_as_json_is_a_line_for_each_change(fleet: ApiServer, store: Store) -> None:
+    await store.set_status("/apis/proxymode.io/v1alpha1/proxymodes/fleet", {"status": "Stopped"})
+    ran = await plugin(fleet, "watch", "-o", "json")
+    assert (ran.code, ran.err) == (1, "")
+    (line,) = ran.out.splitlines()
+    found = json.loads(line)
+    assert (found["name"], found["status"], found["nodes"]["updated"]) == ("fleet", "Stopped", 1)
+    assert "node cli-2: Blocked, kernel-version" in found["changes"]
+
+
+async def test_help_has_the_exit_codes(fleet: ApiServer) -> None:
+    out = " ".join((await plugin(fleet, "--help")).out.split())
+    assert "0 done" in out
+    assert "4 not found" in out
+
+
 async def test_explain_asks_no_cluster(fleet: ApiServer) -> None:
     code, out, err = await process(fleet, "KUBECONFIG=/nonexistent kubectl-proxymode explain nodesblocked")
     assert (code, err) == (0, "")

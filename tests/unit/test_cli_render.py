@@ -15,7 +15,8 @@ import cli_world as world
 import yaml
 from proxymode_api.modes import Mode
 from proxymode_api.proxymode_status import RolloutOutcome, RolloutRecord
-from proxymode_cli import output, render, words
+from proxymode_api.reasons.explain import PAGES
+from proxymode_cli import output, render, render_checks, render_explain, words
 from proxymode_cli.errors import ExitCode
 from proxymode_cli.joining import fleet_view
 from proxymode_cli.render_node import node as render_node
@@ -101,7 +102,7 @@ def test_plan_tells_node_by_node_what_would_change_and_why_one_cannot() -> None:
 
 def test_preflight_counts_and_gives_each_remedy_once() -> None:
     nodes = [world.node_proxy_mode(f"node-{n}", results=(world.BLOCK, world.WARN)) for n in range(1, 4)]
-    shown = lines(render.preflight(world.fleet(nodes=nodes).nodes, world.NOW))
+    shown = lines(render_checks.preflight(world.fleet(nodes=nodes).nodes, world.NOW))
     assert "node-1 nftables 0 1 1 4m ago" in shown
     assert shown.count("block kernel-version on node-1, node-2, node-3") == 1
 
@@ -184,7 +185,16 @@ def test_everything_fits_a_narrow_terminal() -> None:
     view = world.fleet()
     node = view.node("node-4")
     assert node is not None
-    for found in (render.status(view), render.plan(view, rollout()), render_node(node, view.at), tree(view, rollout())):
+    drawn = (
+        render.status(view),
+        render.plan(view, rollout()),
+        render_checks.preflight(view.nodes, view.at),
+        render_node(node, view.at),
+        tree(view, rollout()),
+        render_explain.page(PAGES["Blocked"]),
+        render_explain.contents(wide=False),
+    )
+    for found in drawn:
         console = Console(file=StringIO(), width=60)
         console.print(found)
         assert max(map(len, console.file.getvalue().splitlines())) <= 60  # type: ignore[attr-defined]
@@ -238,5 +248,7 @@ def test_a_cluster_without_nodes_or_checks_says_so() -> None:
         "",
         "No ProxyMode: nothing is asked of any node.",
     ]
-    assert lines(render.preflight((), world.NOW)) == ["No Linux node is to be seen."]
-    assert lines(render.results(())) == ["Nothing is checked yet: no agent has reported, or no mode is asked for."]
+    assert lines(render_checks.preflight((), world.NOW)) == ["No Linux node is to be seen."]
+    assert lines(render_checks.results(())) == [
+        "Nothing is checked yet: no agent has reported, or no mode is asked for."
+    ]
