@@ -172,7 +172,7 @@ class KubeApi:
             async with answer.response as response:
                 if response.status >= 400:
                     raise _refusal(response.status, "watch", PATHS[kind], await response.read(), response.reason)
-                async for event in _lines(response.content):
+                async for event in lines(response.content):
                     if event["type"] == "ERROR":
                         status = event["object"]
                         raise ApiError(int(status.get("code", 0)), str(status.get("reason")), f"watch {PATHS[kind]}")
@@ -283,8 +283,8 @@ def micro_time(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[Json]:
-    """One JSON object a line; a line may be of any length."""
+async def lines(content: aiohttp.StreamReader) -> AsyncIterator[Json]:
+    """A watch's events: one JSON object a line, of any length."""
     rest = b""
     async for chunk in content.iter_any():
         *lines, rest = (rest + chunk).split(b"\n")

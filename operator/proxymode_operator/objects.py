@@ -124,7 +124,8 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
     since = [ready.last_transition_time] if ready is not None else []
     if is_ready and status.last_switch is not None and status.last_switch.completed_at is not None:
         # Ready may stay True all through a switch; minReadySeconds counts from its end.
-        since.append(status.last_switch.completed_at)
+        # In whole seconds, as the present is told: else one that is done would be waited for until the next second.
+        since.append(status.last_switch.completed_at.replace(microsecond=0))
     preflight = status.preflight
     blockers = tuple(r.id for r in preflight.results if r.verdict is Verdict.BLOCK) if preflight is not None else ()
     passed = conditions.get("PreflightPassed")

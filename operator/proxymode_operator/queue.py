@@ -31,7 +31,11 @@ _LAST_CONFLICT_BACKOFF_SECONDS: Final = 1.0
 
 
 class ConflictError(Exception):
-    """Something changed while it was being decided about: decide again soon."""
+    """Something changed while it was being decided about: decide again soon. `progress`: but some of it was done."""
+
+    def __init__(self, message: str, *, progress: bool = False) -> None:
+        super().__init__(message)
+        self.progress = progress
 
 
 @dataclass(slots=True)
@@ -92,6 +96,9 @@ class Queue:
         except ConflictError as conflict:
             RECONCILES.labels("conflict").inc()
             logger.debug("conflict", extra={"proxymode": name, "detail": str(conflict)})
+            if conflict.progress:
+                # Of a hundred nodes that are written one is always just reporting: no reason to go ever more slowly.
+                state.failures = 0
             self._back_off(state, loop.time(), asked_at, _LAST_CONFLICT_BACKOFF_SECONDS)
         except NotLeaderError:
             raise

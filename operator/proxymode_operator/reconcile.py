@@ -136,6 +136,8 @@ class Reconciler:
         results = await asyncio.gather(*(one(write) for write in writes), return_exceptions=True)
         errors = [result for result in results if isinstance(result, BaseException)]
         for error in sorted(errors, key=lambda e: isinstance(e, ConflictError)):
+            if isinstance(error, ConflictError):
+                raise ConflictError(str(error), progress=len(errors) < len(results)) from error
             raise error
 
     async def _write_one(self, write: Write) -> None:

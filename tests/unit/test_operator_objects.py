@@ -119,7 +119,7 @@ def test_ready_counts_from_the_end_of_the_switch_when_it_stayed_true_throughout(
         "fromMode": "ipvs",
         "toMode": "nftables",
         "startedAt": "2026-11-21T03:00:00Z",
-        "completedAt": "2026-11-21T03:00:02Z",
+        "completedAt": "2026-11-21T03:00:02.7Z",
         "outcome": "Succeeded",
     }
     assert reported(lastSwitch=switch).ready_since == datetime(2026, 11, 21, 3, 0, 2, tzinfo=UTC)

@@ -181,6 +181,19 @@ def test_conflicts_are_tried_again_within_about_a_second_however_many() -> None:
     virtual(scenario)
 
 
+def test_conflicts_beside_progress_do_not_slow_down() -> None:
+    async def scenario() -> None:
+        recorder = Recorder(*[ConflictError("one of many agents wrote", progress=True)] * 20)
+        queue = Queue(recorder)
+        queue.add("a")
+        await run_for(queue, 100)
+        gaps = [later - earlier for earlier, later in zip(recorder.times, recorder.times[1:], strict=False)]
+        assert len(gaps) == 20
+        assert max(gaps) < 0.2
+
+    virtual(scenario)
+
+
 def test_without_the_lease_the_queue_ends() -> None:
     async def scenario() -> None:
         queue = Queue(Recorder(NotLeaderError("no")))
