@@ -43,7 +43,7 @@ Namespace = Annotated[
         "--namespace",
         "-n",
         metavar="NAME",
-        help="As kubectl's; of use where Services are looked at: ProxyModes and Nodes have no namespace.",
+        help="Look at the Services of this namespace only; by default at all. ProxyModes and Nodes have none.",
     ),
 ]
 Output = Annotated[

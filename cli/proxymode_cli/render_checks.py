@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxymode_api.nodeproxymode import PreflightResult
     from proxymode_cli.view import NodeView
 
+VERDICT_WIDTH: Final = max(map(len, Verdict))
 NOT_CHECKED: Final = "Nothing is checked yet: no agent has reported, or no mode is asked for."
 
 
@@ -74,7 +75,10 @@ def findings(nodes: Iterable[NodeView]) -> list[RenderableType]:
         parts += [
             "",
             Text.assemble(
-                (verdict, words.VERDICT_STYLE[Verdict(verdict)]), "  ", (name, "bold"), f"  on {words.names(names)}"
+                (verdict.ljust(VERDICT_WIDTH), words.VERDICT_STYLE[Verdict(verdict)]),
+                "  ",
+                (name, "bold"),
+                f"  on {words.names(names)}",
             ),
             Padding(Text(text), (0, 0, 0, 7)),
             Padding(Text(f"→ {remedy}", "cyan"), (0, 0, 0, 7)),

@@ -27,6 +27,7 @@ SEVERITY_STYLE: Final[Mapping[Severity, str]] = {
     Severity.WARN: "yellow",
     Severity.INFO: "cyan",
 }
+SEVERITY_WIDTH: Final = max(map(len, Severity))
 SUBJECTS_SHOWN: Final = 8
 READABLE: Final = 110
 """Columns of running text, however wide the terminal."""
@@ -38,7 +39,9 @@ def migration(report: Report, *, wide: bool = False) -> RenderableType:
         return Group(Text(_settled(report)), *_notes(report))
     parts: list[RenderableType] = [_head(report)]
     for (severity, rule, why, do, link), found in _grouped(report).items():
-        head = Text.assemble((severity.value, SEVERITY_STYLE[severity]), "  ", (TITLES[rule], "bold"))
+        head = Text.assemble(
+            (severity.value.ljust(SEVERITY_WIDTH), SEVERITY_STYLE[severity]), "  ", (TITLES[rule], "bold")
+        )
         body = [Text(why), Text(f"→ {do}", "cyan"), _subjects(found, wide=wide), Text(link, "dim")]
         parts += ["", head, Constrain(Padding(Group(*body), (0, 0, 0, 7)), READABLE)]
     if not report.findings:

@@ -256,7 +256,7 @@ async def test_help_has_the_exit_codes(fleet: ApiServer) -> None:
 async def test_explain_asks_no_cluster(fleet: ApiServer) -> None:
     code, out, err = await process(fleet, "KUBECONFIG=/nonexistent kubectl-proxymode explain nodesblocked")
     assert (code, err) == (0, "")
-    assert out.startswith("NodesBlocked   look\n")
+    assert out.startswith("NodesBlocked   needs a look\n")
     ran = await plugin(fleet, "explain", "kernel-versoin")
     assert (ran.code, ran.err) == (4, "error: nothing is known of 'kernel-versoin'; did you mean kernel-version?\n")
     assert json.loads((await plugin(fleet, "explain", "Soaking", "-o", "json")).out)["code"] == "Soaking"

@@ -13,6 +13,7 @@ from proxymode_api.deprecation import DeprecationState
 from proxymode_api.proxymode_status import RolloutOutcome
 from proxymode_api.reasons.codes import Reason
 from proxymode_api.reasons.explain import CHAPTERS, PAGES, find, nearest
+from proxymode_api.reasons.page import Mood
 
 ROOT = Path(__file__).parents[2]
 WRITERS = [path for part in ("agent", "operator") for path in sorted((ROOT / part).rglob("*.py"))]
@@ -49,7 +50,7 @@ def test_pages_say_something() -> None:
         for text in (page.means, page.do):
             assert not text or (text[0] != " " and text.endswith(".") and "  " not in text), page.code
         assert page.means
-        assert page.do or page.mood.value != "look", f"{page.code}: somebody should look, and do what?"
+        assert page.do or page.mood is not Mood.LOOK, f"{page.code}: somebody should look, and do what?"
 
 
 def test_a_code_is_found_whatever_its_case_and_a_misspelt_one_is_guessed() -> None:

@@ -10,9 +10,9 @@ from typing import Final
 class Mood(StrEnum):
     """How a person may take it: all is well, something goes on, somebody should look."""
 
-    WELL = "well"
+    WELL = "all is well"
     UNDER_WAY = "under way"
-    LOOK = "look"
+    LOOK = "needs a look"
 
 
 @dataclass(frozen=True, slots=True)
