@@ -50,6 +50,7 @@ class Operator:
         self._queue: Queue | None = None
         self._complete = False
         self.cache = Cache(self._changed)
+        self._take_over = TakeOver(api, self.cache)
 
     @property
     def ready(self) -> bool:
@@ -59,6 +60,7 @@ class Operator:
     def _changed(self, key: str) -> None:
         if self._queue is not None:
             self._queue.add(key)
+            self._take_over.wake()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; raises what ends the operator otherwise."""
@@ -137,7 +139,7 @@ class Operator:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(queue.run())
                 tasks.create_task(self._resync(reconciler, queue))
-                tasks.create_task(TakeOver(self._api, self.cache).run())
+                tasks.create_task(self._take_over.run())
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
         finally:

@@ -64,7 +64,8 @@ def test_a_node_waits_to_be_taken_over_until_kube_proxy_has_left_for_good(
     assert (where.waits, where.reason) == (waits, Reason.READY_TO_TAKE_OVER if waits else None)
     assert where.soon is waits
     assert ("label" in where.message) is (waits and not labelled)
-    assert ("leave (process 7)" in where.message) is (waits and bool(found.running))
+    assert ("leave (process 7" in where.message) is (waits and bool(found.running))
+    assert ("by hand" in where.message) is (waits and labelled)
 
 
 @pytest.mark.parametrize(

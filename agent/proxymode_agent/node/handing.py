@@ -57,7 +57,8 @@ def _taken_over(node: Node | None, found: KubeProxyFound, observed: ObservedMode
     if labels.get(SERVICE_PROXY_LABEL) != SERVICE_PROXY_AGENT:
         waits_for.append(f"the label {SERVICE_PROXY_LABEL}={SERVICE_PROXY_AGENT} on the Node")
     if found.running:
-        waits_for.append(f"kube-proxy to leave ({found.running})")
+        by_hand = "" if waits_for else "; a static Pod, or one in k3s or RKE2, has to be stopped by hand"
+        waits_for.append(f"kube-proxy to leave ({found.running}{by_hand})")
     if not waits_for:
         return NOWHERE
     return Stand(

@@ -1,4 +1,5 @@
-"""Looks every few seconds whether kube-proxy's DaemonSet and the Nodes' labels are as they have to be, and writes.
+"""Looks whether kube-proxy's DaemonSet and the Nodes' labels are as they have to be, and writes: when something has
+changed, and every few seconds.
 
 Nothing is asked of the API server as long as no node was told another policy than Ignore. The DaemonSet is read each
 time and not watched: it is one object, whose name people choose. What cannot be done (no such DaemonSet, no right to
@@ -8,6 +9,7 @@ change it) is told once, as an Event about the ProxyModes concerned, and tried a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EVERY_SECONDS: Final = 2.0
+EVERY_SECONDS: Final = 5.0
+COLLECT_SECONDS: Final = 0.5
 AT_MOST_SECONDS: Final = 60.0
 FIELD_MANAGER: Final = "proxymode-take-over"
 """Another one than that of NodeProxyModes: what it owns in kube-proxy's DaemonSet is seen at a glance."""
@@ -42,13 +45,26 @@ class TakeOver:
         self._api = api
         self._cache = cache
         self._told: dict[DaemonSetName, str] = {}
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something in the cache has changed."""
+        self._woken.set()
 
     async def run(self) -> None:
         """Work until cancelled. Raises NotLeaderError."""
         wait = EVERY_SECONDS
         while True:
-            await asyncio.sleep(wait)
-            wait = EVERY_SECONDS if await self.look() else min(2 * wait, AT_MOST_SECONDS)
+            self._woken.clear()
+            if await self.look():
+                wait = EVERY_SECONDS
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._woken.wait()
+                await asyncio.sleep(COLLECT_SECONDS)
+            else:
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, AT_MOST_SECONDS)
 
     async def look(self) -> bool:
         """Do what is to be done now; whether all of it could be done."""
