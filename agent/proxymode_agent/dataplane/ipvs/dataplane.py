@@ -16,7 +16,7 @@ from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import sysctls, templates, timeouts
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
 from proxymode_agent.dataplane.ipvs.count import Count
-from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining, rerouted
+from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining, opens, rerouted
 from proxymode_agent.dataplane.ipvs.drain import Drain
 from proxymode_agent.dataplane.ipvs.layout import FAMILIES
 from proxymode_agent.dataplane.ipvs.model import (
@@ -226,7 +226,9 @@ class IpvsDataplane:
         for length in FAMILIES.keys() - intact:
             # Which frontends were ours is known until their virtual servers are gone.
             kept = [e for e in elements if e.family == length and e.set is Set.NODE_FRONTENDS]
-            new = dict.fromkeys(kept) | {e: value for e, value in after.elements.items() if e.family == length}
+            # What lets packets in comes after the virtual servers, as in any other change.
+            shut = {e: value for e, value in after.elements.items() if e.family == length and not opens(e, value)}
+            new = dict.fromkeys(kept) | shut
             self._table.create(length, new)
             written += 1 + len(new)
             elements = {e: value for e, value in elements.items() if e.family != length} | new

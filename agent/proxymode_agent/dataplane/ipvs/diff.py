@@ -106,9 +106,9 @@ def diff(before: IpvsState, after: IpvsState, overdue: Container[RealServerName]
     )
     return Changes(
         outdated=outdated,
-        close={element: value for element, value in changed.items() if not _opens(element, value)},
+        close={element: value for element, value in changed.items() if not opens(element, value)},
         servers=tuple(servers),
-        open={element: value for element, value in changed.items() if _opens(element, value)},
+        open={element: value for element, value in changed.items() if opens(element, value)},
         bind=tuple(
             BindAddress(address, source)
             for address, source in after.addresses.items()
@@ -150,7 +150,7 @@ def _serving(server: VirtualServer | None) -> frozenset[Endpoint] | None:
     return frozenset(endpoint for endpoint, real_server in server.real_servers.items() if real_server.weight)
 
 
-def _opens(element: Element, value: Verdict | None) -> bool:
+def opens(element: Element, value: Verdict | None) -> bool:
     """Whether an element is for later: acceptance of a frontend, and that a bound address refuses all others."""
     return value is Verdict.ACCEPT or element.set is Set.ADDRESSES
 
