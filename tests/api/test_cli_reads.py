@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import yaml
-from cli_bed import BIN, Store, fleet_of, plugin, process, store_of
+from cli_bed import Store, fleet_of, plugin, process, store_of
 from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
@@ -285,11 +285,10 @@ async def test_bash_completes_commands_options_and_names(fleet: ApiServer) -> No
 
 
 async def test_kubectls_own_completion_is_answered(fleet: ApiServer) -> None:
-    command = f"PATH={BIN}:$PATH; kubectl_complete-proxymode "
-    _, out, err = await process(fleet, command + "status --o")
-    assert err == ""
-    assert out.splitlines()[0].startswith("--output\t")
-    assert out.splitlines()[-1] == ":4"
+    found = await fleet.kubectl("__complete", "proxymode", "node", "cli-")
+    assert found.stdout.splitlines() == ["cli-1", "cli-2", "cli-3", ":4"]
+    found = await fleet.kubectl("__complete", "proxymode", "status", "--o")
+    assert found.stdout.splitlines()[0].startswith("--output\t")
 
 
 async def test_completion_without_a_cluster_offers_nothing_and_says_nothing(fleet: ApiServer) -> None:
