@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 STOP_SECONDS = 5.0
 AGENT = """
 import sys, time
-from proxymode_agent import main
+from proxymode_agent import main, parts
+from proxymode_agent.dataplane.base import DataplaneError
 class Switcher:
     def __init__(self, config, state_dir): pass
     def observe(self):
         print("observing", flush=True)
         time.sleep({seconds})
-        raise main.DataplaneError("no kernel here")
+        raise DataplaneError("no kernel here")
     def close(self): pass
-main.Switcher = Switcher
+parts.Switcher = Switcher
 sys.exit(main.main(sys.argv[1:]))
 """
 
