@@ -168,3 +168,24 @@ def test_a_client_that_asked_by_udp_before_there_was_a_service_is_served_once_th
                 client.send(b"?\n")  # tells of an earlier refusal, if there was one
             client.send(b"?\n")
             assert pod.encode() in client.recv(100), client.getpeername()
+
+
+def test_a_udp_flow_whose_endpoint_goes_is_answered_by_another_at_the_next_packet(
+    service_node: NodeMaker, one_node: Topology, traffic: Traffic
+) -> None:
+    for pod in ("node1-pod1", "node1-pod2"):
+        traffic.serve(one_node, pod, tcp=None)
+    node = service_node(one_node)
+    dataplane = node.ipvs()
+    web = service(VIP, 80, node.pods())
+    endpoints = [Endpoint(packed(pod), 5353) for pod in node.pods()[:2]]
+    dns = service(VIP, 53, (), target=5353, protocol=Protocol.UDP)
+    node.call(dataplane.sync, state(web, dns))
+    with one_node.call("node1-pod3", socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(ANSWER_SECONDS)
+        client.connect((VIP, 53))
+        for turn in range(6):
+            dns = replace(dns, cluster_endpoints=(endpoints[turn % 2],))
+            node.call(dataplane.sync, state(web, dns), frozenset({dns.name}))
+            client.send(b"?\n")
+            assert f"node1-pod{turn % 2 + 1}".encode() in client.recv(100)

@@ -30,6 +30,7 @@ from proxymode_agent.dataplane.ipvs.model import (
 )
 from proxymode_agent.dataplane.ipvs.ownership import excluded, is_ours, node_addresses
 from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
+from proxymode_agent.dataplane.ipvs.schedulers import Schedulers
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import SideTable
 from proxymode_agent.dataplane.ipvs.templates import Template
@@ -39,12 +40,10 @@ from proxymode_agent.services.model import Family, Frontend
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from proxymode_agent.dataplane.ipvs.model import AddressChange, Element, ServerChange
-    from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
-
-_FALLBACK: Final = "rr"
+    from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
 
 
 class IpvsDataplane:
@@ -60,7 +59,7 @@ class IpvsDataplane:
         self._wanted: Wanted | None = None
         self._count = Count()
         self._virtual_servers: int | None = None
-        self._schedulers: dict[str, bool] = {_FALLBACK: True}
+        self._schedulers = Schedulers(config.ipvs_scheduler)
         self._refused: dict[ServicePortName, str] = {}
         self._drain = Drain(config.ipvs_drain_seconds)
         self._conntrack = ConntrackTable()
@@ -201,7 +200,8 @@ class IpvsDataplane:
         self._table.remove()
 
     def _fresh(self, state: ServiceState) -> Wanted:
-        replacements = self._replacements(self._asked(state.ports.values()))
+        asked = self._schedulers.asked(state.ports.values())
+        replacements = self._schedulers.replacements(asked, self._open_servers().has_scheduler)
         self._table.watch.begin()
         return Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements)
 
@@ -257,7 +257,7 @@ class IpvsDataplane:
         ports = {name: state.ports.get(name) for name in changed}
         if self._refused.keys() & changed:
             return None
-        if not self._asked(port for port in ports.values() if port is not None) <= self._schedulers.keys():
+        if not self._schedulers.known(self._schedulers.asked(port for port in ports.values() if port is not None)):
             return None
         before, after = wanted.replace(ports)
         changes = diff(before, after)
@@ -332,15 +332,3 @@ class IpvsDataplane:
         if any(to_set):
             servers.set_timeouts(to_set)
         return sum(map(bool, to_set))
-
-    def _asked(self, ports: Iterable[ServicePort]) -> set[str]:
-        """The schedulers that are asked for."""
-        return {port.ipvs_scheduler or self._config.ipvs_scheduler for port in ports}
-
-    def _replacements(self, asked: Iterable[str]) -> Mapping[str, str]:
-        """For schedulers that the kernel lacks the one that every kernel with IPVS has. A module may have been
-        installed or loaded meanwhile, so those that were not there are asked for again."""
-        for name in asked:
-            if not self._schedulers.get(name):
-                self._schedulers[name] = self._open_servers().has_scheduler(name)
-        return {name: _FALLBACK for name, there in self._schedulers.items() if not there}
