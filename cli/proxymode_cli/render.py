@@ -64,12 +64,14 @@ def plan(view: FleetView, rollout: RolloutView, *, wide: bool = False) -> Render
     """What would change, node by node, and why a node cannot. Wide: on which kernel and kubelet."""
     nodes = sorted(rollout.nodes, key=lambda node: (ORDER.index(node.state), node.name))
     changing = sum(node.changes for node in nodes)
+    left_out = words.left_out(rollout.counts.blocked, rollout.counts.skipped)
+    stuck = f"; {left_out}" if left_out else ""
     parts: list[RenderableType] = [
         rollout_head(rollout),
         Padding(stages(rollout, plan=True), (0, 0, 0, 2)),
         *gates(rollout, view.at),
         "",
-        Text(f"{words.plural(changing, 'node')} of {len(nodes)} {'is' if changing == 1 else 'are'} to change."),
+        Text(f"{words.plural(changing, 'node')} of {len(nodes)} {'is' if changing == 1 else 'are'} to change{stuck}."),
     ]
     more = ("KERNEL", "KUBELET", "AGENT") if wide else ()
     listing = table("NODE", "ZONE", "NOW", "", "THEN", "STATE", "STAGE", *more, "CHECKS")

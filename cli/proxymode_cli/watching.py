@@ -17,7 +17,6 @@ from rich.text import Text
 from rich.tree import Tree
 
 from proxymode_api.gates import GateResult
-from proxymode_api.modes import Mode
 from proxymode_api.proxymode_status import FleetStatus
 from proxymode_cli import output, words
 from proxymode_cli.asking import choose
@@ -45,7 +44,6 @@ LEFT: Final = (
     NodeState.WAITING,
 )
 """States of nodes that were not told, in the order in which they are listed below the tree."""
-MODE_WIDTH: Final = max(len(mode) for mode in Mode)
 MACHINES_SECONDS: Final = 60.0
 """Nodes are large and change little: read again after so long."""
 PATIENCE_SECONDS: Final = 60.0
@@ -89,13 +87,14 @@ def tree(view: FleetView, rollout: RolloutView) -> RenderableType:
         head.append(f", about {words.duration(left)} to go", "dim")
     root = Tree(head, guide_style="dim")
     width = max((len(stage.name) for stage in rollout.stages), default=0)
+    modes = max((len(words.mode(node.mode)) for node in rollout.nodes), default=0)
     for stage in rollout.stages:
         branch = root.add(_stage(stage, width, view))
         members = told.get(stage.name, [])
         shown = [node for node in members if len(members) <= NODES_SHOWN or node.state is not NodeState.UPDATED]
-        name_width = max((len(node.name) for node in shown), default=0)
+        names = max((len(node.name) for node in shown), default=0)
         for node in sorted(shown, key=lambda node: node.name):
-            branch.add(_leaf(node, name_width))
+            branch.add(_leaf(node, names, modes))
     return Group(root, *_foot(rollout, untold))
 
 
@@ -226,10 +225,10 @@ def _stage(stage: StageView, width: int, view: FleetView) -> Text:
     return line
 
 
-def _leaf(node: NodeView, width: int) -> Text:
+def _leaf(node: NodeView, names: int, modes: int) -> Text:
     return Text.assemble(
-        f"{node.name.ljust(width)}  ",
-        words.padded(words.mode(node.mode), MODE_WIDTH),
+        f"{node.name.ljust(names)}  ",
+        words.padded(words.mode(node.mode), modes),
         "  ",
         words.state(node.state),
         (_detail(node), "dim"),

@@ -56,6 +56,8 @@ VERDICT_STYLE: Final[Mapping[Verdict, str]] = {Verdict.PASS: "green", Verdict.WA
 MODE_STYLE: Final[Mapping[ObservedMode, str]] = {
     ObservedMode.NFTABLES: "green",
     ObservedMode.IPVS: "yellow",
+    ObservedMode.KUBE_PROXY_NFTABLES: "green",
+    ObservedMode.KUBE_PROXY_IPVS: "yellow",
 }
 NOTHING: Final = "–"
 BAR_WIDTH: Final = 24

@@ -92,7 +92,7 @@ def test_a_quiet_cluster_says_that_nothing_is_asked() -> None:
 
 def test_plan_tells_node_by_node_what_would_change_and_why_one_cannot() -> None:
     shown = lines(render.plan(world.fleet(), rollout()))
-    assert "5 nodes of 7 are to change." in shown
+    assert "5 nodes of 7 are to change; 1 blocked." in shown
     assert "node-4 eu-1b ipvs → nftables Blocked all kernel-version" in shown
     assert "node-1 eu-1b nftables Updated canary pass" in shown
     assert "block kernel-version on node-4" in shown
