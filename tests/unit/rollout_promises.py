@@ -7,11 +7,14 @@ here asks the planner what it thinks of a node.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from proxymode_api.annotations import ABORT_ANNOTATION, RETRY_ANNOTATION
 from proxymode_api.common import Mode
-from proxymode_api.rollout import Approval
+from proxymode_api.nodeproxymode import Phase
+from proxymode_api.proxymode_status import RolloutOrder
+from proxymode_api.rollout import Approval, TopologyPolicy
 from proxymode_operator.rollout.model import WriteKind
 from proxymode_operator.rollout.selection import matches
 from proxymode_operator.rollout.stages import rounded_up
@@ -41,6 +44,8 @@ def check(world: World, decisions: Decisions) -> None:
         assert world.proxy_mode.status.revision == decisions.status.revision, "told before it was on record"
         check_gates(world, {write.node for write in turns})
         check_windows(world, {write.node for write in turns})
+        check_answers(world, {write.node for write in turns})
+        check_domain(world, {write.node for write in turns} & newly)
 
 
 def check_write(world: World, write: Write, revision: int) -> None:
@@ -95,6 +100,9 @@ def check_gates(world: World, told: set[str]) -> None:
     """Every told node is reached by a stage before which everything is complete, soaked and approved; or it is
     one that failed on its way from what is wanted now."""
     told = {name for name in told if not (world.in_flight(name) and came_from_wanted(world, name))}
+    if world.status.order is not RolloutOrder.FORWARD:
+        check_undo(world, told)
+        return
     stored = {stage.name: stage for stage in world.status.stages}
     reach, reachable = 0, set[str]()
     for stage in world.proxy_mode.spec.rollout.stages:
@@ -117,6 +125,54 @@ def check_gates(world: World, told: set[str]) -> None:
     }
     outside = (mine | told) - reachable
     assert not (told - reachable) or len(outside) <= reach, (told, mine, reach, reachable)
+
+
+def check_undo(world: World, told: set[str]) -> None:
+    """In reverse a node goes back only when all stages after that in which it was told have gone back and soaked."""
+    if world.status.order is RolloutOrder.AT_ONCE:
+        return
+    backwards = [stage.name for stage in reversed(world.proxy_mode.spec.rollout.stages)]
+    recorded = [stage_of(world, name) for name in told]
+    furthest = max((backwards.index(stage) for stage in recorded if stage in backwards), default=0)
+    assert all(world.soaked(stage) for stage in backwards[:furthest]), (told, backwards)
+
+
+def check_answers(world: World, told: set[str]) -> None:
+    """The first stage begins only after the gates have been asked, any other after they have said yes since a stage was
+    complete."""
+    told = {name for name in told if not (world.in_flight(name) and came_from_wanted(world, name))}
+    undoes = world.status.order is not RolloutOrder.FORWARD
+    if undoes or world.status.completed_at or world.gates_came_late or not told:
+        return
+    started = {stage.name: stage for stage in world.status.stages if stage.started_at is not None}
+    for gate in world.proxy_mode.spec.rollout.gates:
+        said_yes = [at for name, at in world.yes if name == gate.name and at >= world.status.started_at]
+        assert said_yes, "nobody has asked"
+        if started and not {stage_of(world, name) for name in told} <= started.keys():
+            done = [stage.completed_at for stage in started.values() if stage.gates_passed_at is not None]
+            assert any(at >= completed for at in said_yes for completed in done), (said_yes, started)
+
+
+def check_domain(world: World, newly: set[str]) -> None:
+    """Nodes that were told lately and have neither done nor failed, and those told now, are all of one domain."""
+    if world.proxy_mode.spec.rollout.topology_policy is not TopologyPolicy.ONE_DOMAIN or not newly:
+        return
+    busy = set(newly)
+    for name, node in world.nodes.items():
+        turn = node.asked.intent.turn if node.asked else None
+        if node.asked is None or turn is None or node.report is None or node.asked.skip or turn.failed:
+            continue
+        lately = world.now - turn.tried_at < timedelta(seconds=60)
+        gave_up = node.report.phase in (Phase.FAILED, Phase.BLOCKED)
+        if lately and not gave_up and world.in_flight(name):
+            busy.add(name)
+    assert len({world.nodes[name].labels["zone"] for name in busy}) == 1, busy
+
+
+def stage_of(world: World, name: str) -> str:
+    """Which is on record on the node."""
+    asked = world.nodes[name].asked
+    return asked.intent.stage if asked is not None else ""
 
 
 def check_windows(world: World, told: set[str]) -> None:

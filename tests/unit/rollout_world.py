@@ -85,6 +85,10 @@ class World:
     questions: list[tuple[str, str, datetime]] = field(default_factory=list)
     """Gates that were asked, about which stage, when."""
     answers: dict[str, Measurement] = field(default_factory=dict)
+    yes: list[tuple[str, datetime]] = field(default_factory=list)
+    """Gates that let pass what they were asked about, and when."""
+    gates_came_late: bool = False
+    """Somebody has changed them while a stage was under way."""
 
     @classmethod
     def of(cls, count: int, mode: Mode = Mode.NFTABLES, **rollout: Any) -> World:
@@ -288,6 +292,8 @@ class World:
         name = question.gate.name
         self.questions.append((name, question.stage, self.now))
         result = self.gate_answers.get(name, GateResult.PASS)
+        if result is GateResult.PASS or (result is GateResult.NO_DATA and not question.stage):
+            self.yes.append((name, self.now))
         self.answers[name] = Measurement(
             gate=name,
             definition=question.definition,

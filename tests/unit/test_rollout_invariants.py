@@ -15,9 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import rollout_promises as promises
 from proxymode_api.annotations import PROMOTE_ANNOTATION, RETRY_ANNOTATION
 from proxymode_api.common import Mode
-from proxymode_api.rollout import Approval, BlockedPolicy, OnFailure, Stage, Window
+from proxymode_api.gates import Gate, GateResult, WebhookGate
+from proxymode_api.rollout import Approval, BlockedPolicy, OnFailure, Stage, TopologyPolicy, Window
 from proxymode_api.selector import LabelSelector
 from proxymode_operator.rollout.model import Decisions, WriteKind
+from proxymode_operator.rollout.revisions import in_force
 from rollout_world import World
 
 STAGES: dict[str, list[Stage]] = {
@@ -36,6 +38,7 @@ STAGES: dict[str, list[Stage]] = {
 }
 
 
+GATE = Gate(name="judge", webhook=WebhookGate(url="http://judge"), interval="10s", failure_limit=2)
 EVERY_OTHER_MINUTE = Window(schedule="*/2 * * * *", duration="1m")
 
 
@@ -53,14 +56,18 @@ class Life(RuleBasedStateMachine):
         on_failure=st.sampled_from(OnFailure),
         on_blocked=st.sampled_from(BlockedPolicy),
         topology_key=st.sampled_from([None, "zone"]),
+        one_domain=st.booleans(),
+        gates=st.sampled_from([[], [GATE]]),
     )
-    def begin(self, count: int, stages: str, min_ready: int, threshold: int, **rollout: Any) -> None:
+    def begin(self, count: int, stages: str, min_ready: int, threshold: int, one_domain: bool, **rollout: Any) -> None:
+        one_domain = one_domain and rollout["topology_key"] is not None
         self.world = World.of(
             0,
             stages=STAGES[stages],
             min_ready_seconds=min_ready,
             failure_threshold=threshold,
             progress_deadline="60s",
+            topology_policy=TopologyPolicy.ONE_DOMAIN if one_domain else TopologyPolicy.SPREAD,
             **rollout,
         )
         for index in range(count):
@@ -166,6 +173,19 @@ class Life(RuleBasedStateMachine):
     def set_stages(self, stages: str) -> None:
         self.world.edit(rollout__stages=STAGES[stages])
 
+    @rule(mode=st.sampled_from(Mode), order=st.sampled_from(["Reverse", "AtOnce", "nonsense"]))
+    def undo(self, mode: Mode, order: str) -> None:
+        self.world.undo(mode, order)
+
+    @rule(result=st.sampled_from(GateResult))
+    def gate_answers(self, result: GateResult) -> None:
+        self.world.gate_answers["judge"] = result
+
+    @rule(gates=st.sampled_from([[], [GATE]]))
+    def set_gates(self, gates: list[Gate]) -> None:
+        self.world.gates_came_late = True
+        self.world.edit(rollout__gates=gates)
+
     @rule(value=st.sampled_from(["all", "more", "half", "nonsense"]))
     def promote(self, value: str) -> None:
         self.world.annotate(PROMOTE_ANNOTATION, value)
@@ -215,6 +235,7 @@ class Life(RuleBasedStateMachine):
             world.agents[name].unable = set()
             world.skip(name, "")
             world.set_node(name, ready=True, cordoned=False)
+        world.gate_answers.clear()
         # A revision of its own, since the present one may have been aborted or rolled back.
         world.edit(node_port_addresses=["primary"])
         world.edit(rollout__windows=[EVERY_OTHER_MINUTE])
@@ -228,11 +249,12 @@ class Life(RuleBasedStateMachine):
         world.run()
         settled = world.look()
         assert settled.writes == ()
-        names = {stage.name for stage in world.proxy_mode.spec.rollout.stages}
+        names = {stage.name for stage in in_force(world.proxy_mode)}
         assert {node.asked.intent.stage for node in world.nodes.values() if node.asked} <= names
         assert settled.status == world.status
         assert settled.notices == ()
         assert settled.heard == ()
+        assert settled.questions == ()
 
     def run_until_updated(self, nodes: int) -> None:
         world = self.world
