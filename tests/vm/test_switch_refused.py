@@ -103,8 +103,8 @@ def test_what_ipvs_itself_refuses_is_undone_and_named(node: ServiceNode, idle: I
 FOREIGN = {
     # Somebody drops what netfilter has translated, and somebody drops what is on its way to IPVS: each of them breaks
     # one mode for the node's own connections and leaves the other alone.
-    Mode.NFTABLES: "chain c { type filter hook output priority -50; ct status dnat tcp dport 8080 drop; }",
-    Mode.IPVS: f"chain c {{ type filter hook output priority -99; ip daddr {VIP} tcp dport 80 drop; }}",
+    Mode.NFTABLES: ("-50", "ct status dnat tcp dport 8080 drop"),
+    Mode.IPVS: ("-99", f"ip daddr {VIP} tcp dport 80 drop"),
 }
 
 
@@ -115,7 +115,11 @@ def test_a_target_that_does_not_serve_is_found_out_and_left(node: ServiceNode, i
             switch(node, switcher, old, ports)
             beginning = node.snapshot()
             idle.open(1)
-            node.sh(f"nft add table inet foreign && nft 'table inet foreign {{ {FOREIGN[to]} }}'")
+            priority, rule = FOREIGN[to]
+            node.sh(
+                f"nft -f - <<'END'\ntable inet foreign {{\nchain c {{\n"
+                f"type filter hook output priority {priority};\n{rule}\n}}\n}}\nEND"
+            )
             assert idle.broken() == []
             with pytest.raises(SwitchError, match=f"answered before and does not any more.*{VIP}:80") as failure:
                 switch(node, switcher, to, ports)
@@ -139,7 +143,7 @@ def test_a_full_conntrack_table_stops_the_switch_before_anything_is_moved(
         beginning = node.snapshot()
         CONNTRACK_MAX.write_text(str(node.call(conntrack_count) + 60))
         try:
-            with pytest.raises(SwitchError, match=r"catch-packets: the conntrack table has .* nf_conntrack_max"):
+            with pytest.raises(SwitchError, match=r"catch-packets: the conntrack table has .*nf_conntrack_max"):
                 switch(node, switcher, Mode.NFTABLES, ports)
             assert node.snapshot() == beginning
             assert idle.broken() == []

@@ -133,6 +133,8 @@ class Kernel:
                 self._carrier.carry(state)
             case Step.REMOVE_VIRTUAL_SERVERS:
                 self._keep_whole(Mode.NFTABLES, state)
+                if self._ipvs.look().finding is Finding.CHANGED:
+                    self._ipvs.sync(state, None)  # its table says which virtual servers are ours
                 self._ipvs.remove_virtual_servers()
             case Step.RESTORE:
                 self._carrier.restore(state)
