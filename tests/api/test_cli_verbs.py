@@ -66,7 +66,7 @@ async def test_the_plugin_is_kubectls(fleet: ApiServer) -> None:
 async def test_plan_names_blockers_with_remedies(fleet: ApiServer) -> None:
     ran = await plugin(fleet, "plan")
     assert ran.code == 0
-    assert "2 nodes of 3 are to change." in ran.lines
+    assert "2 nodes of 3 are to change; 1 blocked." in ran.lines
     assert "block kernel-version on cli-2" in ran.lines
     assert "→ Upgrade the node's kernel." in ran.lines
 
