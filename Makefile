@@ -96,6 +96,10 @@ proof-updates-vm: install ## the same on 6.1, inside the VM; an hour, or with PR
 proof-switches: install ## twenty switches under load, and one killed after each step and left half-done for ten seconds; inside the VM, slow
 	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/test_switch_under_load.py --round-trips 10 --half-done 10 $(PROOF_ARGS)
 
+.PHONY: proof-takeover
+proof-takeover: install ## from kube-proxy in each of its modes to each of ours and back, under load, inside the VM; minutes
+	@$(BIN)/python -m proxymode_testbeds.vm run -- env PROXYMODE_PROOF=1 $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/test_takeover_under_load.py $(PROOF_ARGS)
+
 .PHONY: proof-rollout
 proof-rollout: install ## the rollout planner in every state of a small fleet, two faults or commands deep; an hour
 	@cd tests/unit && $(CURDIR)/$(BIN)/python proof_rollout.py $(PROOF_ARGS)

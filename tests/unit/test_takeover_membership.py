@@ -99,10 +99,11 @@ def test_a_node_loses_the_label_when_its_agent_is_ready_for_kube_proxy() -> None
 
 
 def test_a_daemon_set_is_kept_off_as_long_as_a_node_is_taken_over_or_still_labelled() -> None:
-    taken, told = node(), node(mode=None)
+    taken, prepared = node(), node(mode=None)
     waiting = node(KubeProxyPolicy.HAND_BACK, labelled=True)
     returned, ignored = node(KubeProxyPolicy.HAND_BACK), node(KubeProxyPolicy.IGNORE, labelled=True)
-    assert daemon_sets([told]) == {NAME: True}
+    assert daemon_sets([taken]) == {NAME: True}
+    assert daemon_sets([prepared]) == {NAME: False}
     assert daemon_sets([returned, taken]) == {NAME: True}
     assert daemon_sets([returned, waiting]) == {NAME: True}
     assert daemon_sets([returned, returned]) == {NAME: False}

@@ -45,12 +45,16 @@ def labelled(node: Node) -> bool:
 
 
 def daemon_sets(nodes: Iterable[Node]) -> Mapping[DaemonSetName, bool]:
-    """The DaemonSets that are concerned, and whether each has to be kept off labelled nodes."""
+    """The DaemonSets that are concerned, and whether each has to be kept off labelled nodes: from the first node that is
+    told to take over to the last label."""
     wanted: dict[DaemonSetName, bool] = {}
     for node in nodes:
         policy, name = _told(node)
         if name is not None:
-            wanted[name] = wanted.get(name, False) or policy is KubeProxyPolicy.TAKE_OVER or labelled(node)
+            begun = (
+                policy is KubeProxyPolicy.TAKE_OVER and node.asked is not None and node.asked.intent.mode is not None
+            )
+            wanted[name] = wanted.get(name, False) or begun or labelled(node)
     return wanted
 
 
