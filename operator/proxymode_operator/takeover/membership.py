@@ -45,8 +45,8 @@ def labelled(node: Node) -> bool:
 
 
 def daemon_sets(nodes: Iterable[Node]) -> Mapping[DaemonSetName, bool]:
-    """The DaemonSets that are concerned, and whether each has to be kept off labelled nodes: from the first node that is
-    told to take over to the last label."""
+    """The DaemonSets that are concerned, and whether each has to be kept off labelled nodes: from when the first node
+    is told to take over until the last label is gone."""
     wanted: dict[DaemonSetName, bool] = {}
     for node in nodes:
         policy, name = _told(node)
