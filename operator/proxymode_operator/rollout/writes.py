@@ -130,9 +130,10 @@ def prepare(
             continue
         else:
             intent = _prepared(asked.intent, template, name)
-            if told_at(node, name, proxy_mode.status.revision) is None:
-                intent = replace(intent, stage=stages[node.name])
-        if asked is None or intent != asked.intent:
+            stage = stages[node.name]
+            if intent.stage != stage and told_at(node, name, proxy_mode.status.revision) is None:
+                intent = replace(intent, stage=stage)
+        if asked is None or intent is not asked.intent:
             placed = asked is not None and replace(intent, stage=asked.intent.stage) == asked.intent
             kind = WriteKind.PLACE if placed else WriteKind.PREPARE
             result.append(Write(node=node.name, node_uid=node.uid, kind=kind, intent=intent, base=asked))
@@ -140,20 +141,19 @@ def prepare(
 
 
 def _prepared(intent: Intent, template: Template, name: str) -> Intent:
-    """The intent with what may be known ahead. Another ProxyMode's revision number means nothing here."""
+    """The intent with what may be known ahead, and itself where that changes nothing: mostly so, for each of thousands
+    of nodes, at each decision. Another ProxyMode's revision number means nothing here."""
     options = intent.options
     if intent.mode is None:
         options = template.options
     elif intent.mode is not template.mode:
         own = template.mode.value
         options = options.model_copy(update={own: getattr(template.options, own)})
-    return replace(
-        intent,
-        target_mode=template.mode,
-        options=options,
-        proxy_mode=name,
-        revision=intent.revision if intent.proxy_mode == name else 0,
-    )
+    revision = intent.revision if intent.proxy_mode == name else 0
+    known = (intent.target_mode, intent.proxy_mode, intent.revision) == (template.mode, name, revision)
+    if known and options == intent.options:
+        return intent
+    return replace(intent, target_mode=template.mode, options=options, proxy_mode=name, revision=revision)
 
 
 def mark(node: Node) -> Write:
