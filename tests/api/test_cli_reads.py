@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from proxymode_testbeds.apiserver import ApiServer
 
+GROUP = "rbac.authorization.k8s.io"
 SERVICES = "/api/v1/namespaces/default/services"
 DAEMON_SETS = "/apis/apps/v1/namespaces/kube-system/daemonsets"
 CONFIG_MAPS = "/api/v1/namespaces/kube-system/configmaps"
@@ -75,33 +77,52 @@ async def cluster(fleet: ApiServer, store: Store) -> AsyncIterator[ApiServer]:
             await store.delete(f"{path}/{body['metadata']['name']}")
 
 
-@pytest.fixture
-async def viewer(fleet: ApiServer, store: Store, tmp_path: Path) -> AsyncIterator[str]:
-    """The kubeconfig of somebody who has the shipped role for viewers, and of `view` what the plugin needs."""
-    group = "rbac.authorization.k8s.io"
-    subject = {"kind": "User", "name": "cli-viewer", "apiGroup": group}
-    roles, bindings = f"/apis/{group}/v1/clusterroles", f"/apis/{group}/v1/clusterrolebindings"
-    await store.create(roles, {"metadata": {"name": "cli-view"}, "rules": VIEW_RULES})
-    for role in ("cli-view", "proxymode-viewer"):
-        reference = {"apiGroup": group, "kind": "ClusterRole", "name": role}
-        await store.create(bindings, {"metadata": {"name": f"cli-{role}"}, "roleRef": reference, "subjects": [subject]})
-    config = yaml.safe_load(fleet.kubeconfig().read_text())
-    config["users"][0]["user"] = {"token": fleet.add_token("cli-viewer", [])}
-    path = tmp_path / "viewer"
-    path.write_text(yaml.safe_dump(config))
+@asynccontextmanager
+async def person(fleet: ApiServer, store: Store, path: Path, name: str, *roles: str) -> AsyncIterator[str]:
+    """The kubeconfig of somebody who has these ClusterRoles and no other right."""
+    subject = {"kind": "User", "name": name, "apiGroup": GROUP}
+    bindings = f"/apis/{GROUP}/v1/clusterrolebindings"
+    _write_kubeconfig(fleet, path, name)
     try:
-        await eventually(lambda: _reads(fleet, path), "roles that take effect a moment after they are stored")
+        for role in roles:
+            reference = {"apiGroup": GROUP, "kind": "ClusterRole", "name": role}
+            body = {"metadata": {"name": f"{name}-{role}"}, "roleRef": reference, "subjects": [subject]}
+            await store.create(bindings, body)
+        await eventually(lambda: _reads(fleet, path, *roles), "roles that take effect a moment after they are stored")
         yield str(path)
     finally:
-        for role in ("cli-view", "proxymode-viewer"):
-            await store.delete(f"{bindings}/cli-{role}")
+        for role in roles:
+            await store.delete(f"{bindings}/{name}-{role}")
+
+
+def _write_kubeconfig(fleet: ApiServer, path: Path, name: str) -> None:
+    config = yaml.safe_load(fleet.kubeconfig().read_text())
+    config["users"][0]["user"] = {"token": fleet.add_token(name, [])}
+    path.write_text(yaml.safe_dump(config))
+
+
+async def _reads(fleet: ApiServer, kubeconfig: Path, *roles: str) -> bool:
+    if (await plugin(fleet, "history", "--kubeconfig", str(kubeconfig))).code:
+        return False
+    return (
+        "cli-view" not in roles
+        or "Services"
+        not in (await plugin(fleet, "migration", "-o", "json", "--kubeconfig", str(kubeconfig))).out.partition(
+            '"notes"'
+        )[2]
+    )
+
+
+@pytest.fixture
+async def viewer(fleet: ApiServer, store: Store, tmp_path: Path) -> AsyncIterator[str]:
+    """Somebody who has the shipped role for viewers, and of `view` what the plugin needs."""
+    roles = f"/apis/{GROUP}/v1/clusterroles"
+    try:
+        await store.create(roles, {"metadata": {"name": "cli-view"}, "rules": VIEW_RULES})
+        async with person(fleet, store, tmp_path / "viewer", "cli-viewer", "cli-view", "proxymode-viewer") as found:
+            yield found
+    finally:
         await store.delete(f"{roles}/cli-view")
-
-
-async def _reads(fleet: ApiServer, kubeconfig: Path) -> bool:
-    commands = (("history",), ("migration",))
-    found = [await plugin(fleet, *command, "--kubeconfig", str(kubeconfig)) for command in commands]
-    return not any(ran.code or "Services: what" in ran.out for ran in found)
 
 
 # -- migration
@@ -170,6 +191,14 @@ async def test_what_a_viewer_may_not_do_is_one_line(cluster: ApiServer, viewer: 
     (line,) = ran.err.splitlines()
     assert line.startswith("error: no right to do this: ")
     assert "proxymodes" in line
+
+
+async def test_the_role_for_who_steers_is_enough_to_steer(fleet: ApiServer, store: Store, tmp_path: Path) -> None:
+    async with person(fleet, store, tmp_path / "steerer", "cli-steerer", "proxymode-steerer") as kubeconfig:
+        for command in (("pause",), ("skip", "--node", "cli-3", "--reason", "broken NIC"), ("promote",), ("status",)):
+            ran = await plugin(fleet, *command, "--kubeconfig", kubeconfig)
+            assert (ran.code, ran.err) == (0, ""), command
+        assert (await store.get("/apis/proxymode.io/v1alpha1/proxymodes/fleet"))["spec"]["rollout"]["paused"]
 
 
 # -- report
