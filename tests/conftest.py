@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+settings.register_profile("no time limits", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("no time limits")
 
 _skipped: list[str] = []
 
