@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -16,7 +17,7 @@ from proxymode_agent.services.model import Protocol
 from proxymode_agent.switch import Outcome, Switcher
 from proxymode_agent.switch.plan import Step
 from proxymode_agent.takeover import Remains
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.modes import KubeProxyPolicy, Mode, ObservedMode
 from proxymode_testbeds.kubeproxy import ProxyMode, Service, Variant
 from proxymode_testbeds.kubeproxy.process import start
 
@@ -183,6 +184,22 @@ def test_killed_after_any_step_the_next_agent_finishes_and_no_connection_is_lost
         counted = stop(running)
     assert counted["established"] == ESTABLISHED
     assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
+
+
+def test_what_a_kube_proxy_leaves_that_came_back_for_a_while_goes_when_it_has_gone(node: Node, tmp_path: Path) -> None:
+    """As after kubeadm upgrade, until the operator has put the affinity back."""
+    config = replace(node_config(node.topology), kube_proxy=KubeProxyPolicy.TAKE_OVER)
+    with (
+        contextlib.closing(node.call(Switcher, config, tmp_path)) as switcher,
+        contextlib.closing(node.call(Remains)) as remains,
+    ):
+        node.take_over(switcher)
+        with contextlib.ExitStack() as while_it_runs:
+            start(while_it_runs, node.topology, NODE, ProxyMode.IPTABLES, node.theirs)
+            assert node.call(switcher.observe) is ObservedMode.NFTABLES
+            assert node.call(remains.look).rules is True
+        assert node.call(switcher.observe) is ObservedMode.NFTABLES
+        assert node.call(remains.look).rules is False
 
 
 STEPS = (

@@ -3,9 +3,9 @@
 All times are seconds of one monotonic clock. Pacing lives here too: a change is written at once when the dataplane has
 been idle, a burst in batches, with a rest between two of three times what the last one took, at least 20 ms, for what a
 sync costs beside its changes would be most of the agent's CPU time, and at most 100 ms, for on a busy node a sync may
-be long by chance. Where changes do not cease, each rest is twice the last one, up to 50 ms. A look for drift is cheap and takes no more than a twentieth; so does a read-back of the whole kernel
-state where a look has left a doubt. One that is only due takes no more than a fiftieth, one that is known to be needed
-half.
+be long by chance. Where changes do not cease, each rest is twice the last one, up to 50 ms. A look for drift is cheap
+and takes no more than a twentieth; so does a read-back of the whole kernel state where a look has left a doubt. One
+that is only due takes no more than a fiftieth, one that is known to be needed half.
 """
 
 from __future__ import annotations

@@ -96,6 +96,11 @@ def _legacy_rules() -> tuple[str, ...]:
         return ()  # the rights for it are those of nf_tables, whose lack is found by the checks
 
 
+def kube_proxy_runs() -> bool:
+    """Whether a live kube-proxy is noticed on this node."""
+    return kube_proxy_process(Path("/")) is not None or bool(proxy_mode(*KUBE_PROXY_METRICS))
+
+
 def proxy_mode(host: str, port: int) -> str:
     """What a kube-proxy on host:port calls its mode; empty when none answers."""
     connection = http.client.HTTPConnection(host, port, timeout=ASK_SECONDS)

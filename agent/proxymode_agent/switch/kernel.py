@@ -9,13 +9,14 @@ from proxymode_agent.dataplane.base import DataplaneError, Finding
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.dataplane.nftables import NftablesDataplane
+from proxymode_agent.preflight.facts import kube_proxy_runs
 from proxymode_agent.switch import connections
 from proxymode_agent.switch.handover.carrier import Carrier
 from proxymode_agent.switch.plan import Step, old_mode
 from proxymode_agent.switch.probes.connect import answering, still_answering
 from proxymode_agent.switch.probes.sample import Target, failure, judge, sample
 from proxymode_agent.takeover import Remains
-from proxymode_api.modes import Mode, ObservedMode
+from proxymode_api.modes import KubeProxyPolicy, Mode, ObservedMode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,8 +86,12 @@ class Kernel:
         return self._remains.missing(state)
 
     def tidy(self) -> None:
-        """Remove what outlived the ipvs mode for the sake of connections that have ended since."""
+        """Remove what outlived the ipvs mode for the sake of connections that have ended since, and, on a node that was
+        taken over, the rules of a kube-proxy that came back for a while: they would lead where endpoints once were."""
         self._ipvs.forget_routes()
+        taken = self._config.kube_proxy is KubeProxyPolicy.TAKE_OVER and bool(self.present())
+        if taken and self._remains.look().rules and not kube_proxy_runs():
+            self._remains.remove()
 
     def handover_begun(self) -> bool:
         """Whether connections were being carried over when a switch was interrupted."""

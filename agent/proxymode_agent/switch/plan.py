@@ -108,10 +108,10 @@ def plan(
     begin = (Step.PROBE_BEFORE, Step.PROGRAM, Step.VERIFY)
     end = (Step.PROBE_AFTER, Step.COMPARE)
     if old is Mode.NFTABLES:
-        there, gone = (*begin, Step.COUNT), (Step.REMOVE_TABLE, *end)
+        there, away = (*begin, Step.COUNT), (Step.REMOVE_TABLE, *end)
         if handover_begun:
-            return Plan((), (Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER, *there, *gone))
-        return Plan(there, gone)
+            return Plan((), (Step.REMOVE_VIRTUAL_SERVERS, Step.RESTORE, Step.END_HANDOVER, *there, *away))
+        return Plan(there, away)
     # New connections meet the nftables mode as soon as it is there, so it can be tried while IPVS is whole.
     tried = (*begin, Step.PROBE_TARGET)
     gone = (Step.RELEASE_ADDRESSES, Step.REMOVE_SIDE_TABLE)

@@ -88,9 +88,11 @@ class Switcher:
         """What is in the kernel now, ours or kube-proxy's. While both modes of ours are, nftables. Raises
         DataplaneError.
 
-        Asked now and then, so what a switch has left for connections of the node itself goes on the occasion.
+        Asked now and then, so what a switch has left goes on the occasion, and what a kube-proxy has left that came
+        back for a while.
         """
-        self._kernel.tidy()
+        if self.unfinished() is None:
+            self._kernel.tidy()
         return self._kernel.observe()
 
     def unfinished(self) -> Mode | None:
