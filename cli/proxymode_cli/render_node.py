@@ -45,6 +45,8 @@ def node(found: NodeView, now: datetime) -> RenderableType:
         parts += ["", head, Padding(results(found.preflight), (0, 0, 0, 2))]
     if found.last_switch is not None:
         parts += ["", _switch_head(found.last_switch, now), Padding(_steps(found.last_switch), (0, 0, 0, 2))]
+    if found.conditions or found.preflight:
+        parts += ["", Text("kubectl proxymode explain with a reason or a check says more.", "dim")]
     return Group(*parts)
 
 
@@ -104,11 +106,22 @@ def _switch_head(switch: LastSwitch, now: datetime) -> Text:
     head.append(f"   {words.age(switch.started_at, now)} ago", "dim")
     if switch.completed_at:
         head.append(f", took {(switch.completed_at - switch.started_at).total_seconds():.1f} s", "dim")
+    if switch.attempts > 1:
+        head.append(f", {switch.attempts} attempts", "yellow")
     if switch.connections_found is not None:
+        drained = f"{switch.connections_drained} ended by themselves, " if switch.connections_drained else ""
         head.append(
             f"\n  {words.plural(switch.connections_found, 'connection')} found, "
-            f"{words.number(switch.connections_kept)} kept, {words.number(switch.connections_lost)} lost"
+            f"{words.number(switch.connections_kept)} kept, {drained}{words.number(switch.connections_lost)} lost"
         )
+    if switch.drain_deadline is not None and switch.completed_at is None:
+        left = words.duration(switch.drain_deadline - now)
+        head.append(f"\n  connections on the old mode have {left} to end by themselves", "yellow")
+    for probes in switch.verification:
+        answered = f"\n  {probes.kind}: {probes.after} of {probes.before} that answered before answer still"
+        head.append(answered, "yellow" if probes.failed else "dim")
+        if probes.failed:
+            head.append(f"; not {', '.join(probes.failed)}", "yellow")
     if switch.message:
         head.append(f"\n  {switch.message}", "yellow")
     return head

@@ -252,3 +252,29 @@ def test_a_cluster_without_nodes_or_checks_says_so() -> None:
     assert lines(render_checks.results(())) == [
         "Nothing is checked yet: no agent has reported, or no mode is asked for."
     ]
+
+
+def test_a_switch_tells_what_drained_how_often_it_was_begun_and_what_answers_no_more() -> None:
+    node = world.node_proxy_mode("node-1", "nftables", desired="nftables", switch=world.switched(lost=1))
+    node["status"]["lastSwitch"] |= {
+        "connectionsKept": 30,
+        "connectionsDrained": 11,
+        "attempts": 2,
+        "verification": [
+            {"kind": "ClusterIP", "probed": 8, "before": 7, "after": 7},
+            {"kind": "NodePort", "probed": 3, "before": 3, "after": 2, "failed": ["10.0.0.1:30080/TCP"]},
+        ],
+    }
+    view = world.fleet(nodes=[node])
+    shown = " ".join(lines(render_node(view.nodes[0], view.at)))
+    assert "42 connections found, 30 kept, 11 ended by themselves, 1 lost" in shown
+    assert ", 2 attempts" in shown
+    assert "ClusterIP: 7 of 7 that answered before answer still" in shown
+    assert "NodePort: 2 of 3 that answered before answer still; not 10.0.0.1:30080/TCP" in shown
+
+
+def test_a_drain_under_way_says_how_long_connections_have() -> None:
+    node = world.node_proxy_mode("node-1", phase="Switching", desired="nftables", switch=world.under_way())
+    node["status"]["lastSwitch"]["drainDeadline"] = (world.NOW + timedelta(minutes=9)).isoformat()
+    view = world.fleet(nodes=[node])
+    assert "have 9m to end by themselves" in " ".join(lines(render_node(view.nodes[0], view.at)))
