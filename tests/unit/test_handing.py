@@ -69,19 +69,20 @@ def test_a_node_waits_to_be_taken_over_until_kube_proxy_has_left_for_good(
 
 
 @pytest.mark.parametrize(
-    ("found", "observed", "reason"),
+    ("found", "observed", "labelled", "reason"),
     [
-        (NONE, ObservedMode.IPVS, None),  # first to nftables
-        (NONE, ObservedMode.NFTABLES, Reason.READY_TO_HAND_BACK),
-        (RUNS, ObservedMode.NFTABLES, Reason.READY_TO_HAND_BACK),
-        (RUNS, THEIRS, Reason.HANDED_BACK),
-        (LEFT, THEIRS, None),
+        (NONE, ObservedMode.IPVS, True, None),  # first to nftables
+        (NONE, ObservedMode.NFTABLES, True, Reason.READY_TO_HAND_BACK),
+        (RUNS, ObservedMode.NFTABLES, False, Reason.READY_TO_HAND_BACK),
+        (RUNS, THEIRS, False, Reason.HANDED_BACK),
+        (RUNS, THEIRS, True, Reason.READY_TO_HAND_BACK),  # it was about to leave
+        (LEFT, THEIRS, True, Reason.READY_TO_HAND_BACK),  # it had left, and nothing had taken its place
     ],
 )
-def test_a_node_is_ready_to_be_handed_back_in_mode_nftables(
-    found: KubeProxyFound, observed: ObservedMode, reason: Reason | None
+def test_a_node_is_ready_to_be_handed_back_from_nftables_or_from_kube_proxys_own_rules(
+    found: KubeProxyFound, observed: ObservedMode, labelled: bool, reason: Reason | None
 ) -> None:
-    where = stand(spec(HAND_BACK), node(labelled=True), found, observed)
+    where = stand(spec(HAND_BACK), node(labelled=labelled), found, observed)
     assert (where.reason, where.waits) == (reason, False)
 
 

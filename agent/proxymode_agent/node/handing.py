@@ -43,7 +43,7 @@ def stand(spec: NodeProxyModeSpec, node: Node | None, found: KubeProxyFound, obs
         case KubeProxyPolicy.TAKE_OVER:
             return _taken_over(node, found, observed)
         case KubeProxyPolicy.HAND_BACK:
-            return _handed_back(found, observed)
+            return _handed_back(node, found, observed)
         case KubeProxyPolicy.IGNORE:
             return NOWHERE
 
@@ -52,9 +52,8 @@ def _taken_over(node: Node | None, found: KubeProxyFound, observed: ObservedMode
     unseen = observed is ObservedMode.NONE and (found.running or found.rules)  # it came after the last look
     if observed not in KUBE_PROXY_MODES and not unseen:
         return NOWHERE
-    labels = (node.metadata.labels if node is not None else None) or {}
     waits_for = []
-    if labels.get(SERVICE_PROXY_LABEL) != SERVICE_PROXY_AGENT:
+    if not _labelled(node):
         waits_for.append(f"the label {SERVICE_PROXY_LABEL}={SERVICE_PROXY_AGENT} on the Node")
     if found.running:
         by_hand = "" if waits_for else "; a static Pod, or one in k3s or RKE2, has to be stopped by hand"
@@ -69,14 +68,21 @@ def _taken_over(node: Node | None, found: KubeProxyFound, observed: ObservedMode
     )
 
 
-def _handed_back(found: KubeProxyFound, observed: ObservedMode) -> Stand:
-    if observed in KUBE_PROXY_MODES:
-        if not found.running:
-            return Stand(soon=True)
-        return Stand(Reason.HANDED_BACK, f"kube-proxy handles this node's Services again ({found.running}).")
-    if observed is not ObservedMode.NFTABLES:
+def _handed_back(node: Node | None, found: KubeProxyFound, observed: ObservedMode) -> Stand:
+    theirs = observed in KUBE_PROXY_MODES
+    if not theirs and observed is not ObservedMode.NFTABLES:
         return NOWHERE
-    running = (
-        f"it runs ({found.running}) and has not programmed every Service yet" if found.running else "it is not here"
-    )
-    return Stand(Reason.READY_TO_HAND_BACK, f"The node is ready to be handed back to kube-proxy: {running}.", soon=True)
+    if theirs and found.running and not _labelled(node):
+        return Stand(Reason.HANDED_BACK, f"kube-proxy handles this node's Services again ({found.running}).")
+    if theirs:
+        state = "its rules are there" + ("" if found.running else ", it is not")
+    elif found.running:
+        state = f"it runs ({found.running}) and has not programmed every Service yet"
+    else:
+        state = "it is not here"
+    return Stand(Reason.READY_TO_HAND_BACK, f"The node is ready to be handed back to kube-proxy: {state}.", soon=True)
+
+
+def _labelled(node: Node | None) -> bool:
+    labels = (node.metadata.labels if node is not None else None) or {}
+    return labels.get(SERVICE_PROXY_LABEL) == SERVICE_PROXY_AGENT
