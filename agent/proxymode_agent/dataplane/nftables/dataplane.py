@@ -242,11 +242,13 @@ class NftablesDataplane:
     def look(self) -> Look:
         """Whether others changed our tables; see the protocol."""
         look = self._watch.look()
+        if look.finding is Finding.CHANGED:
+            return look
         if look.finding is Finding.DOUBTFUL:
             for table in self._tables:
                 table.suspect()
         damage = [said for table in self._tables for said in table.sample()]
-        return look if look.finding is Finding.CHANGED or not damage else Look(Finding.CHANGED, in_short(damage))
+        return Look(Finding.CHANGED, in_short(damage)) if damage else look
 
     def remembered(self, state: ServiceState) -> list[Remembered]:
         """Which client stays with which endpoint. Raises DataplaneError."""
