@@ -70,14 +70,14 @@ class Merge:
 
 @dataclass(slots=True)
 class _Node:
-    """`told`: the generation that its last telling made, 0: never told. `by`: revision and writes of it so far."""
+    """`told`: the generation that its last telling made, 0: never told; `failed_turn`: of the last that failed."""
 
     mode: str | None = None
     stage: str = ""
     revision: int = 0
     told: int = 0
     done: bool = False
-    gave_up: bool = False
+    failed_turn: int = 0
     blockers: bool = False
     preflight: str = ""
     heard: bool = False
@@ -91,8 +91,9 @@ class _Node:
         return self.told > 0 and not self.done
 
     def settled(self, mode: str) -> bool:
-        """Whether a stage need not wait for it."""
-        return (self.mode == mode and self.done) or self.gave_up or self.blockers or not self.heard
+        """Whether a stage need not wait for it: nor for one that has failed once and tries again."""
+        failed = 0 < self.told <= self.failed_turn
+        return (self.mode == mode and self.done) or failed or self.blockers or not self.heard
 
 
 class Checker:
@@ -197,7 +198,8 @@ class Checker:
             and conditions.get("Ready") == "True"
             and phase not in ("Switching", "Failed")
         )
-        node.gave_up = current and phase == "Failed"
+        if current and phase == "Failed":
+            node.failed_turn = node.told
         preflight = status.get("preflight") or {}
         node.preflight = preflight.get("mode", "")
         node.blockers = any(result["verdict"] == "block" for result in preflight.get("results", ()))
