@@ -15,7 +15,7 @@ from aiohttp import web
 from operator_bed import Bed, api, bed
 from proxymode_testbeds import certificates
 from proxymode_testbeds.polling import eventually
-from proxymode_testbeds.prometheus import Prometheus, prometheus
+from proxymode_testbeds.prometheus import Prometheus, PrometheusError, prometheus
 
 if TYPE_CHECKING:
     import ssl
@@ -80,7 +80,11 @@ def error_rate(server: Prometheus, query: str = "shop_errors") -> dict[str, Any]
 
 async def scraped(server: Prometheus, value: float) -> None:
     async def there() -> bool:
-        return [sample["value"][1] for sample in server.ask("shop_errors")] == [f"{value:g}"]
+        try:
+            found = await asyncio.to_thread(server.ask, "shop_errors")
+        except PrometheusError:  # it listens before it answers
+            return False
+        return [sample["value"][1] for sample in found] == [f"{value:g}"]
 
     await eventually(there, f"shop_errors {value:g} in Prometheus")
 
