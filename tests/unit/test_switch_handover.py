@@ -21,8 +21,9 @@ from proxymode_agent.dataplane.conntrack.entries import (
     parse,
 )
 from proxymode_agent.services.model import Frontend, Protocol
-from proxymode_agent.switch.connections import Frontends, compare, found
+from proxymode_agent.switch.connections import Frontends, compare, found, held_by, upright
 from proxymode_agent.switch.handover import flows
+from proxymode_api.modes import Mode
 
 CLIENT, VIP, POD, GATEWAY = (bytes((10, 0, 0, last)) for last in (1, 2, 3, 4))
 SERVICES = Frontends(frozenset({Frontend(VIP, Protocol.TCP, 80)}), frozenset({(6, 30080)}))
@@ -42,6 +43,18 @@ def entry(
 def backwards(forward: Entry) -> Entry:
     """The same connection as conntrack notes it when the pod's packet came first."""
     return forwards(forward)
+
+
+def test_a_connection_that_the_endpoint_s_packet_made_anew_is_still_one() -> None:
+    sent = entry(1, status=Status.DST_NAT)
+    made = Entry(6, sent.reply, sent.original, SEEN | Status.SRC_NAT, 100, 0, b"id42", Tcp(3, 8, 7, 0, 0))
+    assert upright(made, SERVICES)[:3] == sent[:3]
+    assert flows.on_nat([made], SERVICES)[0][:3] == sent[:3]
+    assert set(held_by(Mode.NFTABLES, [made], SERVICES)) == {key_of(sent)}
+    masqueraded = entry(2, masqueraded=9, status=Status.SRC_NAT)
+    assert upright(masqueraded, SERVICES) is masqueraded
+    elsewhere = made._replace(reply=made.reply._replace(destination_port=81))
+    assert upright(elsewhere, SERVICES) is elsewhere
 
 
 def test_what_is_carried_is_ipvs_s_and_a_services_whichever_end_spoke_first() -> None:

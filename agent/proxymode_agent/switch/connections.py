@@ -50,11 +50,20 @@ def frontends(state: ServiceState) -> Frontends:
     )
 
 
+def upright(entry: Entry, services: Frontends) -> Entry:
+    """The entry as it would be had the client's packet made it, where the endpoint's did, by the hand-over's maps: then
+    the client's direction is its reply, and netfilter translates its source where otherwise the destination."""
+    if not entry.status & Status.SRC_NAT or services.include(entry):
+        return entry
+    turned = forwards(entry._replace(status=entry.status | Status.DST_NAT))
+    return turned if services.include(turned) else entry
+
+
 def held_by(mode: Mode, entries: Iterable[Entry], services: Frontends) -> Held:
     """Established connections to Services that `mode` translates."""
     return {
         key_of(entry): entry.reply
-        for entry in entries
+        for entry in (upright(one, services) for one in entries)
         if entry.established and _translates(mode, entry) and services.include(entry)
     }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.conntrack.entries import Entry, Key, Path, forwards
+from proxymode_agent.switch.connections import upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,7 +46,7 @@ def on_nat(entries: Iterable[Entry], services: Frontends) -> list[Entry]:
     """Entries of open connections to Services that netfilter's NAT translates. UDP has no end that could be seen."""
     return [
         entry
-        for entry in entries
+        for entry in (upright(one, services) for one in entries)
         if entry.by_nftables and (entry.tcp is None or entry.established) and services.include(entry)
     ]
 
