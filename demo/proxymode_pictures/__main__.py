@@ -85,8 +85,8 @@ async def _rollout(fleet: fleets.PictureFleet) -> dict[str, str]:
 
 
 def _is_planned(found: RolloutView) -> bool:
-    """Paused, and every node checked for where it is to go."""
-    checked = all(node.preflight or node.state == "NoAgent" for node in found.nodes)
+    """Paused, with every node heard of and checked for where it is to go."""
+    checked = len(found.nodes) == found.counts.desired and all(node.preflight for node in found.nodes)
     return found.status == "Paused" and not found.stale and bool(found.nodes) and checked
 
 
