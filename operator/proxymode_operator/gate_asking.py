@@ -118,7 +118,7 @@ class Asker:
         if target.bearer_token_secret is not None:
             headers["Authorization"] = f"Bearer {await self._token(target.bearer_token_secret)}"
         try:
-            trust = _trust(target.ca)
+            trust = await asyncio.to_thread(_trust, target.ca)
         except (ssl.SSLError, ValueError) as error:
             raise _UnansweredError(f"ca: not certificates in PEM: {error}") from error
         try:
@@ -154,6 +154,7 @@ class Asker:
 
 @lru_cache(maxsize=32)
 def _trust(ca: str) -> ssl.SSLContext:
+    """Reads the system's certificates from files where none are given."""
     return ssl.create_default_context(cadata=ca or None)
 
 
