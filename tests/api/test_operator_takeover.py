@@ -236,3 +236,50 @@ async def test_the_operator_can_change_that_label_of_a_node_and_nothing_else(
         assert status == 403, words
         assert "must not change anything else of n0" in words
         assert (await patched({"metadata": {"labels": {SERVICE_PROXY_LABEL: None}}}))[0] == 200
+
+
+CONTAINER = {"name": "kube-proxy", "image": "elsewhere:1"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": {"template": {"spec": {"containers": [CONTAINER]}}}},
+        {"spec": {"template": {"spec": {"hostPID": True}}}},
+        {"spec": {"template": {"spec": {"hostNetwork": None}}}},
+        {"spec": {"template": {"spec": {"initContainers": [CONTAINER]}}}},
+        {"spec": {"template": {"spec": {"affinity": {"podAffinity": {}}}}}},
+        {"spec": {"template": {"metadata": {"labels": {"more": "labels"}}}}},
+        {"spec": {"minReadySeconds": 7}},
+        {"metadata": {"annotations": {"note": "mine"}}},
+    ],
+)
+async def test_the_operator_can_change_the_affinity_of_a_daemon_set_and_nothing_else(
+    api: ApiServer, tmp_path: Path, change: Json
+) -> None:
+    headers = {"Impersonate-User": OPERATOR, "Content-Type": "application/merge-patch+json"}
+    async with bed(api, tmp_path) as fleet:
+        await fleet.request("POST", DAEMON_SETS, daemon_set())
+        try:
+
+            async def patched(body: Json) -> tuple[int, str]:
+                async with fleet.http.patch(KUBE_PROXY, json=body, headers=headers) as response:
+                    return response.status, await response.text()
+
+            async def in_force() -> bool:
+                return (await patched({"spec": {"revisionHistoryLimit": 3}}))[0] == 403
+
+            await eventually(in_force, "the policy is in force")
+            required = {"nodeSelectorTerms": [LINUX]}
+            affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+            allowed = {
+                "metadata": {"annotations": {"proxymode.io/before-take-over": "{}"}},
+                "spec": {"updateStrategy": {"type": "OnDelete"}, "template": {"spec": {"affinity": affinity}}},
+            }
+            status, words = await patched(allowed)
+            assert status == 200, words
+            status, words = await patched(change)
+            assert status == 403, words
+            assert "must not change anything else" in words
+        finally:
+            await fleet.request("DELETE", KUBE_PROXY)
