@@ -13,15 +13,12 @@ from proxymode_api.deprecation import DeprecationState
 from proxymode_api.reasons.codes import Reason
 from proxymode_api.reasons.explain import CHAPTERS, PAGES, find, nearest
 from proxymode_api.reasons.page import Mood
+from proxymode_operator.rollout.revisions import EARLY
 
 ROOT = Path(__file__).parents[2]
 WRITERS = [path for part in ("agent", "operator") for path in sorted((ROOT / part).rglob("*.py"))]
 
-FROM_OTHER_WORDS = {
-    *map(str, DeprecationState),
-    *map(str, RolloutOutcome),
-    *(f"Rollout{end}" for end in RolloutOutcome),
-}
+FROM_OTHER_WORDS = {*map(str, DeprecationState), *map(str, EARLY)}
 """Reasons that are made of another enum's words where they are written."""
 
 
