@@ -31,10 +31,13 @@ def metric(name: str) -> metrics.Documented | None:
 
 def test_generated_files_are_up_to_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", str(ROOT)]) == 0, capsys.readouterr().err
-    for file in (alerts.FILE, Path("docs/metrics.md"), Path("manifests/monitoring/dashboard.json")):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text((ROOT / file).read_text())
+    (tmp_path / alerts.FILE).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / alerts.FILE).write_text((ROOT / alerts.FILE).read_text())
+    (tmp_path / "docs/reference").mkdir(parents=True)
+    assert main([str(tmp_path)]) == 0
     assert main(["--check", str(tmp_path)]) == 0
+    for file in ("docs/metrics.md", "docs/reference/api.md", "manifests/monitoring/dashboard.json"):
+        assert (tmp_path / file).read_text() == (ROOT / file).read_text()
     (tmp_path / "docs/metrics.md").write_text("changed by hand")
     assert main(["--check", str(tmp_path)]) == 1
     assert "docs/metrics.md is stale" in capsys.readouterr().err
