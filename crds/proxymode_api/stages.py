@@ -18,11 +18,19 @@ UNDO_STAGE: Final = Stage(name="undo", percent=100)
 
 
 def stages_in_force(stages: Sequence[Stage], order: RolloutOrder) -> tuple[Stage, ...]:
-    """The spec's `stages` as a revision of this order goes through them. Who undoes has approved."""
+    """The spec's `stages` as a revision of this order goes through them.
+
+    Who undoes has approved. Between two stages lies the same soak on the way back as on the way there, and at the end
+    that of the last one: where everybody soaks 0, an undo is complete when the canary is back.
+    """
     match order:
         case RolloutOrder.FORWARD:
             return tuple(stages)
         case RolloutOrder.REVERSE:
-            return tuple(s.model_copy(update={"approval": Approval.AUTOMATIC}) for s in reversed(stages))
+            soaks = [stages[-1].soak, *(stage.soak for stage in stages[:-1])]
+            return tuple(
+                stage.model_copy(update={"approval": Approval.AUTOMATIC, "soak": soak})
+                for stage, soak in reversed(list(zip(stages, soaks, strict=True)))
+            )
         case RolloutOrder.AT_ONCE:
             return (UNDO_STAGE,)

@@ -31,6 +31,7 @@ from proxymode_operator.rollout.model import (
     dataplane_options,
 )
 from proxymode_operator.rollout.planner import budget, plan
+from proxymode_operator.rollout.revisions import in_force
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -254,7 +255,7 @@ class World:
 
     def soaked(self, name: str) -> bool:
         """By the stored status."""
-        soak = next(s.soak for s in self.proxy_mode.spec.rollout.stages if s.name == name)
+        soak = next(s.soak for s in in_force(self.proxy_mode) if s.name == name)
         stored = next((s for s in self.status.stages if s.name == name), None)
         if stored is None or stored.completed_at is None:
             return False

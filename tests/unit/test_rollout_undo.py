@@ -49,6 +49,21 @@ def test_in_reverse_the_last_stage_goes_first_and_each_soaks() -> None:
     assert "an undo, the last stage first" in next(n.note for n in world.notices[::-1] if n.reason == "RolloutStarted")
 
 
+def test_between_two_stages_lies_the_same_soak_as_on_the_way_there() -> None:
+    world = World.of(6, stages=STAGES, max_unavailable=6)
+    world.annotate("proxymode.io/promote", "all")
+    world.decide()
+    world.annotate("proxymode.io/promote", "all")
+    world.run()
+    world.undo(Mode.IPVS, "Reverse")
+    world.run()
+    assert world.status.status == "Complete"
+    last, half, canary = world.status.stages
+    assert 20 <= (half.started_at - last.completed_at).total_seconds() < 25
+    assert 10 <= (canary.started_at - half.completed_at).total_seconds() < 15
+    assert (world.status.completed_at - canary.completed_at).total_seconds() < 5
+
+
 def test_at_once_only_the_budget_is_kept() -> None:
     world = moved()
     world.undo(Mode.IPVS, "AtOnce")
