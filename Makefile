@@ -100,6 +100,10 @@ proof-switches: install ## twenty switches under load, and one killed after each
 proof-takeover: install ## from kube-proxy in each of its modes to each of ours and back, under load, inside the VM; minutes
 	@$(BIN)/python -m proxymode_testbeds.vm run -- env PROXYMODE_PROOF=1 $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/test_takeover_under_load.py $(PROOF_ARGS)
 
+.PHONY: sim
+sim: install ## a fleet of NODES=5000 simulated agents, the real operator and API server: progress, then a line of JSON
+	@$(BIN)/python -m proxymode_sim --nodes $(or $(NODES),5000) $(SIM_ARGS)
+
 .PHONY: proof-rollout
 proof-rollout: install ## the rollout planner in every state of a small fleet, two faults or commands deep; an hour
 	@cd tests/unit && $(CURDIR)/$(BIN)/python proof_rollout.py $(PROOF_ARGS)
