@@ -160,6 +160,7 @@ def rollout_view(found: ProxyMode, nodes: tuple[NodeView, ...]) -> RolloutView:
         change_cause=status.change_cause,
         gates=tuple(status.gates),
         history=tuple(status.history),
+        plan=status.plan,
     )
 
 

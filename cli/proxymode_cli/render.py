@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
@@ -72,6 +73,7 @@ def plan(view: FleetView, rollout: RolloutView, *, wide: bool = False) -> Render
         *gates(rollout, view.at),
         "",
         Text(f"{words.plural(changing, 'node')} of {len(nodes)} {'is' if changing == 1 else 'are'} to change{stuck}."),
+        *_order_of_going(rollout),
     ]
     more = ("KERNEL", "KUBELET", "AGENT") if wide else ()
     listing = table("NODE", "ZONE", "NOW", "", "THEN", "STATE", "STAGE", *more, "CHECKS")
@@ -94,6 +96,22 @@ def plan(view: FleetView, rollout: RolloutView, *, wide: bool = False) -> Render
     if others:
         parts += ["", Text(f"Not decided by {rollout.name}: {words.names(others)}", "dim")]
     return Group(*parts)
+
+
+def _order_of_going(rollout: RolloutView) -> list[RenderableType]:
+    """What the operator says a paused rollout would do: how many at a time, who is first, how long."""
+    found = rollout.plan
+    if found is None or not found.to_move:
+        return []
+    line = f"The operator would tell {words.plural(found.to_move, 'node')}, at most {found.at_a_time} at a time"
+    if found.estimated_seconds is not None:
+        line += f", in about {words.duration(timedelta(seconds=found.estimated_seconds))}"
+    stages = []
+    for stage in found.stages:
+        more = stage.to_move - len(stage.first)
+        if stage.to_move:
+            stages.append(f"  {stage.name}: {', '.join(stage.first)}{f' and {more} more' if more else ''}")
+    return [Text(f"{line}:"), Text("\n".join(stages), "dim")]
 
 
 def rollout_head(rollout: RolloutView) -> Text:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxymode_api.gates import GateStatus
     from proxymode_api.modes import Mode, ObservedMode
     from proxymode_api.nodeproxymode import LastSwitch, Phase, PreflightResult
-    from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutRecord, StageStatus
+    from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutPlan, RolloutRecord, StageStatus
 
 
 class NodeState(StrEnum):
@@ -133,6 +133,7 @@ class RolloutView:
     change_cause: str = ""
     gates: tuple[GateStatus, ...] = ()
     history: tuple[RolloutRecord, ...] = ()
+    plan: RolloutPlan | None = None
 
     def told(self, node: NodeView) -> bool:
         """Whether this revision has told the node to move; `node.stage` is then the stage in which it did."""

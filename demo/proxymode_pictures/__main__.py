@@ -85,9 +85,10 @@ async def _rollout(fleet: fleets.PictureFleet) -> dict[str, str]:
 
 
 def _is_planned(found: RolloutView) -> bool:
-    """Paused, with every node heard of and checked for where it is to go."""
+    """Paused, with every node heard of and checked for where it is to go, as the operator knows."""
     checked = len(found.nodes) == found.counts.desired and all(node.preflight for node in found.nodes)
-    return found.status == "Paused" and not found.stale and bool(found.nodes) and checked
+    counted = found.counts.blocked == sum(bool(node.blockers) for node in found.nodes)
+    return found.status == "Paused" and not found.stale and bool(found.nodes) and checked and counted
 
 
 class Looks:

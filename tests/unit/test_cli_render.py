@@ -278,3 +278,21 @@ def test_a_drain_under_way_says_how_long_connections_have() -> None:
     node["status"]["lastSwitch"]["drainDeadline"] = (world.NOW + timedelta(minutes=9)).isoformat()
     view = world.fleet(nodes=[node])
     assert "have 9m to end by themselves" in " ".join(lines(render_node(view.nodes[0], view.at)))
+
+
+def test_a_paused_plan_says_who_goes_first_and_how_long_it_takes() -> None:
+    proxy_mode = copy.deepcopy(world.PROXY_MODE)
+    proxy_mode["status"]["plan"] = {
+        "toMove": 4,
+        "atATime": 2,
+        "estimatedSeconds": 900,
+        "stages": [
+            {"name": "half", "nodes": 3, "toMove": 1, "first": ["node-5"]},
+            {"name": "all", "nodes": 4, "toMove": 3, "first": ["node-6", "node-7"]},
+        ],
+    }
+    view = world.fleet(proxy_mode)
+    found = lines(render.plan(view, view.rollouts[0]))
+    assert "The operator would tell 4 nodes, at most 2 at a time, in about 15m:" in found
+    assert "half: node-5" in found
+    assert "all: node-6, node-7 and 1 more" in found
