@@ -25,6 +25,7 @@ from proxymode_operator.rollout.selection import Selection, select
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from proxymode_api.common import KubeProxyOptions
     from proxymode_api.deprecation import Minor
     from proxymode_operator.kubeapi import ListedObject
     from proxymode_operator.rollout.model import Asked
@@ -55,6 +56,7 @@ class Cache:
         self._entries: dict[Kind, dict[str, _Entry]] = {kind: {} for kind in Kind}
         self._gone: OrderedDict[str, int] = OrderedDict()
         self._selection: Selection | None = None
+        self._obstacles: dict[KubeProxyOptions, str] = {}
         self._nodes: dict[str, Node] = {}
         """Nodes joined with their NodeProxyModes, until one of the two changes."""
 
@@ -71,9 +73,12 @@ class Cache:
             # It decides no more, whatever finalizer somebody else's controller still holds.
             self._remove(kind, name, uid, version)
             return
-        value = _DECODE[kind](raw)
-        if isinstance(value, StoredNodeProxyMode):
-            value = _heard(value, _as_stored(known.value) if known is not None else None, self._clock())
+        value: Value
+        if kind is Kind.NODE_PROXY_MODE:
+            before = _as_stored(known.value) if known is not None else None
+            value = _heard(objects.node_proxy_mode(raw, before), before, self._clock())
+        else:
+            value = objects.node(raw) if kind is Kind.NODE else objects.proxy_mode(raw)
         self._entries[kind][name] = _Entry(uid, version, value)
         self._nodes.pop(name, None)
         CACHED.labels(kind.value).set(len(self._entries[kind]))
@@ -133,6 +138,14 @@ class Cache:
         """Cached objects: name to uid."""
         return {name: entry.uid for name, entry in self._entries[kind].items()}
 
+    def obstruct(self, options: KubeProxyOptions, obstacle: str) -> None:
+        """Why nodes that were told so cannot be taken over from kube-proxy; empty: they can."""
+        if self._obstacles.get(options, "") != obstacle:
+            self._obstacles[options] = obstacle
+            for name, proxy_mode in self.proxy_modes().items():
+                if proxy_mode.spec.kube_proxy == options:
+                    self._changed(name)
+
     # Reading it
 
     def proxy_modes(self) -> dict[str, ProxyMode]:
@@ -153,6 +166,7 @@ class Cache:
             nodes=tuple(self._joined(name) for name in members),
             overridden=selection.overridden.get(proxy_mode, {}),
             cluster=cluster,
+            obstacle=self._obstacles.get(found.spec.kube_proxy, ""),
         )
 
     def nodes(self) -> tuple[Node, ...]:
@@ -275,10 +289,3 @@ def _as_node(value: Value) -> Node:
 def _as_stored(value: Value) -> StoredNodeProxyMode:
     assert isinstance(value, StoredNodeProxyMode)
     return value
-
-
-_DECODE: Final[Mapping[Kind, Callable[[dict[str, Any]], Value]]] = {
-    Kind.NODE: objects.node,
-    Kind.NODE_PROXY_MODE: objects.node_proxy_mode,
-    Kind.PROXY_MODE: objects.proxy_mode,
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -187,7 +188,20 @@ async def test_without_a_daemon_set_an_event_says_what_to_do_and_no_node_is_labe
             (name,) = await told(fleet, 1)
             await says(fleet, name, "ReadyToTakeOver")
             await fleet.until_event("KubeProxyNotMoved")
+
+            async def degraded(reason: str) -> bool:
+                return bool((await fleet.condition("Degraded"))["reason"] == reason)
+
+            await eventually(partial(degraded, "KubeProxyNotMoved"), "the condition says so too")
+            assert "static pod" in (await fleet.condition("Degraded"))["message"]
             assert await labelled(fleet) == set()
+
+            await fleet.request("POST", DAEMON_SETS, daemon_set())
+            try:
+                await until_labelled(fleet, name)
+                await eventually(partial(degraded, "AsExpected"), "all is well")
+            finally:
+                await fleet.request("DELETE", KUBE_PROXY)
 
 
 async def test_with_policy_ignore_nothing_of_kube_proxy_is_touched(api: ApiServer, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ _EVENTS: Final = (
     Page(
         Reason.KUBE_PROXY_NOT_MOVED,
         Mood.LOOK,
-        (ROLLOUT_EVENT,),
+        (on_rollout("Degraded", "True"), ROLLOUT_EVENT),
         "kube-proxy cannot be kept off nodes that are to be taken over: there is no DaemonSet of the name in "
         "spec.kubeProxy, or the operator may not change it. The nodes stay with kube-proxy.",
         "Do what the Event says.",

@@ -208,7 +208,7 @@ class Fleet:
     """One ProxyMode and the nodes that it decides about.
 
     `overridden` maps the nodes that it selects too but does not decide about to the ProxyMode that does. `answers`:
-    what its gates have answered last.
+    what its gates have answered last. `obstacle`: why nodes cannot be taken over from kube-proxy; empty: none is known.
     """
 
     proxy_mode: ProxyMode
@@ -216,6 +216,7 @@ class Fleet:
     overridden: Mapping[str, str] = field(default_factory=dict)
     cluster: Minor | None = None
     answers: tuple[Measurement, ...] = ()
+    obstacle: str = ""
 
 
 class WriteKind(StrEnum):

@@ -200,6 +200,8 @@ def _degraded(s: Situation) -> tuple[bool, Reason, str]:
         return True, Reason.ROLLED_BACK, f"{why}; this revision was taken back{stay}"
     if s.stop is not None:
         return True, s.stop.reason, s.stop.message
+    if s.fleet.obstacle:
+        return True, Reason.KUBE_PROXY_NOT_MOVED, s.fleet.obstacle
     if failed := s.names(NodeState.FAILED):
         return True, Reason.NODES_FAILED, f"failed: {with_reasons(failed, s.states)}"
     missed = {n: found for n, found in s.states.items() if found.state is not NodeState.SKIPPED}

@@ -3,7 +3,7 @@ changed, and every few seconds.
 
 Nothing is asked of the API server as long as no node was told another policy than Ignore. The DaemonSet is read each
 time and not watched: it is one object, whose name people choose. What cannot be done (no such DaemonSet, no right to
-change it) is told once, as an Event about the ProxyModes concerned, and tried again.
+change it) is told as an Event about the ProxyModes concerned and in their condition Degraded, and tried again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+from proxymode_api.common import KubeProxyOptions
 from proxymode_api.labels import SERVICE_PROXY_AGENT, SERVICE_PROXY_LABEL
+from proxymode_api.modes import KubeProxyPolicy
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator.kubeapi import ApiError, Kind
 from proxymode_operator.metrics import TAKE_OVER_WRITES
@@ -75,6 +77,7 @@ class TakeOver:
             try:
                 kept_off[name] = await self._daemon_set(name, keep_off=keep_off)
                 self._told.pop(name, None)
+                self._cache.obstruct(_options(name), "")
             except ApiError as error:
                 done = False
                 if keep_off and error.code != 409:
@@ -111,6 +114,7 @@ class TakeOver:
         if self._told.get(name) == problem:
             return
         self._told[name] = problem
+        self._cache.obstruct(_options(name), problem)
         logger.error("kube-proxy cannot be kept off nodes", extra={"daemonset": str(name), "error": problem})
         notice = Notice(reason=Reason.KUBE_PROXY_NOT_MOVED, action="TakeOver", note=problem, type=NoticeType.WARNING)
         known = self._cache.known(Kind.PROXY_MODE)
@@ -120,6 +124,11 @@ class TakeOver:
                 await self._api.post_notice(proxy_mode, known[proxy_mode], notice)
             except ApiError as error:
                 logger.warning("event not posted", extra={"reason": notice.reason, "error": str(error)})
+
+
+def _options(name: DaemonSetName) -> KubeProxyOptions:
+    """As a ProxyMode names the DaemonSet."""
+    return KubeProxyOptions(policy=KubeProxyPolicy.TAKE_OVER, namespace=name.namespace, daemon_set=name.name)
 
 
 def _problem(name: DaemonSetName, error: ApiError) -> str:
