@@ -7,6 +7,7 @@ of Nodes only a few fields are read. It asks anew each time: no cache, no watch,
 from __future__ import annotations
 
 import json
+import logging
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -26,6 +27,7 @@ from proxymode_cli.asking import NODE_PROXY_MODES, NODES, OS_LABEL, PROXY_MODES,
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.joining import fleet_view
 from proxymode_cli.view import FleetView, MachineView
+from yaml import YAMLError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,14 +48,23 @@ class Cluster:
         urllib3.disable_warnings()  # insecure-skip-tls-verify is the user's choice; kubectl does not complain either
         configuration = Configuration()
         configuration.retries = False
+        where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        complaints = _Complaints()
         try:
-            self._client = new_client_from_config(  # type: ignore[no-untyped-call]
-                config_file=kubeconfig, context=context, persist_config=False, client_configuration=configuration
-            )
-        except (ConfigException, OSError, ValueError) as error:
-            where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+            with complaints:
+                self._client = new_client_from_config(  # type: ignore[no-untyped-call]
+                    config_file=kubeconfig, context=context, persist_config=False, client_configuration=configuration
+                )
+        except _UNUSABLE as error:
             raise UserError(f"kubeconfig {where} cannot be used: {_one_line(error)}", ExitCode.CLUSTER) from error
+        if complaints.heard:
+            said = " ".join(complaints.heard[0].split())
+            raise UserError(f"kubeconfig {where}: its credential plugin fails: {said}", ExitCode.CLUSTER)
         self.server = str(configuration.host)
+        if not self.server.startswith(("https://", "http://")):
+            raise UserError(
+                f"kubeconfig {where}: server {self.server!r} is no address: write https://HOST:PORT", ExitCode.CLUSTER
+            )
         self._timeout = timeout
 
     def fleet(self, machines: Iterable[MachineView] | None = None) -> FleetView:
@@ -187,6 +198,27 @@ class Cluster:
         if not 200 <= response.status < 300:
             raise _refusal(response.status, text, path)
         return response
+
+
+_UNUSABLE: Final = (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError)
+"""What the Kubernetes client raises over a kubeconfig that is none: it trusts the file's shape."""
+
+
+class _Complaints(logging.Handler):
+    """Takes the errors that the Kubernetes client logs, and then goes on without credentials, away from the screen."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+    def __enter__(self) -> None:
+        logging.getLogger().addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
 
 
 class _ForbiddenError(UserError):

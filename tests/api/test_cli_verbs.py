@@ -8,7 +8,7 @@ import json
 import os
 import pty
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -291,6 +291,51 @@ async def test_credentials_that_are_not_accepted(fleet: ApiServer, tmp_path: Pat
     ran = await plugin(fleet, "status", "--kubeconfig", str(path))
     assert ran.code == 3
     assert ran.err == "error: the cluster does not accept these credentials (401 Unauthorized)\n"
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "text"),
+    [
+        ("clusters", {"cluster": {"server": "nowhere"}}, "server 'nowhere' is no address: write https://HOST:PORT"),
+        (
+            "clusters",
+            {"cluster": {"server": "https://h:1", "certificate-authority": "/nonexistent/ca"}},
+            "/nonexistent/ca",
+        ),
+        (
+            "users",
+            {
+                "user": {
+                    "exec": {
+                        "apiVersion": "client.authentication.k8s.io/v1",
+                        "command": "/nonexistent/login",
+                        "interactiveMode": "Never",
+                    }
+                }
+            },
+            "its credential plugin fails: [Errno 2] No such file or directory: '/nonexistent/login'",
+        ),
+        ("contexts", [], "cannot be used"),
+        ("", [], "cannot be used"),
+    ],
+)
+async def test_a_kubeconfig_that_is_wrong_is_one_line(
+    fleet: ApiServer, tmp_path: Path, part: str, change: Any, text: str
+) -> None:
+    config = yaml.safe_load(fleet.kubeconfig().read_text())
+    if isinstance(change, dict):
+        config[part][0] |= change
+    elif part:
+        config[part] = change
+    else:
+        config = change
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(config))
+    code, out, err = await process(fleet, f"kubectl-proxymode status --kubeconfig {path}")
+    assert (code, out) == (3, "")
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: kubeconfig {path}")
+    assert text in line
 
 
 async def test_a_server_that_is_not_there(fleet: ApiServer, tmp_path: Path) -> None:
