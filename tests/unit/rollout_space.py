@@ -17,7 +17,14 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ALL, PROMOTE_ANNOTATION, RETRY_ALL, RETRY_ANNOTATION
+from proxymode_api.annotations import (
+    ABORT_ANNOTATION,
+    PROMOTE_ALL,
+    PROMOTE_ANNOTATION,
+    RETRY_ALL,
+    RETRY_ANNOTATION,
+    UNDO_ANNOTATION,
+)
 from proxymode_api.common import Mode
 from proxymode_operator.rollout.assess import SILENT_AFTER
 from proxymode_operator.rollout.revisions import ended
@@ -35,7 +42,7 @@ DEADLINE, SOAK = 2, 1
 
 
 FAULTS = frozenset({"fail", "silence", "block", "not-ready"})
-COMMANDS = frozenset({"pause", "promote", "abort", "undo", "retry", "skip"})
+COMMANDS = frozenset({"pause", "promote", "abort", "undo", "at-once", "mode", "retry", "skip"})
 
 
 class Chances(NamedTuple):
@@ -117,9 +124,9 @@ def _proxy_mode_key(world: World) -> object:
     annotations = meta.annotations
     return (
         (spec.mode, spec.rollout.paused, frozenset(world.asked_modes)),
-        (annotations.get(PROMOTE_ANNOTATION), annotations.get(RETRY_ANNOTATION)),
+        (annotations.get(PROMOTE_ANNOTATION), annotations.get(RETRY_ANNOTATION), annotations.get(UNDO_ANNOTATION)),
         annotations.get(ABORT_ANNOTATION) == str(status.revision),
-        (status.revision > 0, status.template_hash, status.mode, _age(world, status.started_at)),
+        (status.revision > 0, status.template_hash, status.mode, status.order, _age(world, status.started_at)),
         (status.status, status.completed_at is not None, ended(world.proxy_mode)),
         tuple((s.name, s.approved, _age(world, s.completed_at, SOAK), s.nodes == 0) for s in status.stages),
     )
@@ -220,7 +227,9 @@ def _commands(model: Model, state: State) -> Iterator[Step]:
         "pause": lambda w: w.edit(rollout__paused=True),
         "promote": lambda w: w.annotate(PROMOTE_ANNOTATION, PROMOTE_ALL),
         "abort": lambda w: w.abort(),
-        "undo": lambda w: w.edit(mode=other),
+        "undo": lambda w: w.undo(other, "Reverse"),
+        "at-once": lambda w: w.undo(other, "AtOnce"),
+        "mode": lambda w: w.edit(mode=other),
         "retry": lambda w: w.annotate(RETRY_ANNOTATION, RETRY_ALL),
         "skip": lambda w: w.skip(first, "broken NIC"),
     }

@@ -22,7 +22,7 @@ from proxymode_api.common import Mode
 from proxymode_api.proxymode_status import FleetStatus, RolloutOutcome
 from proxymode_api.rollout import Approval, OnFailure, Stage
 from proxymode_operator.rollout.revisions import ended
-from rollout_space import TICK, Chances, Model, State, healed, key, reconciles, steps
+from rollout_space import COMMANDS, TICK, Chances, Model, State, healed, key, reconciles, steps
 
 if TYPE_CHECKING:
     from rollout_world import World
@@ -43,7 +43,9 @@ MODELS = {
     "failures that stop nothing": Model(
         Chances(2, 0), faults=frozenset({"fail"}), rollout=ROLLOUT | {"failure_threshold": 3}
     ),
-    "one command": Model(Chances(0, 1), rollout=ROLLOUT | {"stages": PROMOTED}),
+    "one command": Model(
+        Chances(0, 1), commands=COMMANDS - {"at-once", "mode"}, rollout=ROLLOUT | {"stages": PROMOTED}
+    ),
     "a failure and a command": Model(
         Chances(1, 1), faults=frozenset({"fail"}), commands=frozenset({"retry"}), rollout=ROLLOUT
     ),
