@@ -8,7 +8,7 @@ Deliberately keeps nothing; that is `cache`.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,13 +51,14 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredNodeProxyMode:
-    """A NodeProxyMode. `asked` is None when its spec cannot be read."""
+    """A NodeProxyMode. `asked` is None when its spec cannot be read. `notes`: the annotations that are part of it."""
 
     name: str
     uid: str
     owner_uid: str
     asked: Asked | None
     report: Report | None
+    notes: tuple[str | None, str | None]
 
 
 def node(raw: Json) -> Node:
@@ -74,25 +75,47 @@ def node(raw: Json) -> Node:
     )
 
 
-def node_proxy_mode(raw: Json) -> StoredNodeProxyMode:
-    """A NodeProxyMode: what was asked and what its agent reported."""
+def node_proxy_mode(raw: Json, known: StoredNodeProxyMode | None = None) -> StoredNodeProxyMode:
+    """A NodeProxyMode: what was asked and what its agent reported.
+
+    `known`: what an earlier version of it said. Nearly all that comes is a heartbeat, whose spec need not be read anew.
+    """
     meta = raw["metadata"]
     owner = next((o["uid"] for o in meta.get("ownerReferences", ()) if o.get("kind") == "Node"), "")
-    asked: Asked | None = None
     report: Report | None = None
     annotations = meta.get("annotations", {})
-    with contextlib.suppress(ValidationError):
-        spec = NodeProxyModeSpec.model_validate(raw.get("spec", {}))
-        asked = Asked(
-            uid=meta["uid"],
-            resource_version=meta["resourceVersion"],
-            generation=meta.get("generation", 0),
-            intent=_intent(spec, Turn.loads(annotations.get(TURN_ANNOTATION))),
-            skip=_reason(annotations[SKIP_ANNOTATION]) if SKIP_ANNOTATION in annotations else "",
-        )
+    notes = (annotations.get(TURN_ANNOTATION), annotations.get(SKIP_ANNOTATION))
+    if known is not None and known.asked is not None and (known.uid, known.notes) == (meta["uid"], notes):
+        asked = _same_asked(known.asked, meta) or _asked(raw, notes)
+    else:
+        asked = _asked(raw, notes)
     with contextlib.suppress(ValidationError):
         report = _report(NodeProxyModeStatus.model_validate(raw.get("status", {})))
-    return StoredNodeProxyMode(name=meta["name"], uid=meta["uid"], owner_uid=owner, asked=asked, report=report)
+    return StoredNodeProxyMode(
+        name=meta["name"], uid=meta["uid"], owner_uid=owner, asked=asked, report=report, notes=notes
+    )
+
+
+def _same_asked(known: Asked, meta: Json) -> Asked | None:
+    """None where the spec is another: every change of it makes a generation."""
+    if known.generation == 0 or known.generation != meta.get("generation"):
+        return None
+    return replace(known, resource_version=meta["resourceVersion"])
+
+
+def _asked(raw: Json, notes: tuple[str | None, str | None]) -> Asked | None:
+    meta, (turn, skip) = raw["metadata"], notes
+    try:
+        spec = NodeProxyModeSpec.model_validate(raw.get("spec", {}))
+    except ValidationError:
+        return None
+    return Asked(
+        uid=meta["uid"],
+        resource_version=meta["resourceVersion"],
+        generation=meta.get("generation", 0),
+        intent=_intent(spec, Turn.loads(turn)),
+        skip="" if skip is None else _reason(skip),
+    )
 
 
 def _reason(text: str) -> str:

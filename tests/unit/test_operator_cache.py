@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import zlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +23,9 @@ def node(name: str, *, uid: str = "", version: int | None = None, **more: Any) -
 
 
 def npm(name: str, *, uid: str = "", version: int | None = None, owner: str = "", **parts: Any) -> Json:
-    meta = _meta(name, uid or f"npm-{name}", version, {}) | {"generation": parts.pop("generation", 1)}
+    # As the API server does it, another spec is another generation.
+    of_spec = 10 + zlib.crc32(json.dumps(parts["spec"], sort_keys=True).encode()) if "spec" in parts else 1
+    meta = _meta(name, uid or f"npm-{name}", version, {}) | {"generation": parts.pop("generation", of_spec)}
     if owner:
         meta["ownerReferences"] = [{"kind": "Node", "name": name, "uid": owner}]
     return {"metadata": meta} | parts

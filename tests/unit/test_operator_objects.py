@@ -183,3 +183,21 @@ def test_a_status_is_applied_to_the_version_that_it_was_computed_from() -> None:
     assert isinstance(proxy_mode, ProxyMode)
     body = objects.status_body(proxy_mode, proxy_mode.status)
     assert body["metadata"] == {"name": "fleet", "uid": "u", "resourceVersion": "8"}
+
+
+def test_a_heartbeat_does_not_read_the_spec_anew_and_any_change_does() -> None:
+    raw = stored(write(Intent(mode=Mode.IPVS)))
+    first = objects.node_proxy_mode(raw)
+    assert first.asked is not None
+    later = raw | {"metadata": raw["metadata"] | {"resourceVersion": "77"}}
+    again = objects.node_proxy_mode(later, first)
+    assert again.asked is not None
+    assert again.asked.intent is first.asked.intent
+    assert again == objects.node_proxy_mode(later), "as if read anew"
+    for change in ({"generation": 9}, {"uid": "another"}, {"annotations": {"proxymode.io/skip": "broken NIC"}}):
+        changed = raw | {"metadata": raw["metadata"] | change}
+        assert objects.node_proxy_mode(changed, first) == objects.node_proxy_mode(changed)
+    edited = raw | {"metadata": raw["metadata"] | {"generation": 9}, "spec": raw["spec"] | {"mode": "nftables"}}
+    found = objects.node_proxy_mode(edited, first).asked
+    assert found is not None
+    assert found.intent.mode is Mode.NFTABLES
