@@ -222,6 +222,8 @@ def test_a_complete_rollout_asks_nothing_when_a_node_joins_or_a_gate_is_added() 
     world.edit(rollout__gates=[gate(), gate("more")])
     world.run()
     assert (world.status.status, len(world.questions)) == ("Complete", asked)
+    gates = world.condition("GatesPassing")
+    assert (gates.status, gates.message) == ("True", "this revision is over, no gate is asked any more")
 
 
 def test_a_new_revision_begins_with_no_answers() -> None:

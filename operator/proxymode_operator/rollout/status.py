@@ -232,6 +232,8 @@ def _gates(s: Situation) -> tuple[bool | None, Reason, str]:
     unanswered = [*by_result.get(GateResult.ERROR, []), *by_result.get(GateResult.NO_DATA, [])]
     if unanswered:
         return None, Reason.GATE_UNANSWERED, about_gates(gates, s.answers, unanswered)
+    if s.completed or s.ended is not None:
+        return True, Reason.GATES_PASSED, "this revision is over, no gate is asked any more"
     if missing := {gate.name for gate in gates} - {answer.name for answer in s.answers}:
         return None, Reason.GATES_NOT_ASKED, f"not asked yet: {listed(missing)}"
     return True, Reason.GATES_PASSED, f"passed when asked last: {listed(gate.name for gate in gates)}"
