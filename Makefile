@@ -11,7 +11,6 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # a test file's tests share what they set up
 PROOF_ARGS ?=
-PICTURES_ARGS ?= --simulated
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
@@ -42,8 +41,8 @@ demo: install ## the main job: a staged rollout on real kernels with traffic flo
 	@$(BIN)/python -m proxymode_demo
 
 .PHONY: pictures
-pictures: install ## the terminal pictures of README and docs; PICTURES_ARGS= for the demo's fleet in the VM, and a report of it
-	@$(BIN)/python -m proxymode_pictures $(PICTURES_ARGS)
+pictures: install ## the terminal pictures of README and docs, of a rollout with simulated agents; half a minute
+	@$(BIN)/python -m proxymode_pictures
 
 .PHONY: test
 test: install lint test-unit beds test-host test-vm test-e2e ## everything: lint, units, API surface, host kernel, VM, end to end

@@ -1,1 +1,1 @@
-"""Terminal pictures for README and docs, of a run of the demo: real kernels, real traffic, the plugin's own drawing."""
+"""Terminal pictures for README and docs: a real operator and API server, simulated agents, the plugin's own drawing."""

@@ -1,4 +1,4 @@
-"""Fleets to take pictures of: the demo's, on real kernels with traffic, or a simulated one, without a VM."""
+"""A fleet to take pictures of: a real API server, the operator as shipped, simulated agents; no VM, half a minute."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import yaml
 from proxymode_cli.cluster import Cluster
-from proxymode_demo.fleet import running
-from proxymode_demo.story import BEFORE, ROLLOUT
-from proxymode_demo.traffic import Traffic
+from proxymode_demo.story import ROLLOUT
 from proxymode_sim.agents import Agents
 from proxymode_sim.client import NODE_PROXY_MODES, Client
 from proxymode_sim.machines import Machines
@@ -21,44 +19,26 @@ from proxymode_testbeds.apiserver import ApiServer
 from proxymode_testbeds.apiserver.rights import MANIFESTS, NAMESPACE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-DEMO_NODES: Final = 4
-SIMULATED: Final = tuple(f"eu-1{zone}-{number}" for number in (1, 2, 3, 4) for zone in "abc")
+NODES: Final = tuple(f"eu-1{zone}-{number}" for number in (1, 2, 3, 4) for zone in "abc")
 LEASE_SECONDS: Final = 15
 
 
-class PictureFleet(NamedTuple):
-    """What pictures are taken of: an API server, and what is applied to it. `counts`: whether connections are real."""
+class Fleet(NamedTuple):
+    """What pictures are taken of: an API server, and the ProxyMode to be applied to it."""
 
     api: ApiServer
     cluster: Cluster
     wanted: dict[str, Any]
-    counts: bool
 
 
 @asynccontextmanager
-async def demo(
-    logs: Path, settled: Callable[[Cluster], Any], say: Callable[[str], None]
-) -> AsyncIterator[PictureFleet]:
-    """The demo's fleet in ipvs, with its traffic; `settled` waits until a rollout is over."""
-    async with running(DEMO_NODES, logs, say) as fleet:
-        cluster = Cluster(str(fleet.api.kubeconfig()), None)
-        await fleet.api.kubectl("apply", "-f", str(BEFORE))
-        await settled(cluster)
-        traffic = await Traffic.start(fleet.processes, fleet.network)
-        try:
-            yield PictureFleet(fleet.api, cluster, yaml.safe_load(ROLLOUT.read_text(encoding="utf-8")), counts=True)
-        finally:
-            await traffic.stop()
-
-
-@asynccontextmanager
-async def simulated(logs: Path) -> AsyncIterator[PictureFleet]:
-    """Twelve nodes of which one cannot: a real API server and the operator as shipped, agents that move no packet."""
+async def simulated(logs: Path) -> AsyncIterator[Fleet]:
+    """Twelve nodes of which one cannot."""
     options = Options(
-        nodes=len(SIMULATED), seed=1, max_unavailable=25, switch=(1.5, 4.0), failing=0.0, blocked=1 / len(SIMULATED),
+        nodes=len(NODES), seed=1, max_unavailable=25, switch=(1.5, 4.0), failing=0.0, blocked=1 / len(NODES),
         silent=0.0, flapping=0.0, progress_deadline=30, heartbeat=60.0, node_status=300.0, kills=0,
         lease=LEASE_SECONDS, idle=0.0, deadline=300.0, folder=None,
     )  # fmt: skip
@@ -69,15 +49,15 @@ async def simulated(logs: Path) -> AsyncIterator[PictureFleet]:
         await api.served("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
         client = await stack.enter_async_context(Client.connect(api))
         operators = await stack.enter_async_context(Operators(api, logs, LEASE_SECONDS))
-        tokens = api.add_daemon_set(NAMESPACE, "proxymode-agent", list(SIMULATED))
+        tokens = api.add_daemon_set(NAMESPACE, "proxymode-agent", list(NODES))
         agents = Agents(client, tokens, options, rng)
-        await Machines(client, list(SIMULATED), options, rng, lambda _: None).register()
+        await Machines(client, list(NODES), options, rng, lambda _: None).register()
         background = [asyncio.create_task(_agents_watch(client, agents)), asyncio.create_task(agents.beat())]
         try:
             await operators.start()
             wanted = yaml.safe_load(ROLLOUT.read_text(encoding="utf-8"))
             wanted["spec"]["rollout"]["maxUnavailable"] = 3
-            yield PictureFleet(api, Cluster(str(api.kubeconfig()), None), wanted, counts=False)
+            yield Fleet(api, Cluster(str(api.kubeconfig()), None), wanted)
         finally:
             for task in background:
                 task.cancel()
