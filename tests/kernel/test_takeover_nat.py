@@ -133,7 +133,7 @@ def test_there_and_back_loses_no_connection(
         let_run(running)
         switcher = stack.enter_context(contextlib.closing(node.switcher(tmp_path)))
 
-        kube_proxy.signal(signal.SIGTERM)
+        kube_proxy.stop()
         record = node.take_over(switcher)
         assert (record.from_mode, record.outcome) == (ObservedMode(f"kube-proxy-{mode}"), Outcome.SUCCEEDED)
         assert record.connections is not None
@@ -165,7 +165,7 @@ def test_killed_after_any_step_the_next_agent_finishes_and_no_connection_is_lost
 ) -> None:
     mode = ProxyMode.IPTABLES
     with contextlib.ExitStack() as stack:
-        start(stack, node.topology, NODE, mode, node.theirs).signal(signal.SIGTERM)
+        start(stack, node.topology, NODE, mode, node.theirs).stop()
         running = clients(node.topology, traffic)
         for step in STEPS:
             node.call(switch_and_die, node, tmp_path, step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +103,7 @@ async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_
 
         # What operator and DaemonSet controller do.
         await api.kubectl("label", "node", "node1", f"{SERVICE_PROXY_LABEL}=agent")
-        kube_proxy.signal(signal.SIGTERM)
+        kube_proxy.stop()
         await until(api, "Ready", "True Programmed")
         switch = (await status(api))["lastSwitch"]
         assert (switch["fromMode"], switch["outcome"]) == ("kube-proxy-iptables", "Succeeded")

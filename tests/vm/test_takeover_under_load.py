@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ def take_over(
     node: ServiceNode, switcher: Switcher, kube_proxy: TrafficProcess, idle: Idle, mode: ProxyMode, to: Mode
 ) -> None:
     """kube-proxy leaves, and the agent takes its place: no connection is lost, and nothing of kube-proxy stays."""
-    kube_proxy.signal(signal.SIGTERM)
+    kube_proxy.stop()
     assert node.call(switcher.observe) is ObservedMode(f"kube-proxy-{mode}")
     record = node.call(switcher.switch, to, services(node), lambda step: None)
     assert (record.from_mode, record.outcome) == (ObservedMode(f"kube-proxy-{mode}"), Outcome.SUCCEEDED), record.message

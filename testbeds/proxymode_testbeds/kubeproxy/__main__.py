@@ -2,7 +2,8 @@
 
 Services come as JSON on stdin: `{"services": [...], "node_ips": [...], "cluster_cidrs": [...]}`. It is called
 kube-proxy, removes what another mode of its own would have left, syncs, says `{"event": "synced"}`, answers on
-127.0.0.1:10249/proxyMode, and syncs again every --sync-seconds. When it ends, everything stays in the kernel.
+127.0.0.1:10249/proxyMode, and syncs again every --sync-seconds. After SIGTERM it ends the sync that is under way, says
+`{"event": "result"}` and ends; everything stays in the kernel.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import argparse
 import ctypes
 import http.server
 import json
+import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import Final
 
 from proxymode_testbeds.kubeproxy.replay import ProxyMode, Service, Variant, script
@@ -46,11 +47,14 @@ def main() -> None:
     )
     _serve(options.mode)
     _sh(_CLEANUP[options.mode], check=False)
-    while True:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    while not stop.is_set():
         done = _sh(rules, check=False)
         event = {"event": "error", "message": done.stderr} if done.returncode else {"event": "synced"}
         print(json.dumps(event), flush=True)
-        time.sleep(options.sync_seconds)
+        stop.wait(options.sync_seconds)
+    print(json.dumps({"event": "result"}), flush=True)
 
 
 def _sh(text: str, *, check: bool) -> subprocess.CompletedProcess[str]:
