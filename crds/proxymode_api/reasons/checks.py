@@ -83,10 +83,10 @@ PAGES: Final = (
         "kube-proxy-present",
         Mood.LOOK,
         _HERE,
-        "Two programs that write the same Services undo each other's work. A running kube-proxy blocks, rules that one "
-        "left behind are a warning.",
-        "Take the node out of the kube-proxy DaemonSet by node affinity; its rules stay, and traffic flows on by them "
-        "until the agent programs the node. Or set spec.kubeProxy.policy to TakeOver.",
+        "Two programs that write the same Services undo each other's work. A running kube-proxy blocks unless "
+        "spec.kubeProxy.policy says what becomes of it; rules that one left behind are a warning.",
+        "Set spec.kubeProxy.policy: TakeOver, or take the node out of the kube-proxy DaemonSet by node affinity; its "
+        "rules stay, and traffic flows on by them until the agent programs the node. They go when the node switches.",
     ),
     Page(
         "foreign-dataplane",

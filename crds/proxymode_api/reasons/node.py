@@ -185,9 +185,10 @@ _OTHERS: Final = (
         Mood.LOOK,
         (on_node("KubeProxyPresent", "True"),),
         "A kube-proxy runs on this node. Two programs that write the same Services undo each other's work, so the "
-        "agent does not switch the node as long as kube-proxy is there.",
-        "Take the node out of the kube-proxy DaemonSet by node affinity. kube-proxy leaves its rules behind, and "
-        "traffic flows on by them until the agent programs the node.",
+        "agent does not switch the node as long as kube-proxy is there. With spec.kubeProxy.policy TakeOver kube-proxy "
+        "is kept off the node when its turn comes.",
+        "Set spec.kubeProxy.policy: TakeOver, or take the node out of the kube-proxy DaemonSet by node affinity. "
+        "kube-proxy leaves its rules behind, and traffic flows on by them until the agent programs the node.",
     ),
     Page(
         Reason.RULES_LEFT,
