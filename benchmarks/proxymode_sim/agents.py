@@ -34,7 +34,7 @@ _RETRY_SECONDS: Final = 5.0
 class Agents:
     """`arrived`: every report of a node that runs what it was told, as the API server acknowledged it.
 
-    `writes`: status patches that were accepted. `refused`: what the API server said to the others, a few of them.
+    `writes`: status patches that were accepted. `heard`: specs that agents were given. `refused`: what the API server said to the others, a few of them.
     """
 
     def __init__(self, client: Client, tokens: Mapping[str, str], options: Options, rng: random.Random) -> None:
@@ -54,6 +54,7 @@ class Agents:
         }
         self.arrived: list[Arrived] = []
         self.writes = 0
+        self.heard = 0
         self.refused: list[str] = []
 
     def see(self, raw: Json) -> None:
@@ -62,6 +63,7 @@ class Agents:
         agent = self.agents[name]
         if name in self.silent or generation <= agent.generation:
             return
+        self.heard += 1
         agent.told(NodeProxyModeSpec.model_validate(raw["spec"]), generation)
         if name not in self._tasks:
             task = asyncio.create_task(self._follow(agent), name=name)

@@ -47,9 +47,10 @@ class Seen(NamedTuple):
 
 @dataclass
 class Merge:
-    """Puts what several watches bring into order; holds everything back for so many seconds."""
+    """Puts what several watches bring into order; holds everything back for so many seconds: as long as one of them may
+    lag behind another on a busy machine."""
 
-    hold_seconds: float = 2.0
+    hold_seconds: float = 15.0
     _waiting: list[tuple[int, int, Seen]] = field(default_factory=list)
     _count: int = 0
 

@@ -90,6 +90,13 @@ class Machines:
         answer = await self._client.request("PATCH", f"{NODES}/{name}{subresource}", patch, content=MERGE)
         self._seen(Seen(int(answer["metadata"]["resourceVersion"]), "Node", time.monotonic(), answer))
 
+    async def stop(self) -> None:
+        """Ends what is still going on; who is ill stays so."""
+        for task in self._ill:
+            task.cancel()
+        if self._ill:
+            await asyncio.wait(self._ill)
+
     def calm_down(self) -> None:
         """Nobody falls ill any more."""
         self._calm = True

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _WRITES: Final = frozenset({"patch", "update", "delete"})
 _PROGRESS_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 2.0
+_LAST_EVENTS_SECONDS: Final = 2.0
 _TAKEOVER_SECONDS: Final = 120.0
 
 
@@ -82,6 +83,7 @@ class Simulation:
             for task in background:
                 task.cancel()
             await asyncio.wait(background)
+            await self._machines.stop()
             await self._agents.stop()
 
     def _background(self) -> list[Coroutine[None, None, None]]:
@@ -110,7 +112,7 @@ class Simulation:
         cpu_s = sum(replica.cpu_s for replica in self._operators.all)
         idle = await self._idle() if self.options.idle else None
         startup = await self._startup() if self.options.idle else None
-        await asyncio.sleep(self._merge.hold_seconds)
+        await asyncio.sleep(_LAST_EVENTS_SECONDS)
         for seen in self._merge.rest():
             self._checker.feed(seen)
         return self._result(seconds, cpu_s, idle, startup), self._broken()
@@ -136,8 +138,8 @@ class Simulation:
     async def _kill_leaders(self) -> None:
         for count in range(self.options.kills):
             leader = await self._leader()
-            told = self._checker.told + self._rng.randrange(1, max(2, self.options.nodes // 5))
-            while self._checker.told < told:  # noqa: ASYNC110 - counted by whoever checks
+            heard = self._agents.heard + self._rng.randrange(1, max(2, self.options.nodes // 5))
+            while self._agents.heard < heard:  # noqa: ASYNC110 - counted as the watch brings them
                 await asyncio.sleep(0.01)
             began = time.monotonic()
             await leader.kill()
