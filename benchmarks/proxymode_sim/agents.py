@@ -34,7 +34,8 @@ _RETRY_SECONDS: Final = 5.0
 class Agents:
     """`arrived`: every report of a node that runs what it was told, as the API server acknowledged it.
 
-    `writes`: status patches that were accepted. `heard`: specs that agents were given. `refused`: what the API server said to the others, a few of them.
+    `writes`: status patches that were accepted. `heard`: specs that agents were given. `refused`: what the API server
+    said to the others.
     """
 
     def __init__(self, client: Client, tokens: Mapping[str, str], options: Options, rng: random.Random) -> None:
