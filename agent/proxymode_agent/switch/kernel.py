@@ -9,7 +9,6 @@ from proxymode_agent.dataplane.base import DataplaneError, Finding
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.dataplane.nftables import NftablesDataplane
-from proxymode_agent.preflight.facts import kube_proxy_runs
 from proxymode_agent.switch import connections
 from proxymode_agent.switch.handover.carrier import Carrier
 from proxymode_agent.switch.plan import Step, old_mode
@@ -90,8 +89,11 @@ class Kernel:
         taken over, the rules of a kube-proxy that came back for a while: they would lead where endpoints once were."""
         self._ipvs.forget_routes()
         taken = self._config.kube_proxy is KubeProxyPolicy.TAKE_OVER and bool(self.present())
-        if taken and self._remains.look().rules and not kube_proxy_runs():
-            self._remains.remove()
+        if taken and self._remains.look().rules:
+            from proxymode_agent.preflight.facts import kube_proxy_runs  # dear to import, and hardly ever needed
+
+            if not kube_proxy_runs():
+                self._remains.remove()
 
     def handover_begun(self) -> bool:
         """Whether connections were being carried over when a switch was interrupted."""
