@@ -6,6 +6,7 @@ planner's own judgement.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -143,9 +144,20 @@ class Life(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         self.world.leave(self.node(data))
 
-    @rule(seconds=st.sampled_from([1, 5, 11, 61, 200]))
+    @rule(seconds=st.sampled_from([1, 5, 11, 61, 200, 3700]))
     def time(self, seconds: int) -> None:
+        """The longest: an operator that was dead for an hour."""
         self.world.pass_time(seconds)
+
+    @rule(seconds=st.sampled_from([2, 30, 400]))
+    def clock_is_set_back(self, seconds: int) -> None:
+        """The operator's; what agents wrote before seems to come from the future."""
+        self.world.now -= timedelta(seconds=seconds)
+
+    @precondition(lambda self: self.world.nodes)
+    @rule(data=st.data(), zone=st.sampled_from("abc"))
+    def relabel(self, data: st.DataObject, zone: str) -> None:
+        self.world.label(self.node(data), zone=zone)
 
     # People
 
