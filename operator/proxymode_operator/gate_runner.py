@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE: Final = 16
+AT_ONCE: Final = 64
+"""Four ProxyModes with as many gates as there may be, all of which hang."""
 
 
 class Asks(Protocol):
