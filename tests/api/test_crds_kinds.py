@@ -82,15 +82,22 @@ async def test_defaults_are_filled_in_and_are_the_models(crds: ApiServer, fleet:
     stored = (await got(crds, "proxymode", fleet))["spec"]
     assert stored == {
         "mode": "nftables",
-        "ipvs": {"scheduler": "rr", "strictARP": False},
+        "ipvs": {
+            "scheduler": "rr",
+            "strictARP": False,
+            "timeouts": {"tcp": "0", "tcpFin": "0", "udp": "0"},
+            "drainTimeout": "0",
+        },
         "nftables": {"masqueradeBit": 14},
         "masqueradeAll": False,
         "localhostNodePorts": False,
         "detectLocal": {"mode": "ClusterCIDR"},
+        "kubeProxy": {"policy": "Ignore", "namespace": "kube-system", "daemonSet": "kube-proxy"},
         "priority": 0,
         "rollout": {
             "stages": [{"name": "all", "percent": 100, "soak": "0", "approval": "Automatic"}],
             "maxUnavailable": 1,
+            "topologyPolicy": "Spread",
             "minReadySeconds": 0,
             "progressDeadline": "10m",
             "failureThreshold": 1,
@@ -98,7 +105,7 @@ async def test_defaults_are_filled_in_and_are_the_models(crds: ApiServer, fleet:
             "onBlocked": "Skip",
             "paused": False,
         },
-        "switch": {"connections": stored["switch"]["connections"]},
+        "switch": {"connections": "Handover", "drainTimeout": "5m"},
     }
     assert ProxyModeSpec.model_validate(stored) == ProxyModeSpec.model_validate({"mode": "nftables"})
 

@@ -45,6 +45,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.mode",
         'Unsupported value: "iptables": supported values: "ipvs", "nftables"',
     ),
+    "back to kube-proxy from ipvs": (
+        {"mode": "ipvs", "kubeProxy": {"policy": "HandBack"}},
+        "spec",
+        "kubeProxy.policy HandBack needs mode nftables: nodes pass through it on their way back to kube-proxy",
+    ),
+    "unknown kube-proxy policy": (
+        {"kubeProxy": {"policy": "Remove"}},
+        "spec.kubeProxy.policy",
+        'Unsupported value: "Remove": supported values: "Ignore", "TakeOver", "HandBack"',
+    ),
+    "a namespace that is none": (
+        {"kubeProxy": {"namespace": "Kube_System"}},
+        "spec.kubeProxy.namespace",
+        "should match",
+    ),
     "no mode": ({"mode": None}, "spec.mode", "Required value"),
     "percent over 100": (
         stages({"name": "a", "percent": 150}),
