@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 from datetime import timedelta
 from typing import Any
 
@@ -192,3 +193,35 @@ def test_stopping_gives_the_lease_back_and_the_next_one_need_not_wait() -> None:
 def test_times_must_leave_room_for_one_another() -> None:
     with pytest.raises(ValueError, match="--leader-elect-renew-deadline"):
         LeaseTimes(duration=timedelta(seconds=5), renew_deadline=timedelta(seconds=5))
+
+
+def test_whatever_work_ends_with_when_the_lease_is_lost_is_nobody_elses_trouble() -> None:
+    async def scenario() -> None:
+        leases = Leases()
+        leader = Leader(leases.client("a"), namespace="ns", name="lease", identity="a", times=LeaseTimes())
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        ends = 0
+
+        async def work() -> None:
+            nonlocal ends
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                ends += 1
+                raise NotLeaderError("asked to write after the Lease was lost")
+
+        task = asyncio.create_task(leader.run(work))
+        await asyncio.sleep(5)
+        leases.down.add("a")
+        await asyncio.sleep(30)
+        leases.down.clear()
+        await asyncio.sleep(30)
+        assert ends == 1, "it leads again"
+        task.cancel()
+        await asyncio.wait({task})
+        del task
+        gc.collect()
+        assert complaints == []
+
+    virtual(scenario)
