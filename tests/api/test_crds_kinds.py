@@ -185,7 +185,8 @@ async def test_a_stage_put_in_between_by_server_side_apply_stays_in_between(crds
     """Stages are merged by name; their order is their meaning."""
 
     async def applied(*names: str) -> list[str]:
-        stages = [{"name": name, "percent": 100} for name in names]
+        reach = {name: {"selector": {"matchLabels": {"stage": name}}} for name in names} | {"rest": {"percent": 100}}
+        stages = [{"name": name} | reach[name] for name in names]
         body = text_of("ProxyMode", "kinds-order", spec={"mode": "nftables", "rollout": {"stages": stages}})
         await crds.kubectl("apply", "--server-side", "--field-manager=people", "--filename=-", stdin=body)
         stored = await got(crds, "proxymode", "kinds-order")
