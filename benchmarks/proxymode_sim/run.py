@@ -34,7 +34,7 @@ _TAKEOVER_SECONDS: Final = 120.0
 
 
 async def simulate(options: Options, folder: Path) -> tuple[Result, list[str]]:
-    """The figures, and what was broken. Raises TimeoutError when the rollouts do not come to an end in time."""
+    """The figures, and what was broken; rollouts that do not come to an end in time count as that."""
     async with AsyncExitStack() as stack:
         api = await stack.enter_async_context(ApiServer.start(folder))
         await api.kubectl("apply", f"--kustomize={MANIFESTS}")
@@ -98,24 +98,32 @@ class Simulation:
 
     async def _story(self) -> tuple[Result, list[str]]:
         self._began = time.monotonic()
-        async with asyncio.timeout(self.options.deadline):
-            await self._intent.create()
-            killer = asyncio.create_task(self._kill_leaders())
-            await self._pause_in_the_middle()
-            await self._intent.until_complete(MODES[0])
+        await self._intent.create()
+        unfinished = []
+        killer = asyncio.create_task(self._kill_leaders())
+        try:
+            async with asyncio.timeout(self.options.deadline):
+                await self._pause_in_the_middle()
+                await self._intent.until_complete(MODES[0])
+                seconds = time.monotonic() - self._began
+                self._operators.measure()
+                await self._on_and_on(killer)
+        except TimeoutError:
             seconds = time.monotonic() - self._began
-            self._operators.measure()
-            await self._on_and_on(killer)
-        say(f"complete after {seconds:.1f} s")
+            unfinished.append(f"not complete after {seconds:.0f} s: {json.dumps(self._intent.status.get('nodes'))}")
+        finally:
+            killer.cancel()
+        say(f"ended after {seconds:.1f} s")
         for replica in self._operators.alive:
             say(await replica.account())
-        cpu_s = sum(replica.cpu_s for replica in self._operators.all)
+        cpu_s = self._cpu_and_rss()[0]
         idle = await self._idle() if self.options.idle else None
         startup = await self._startup() if self.options.idle else None
         await asyncio.sleep(_LAST_EVENTS_SECONDS)
         for seen in self._merge.rest():
             self._checker.feed(seen)
-        return self._result(seconds, cpu_s, idle, startup), self._broken()
+        broken = [*unfinished, *self._broken()]
+        return self._result(seconds, len(broken), cpu_s, idle, startup), broken
 
     async def _pause_in_the_middle(self) -> None:
         await self._intent.until(lambda: self._intent.updated >= self.options.nodes * 2 // 5)
@@ -229,7 +237,9 @@ class Simulation:
         refused = [f"{r.user} was refused to {r.right}" for r in self._api.requests() if not r.allowed]
         return [*self._checker.violations, *refused, *self._agents.refused]
 
-    def _result(self, seconds: float, cpu_s: float, idle: float | None, startup: float | None) -> Result:
+    def _result(
+        self, seconds: float, violations: int, cpu_s: float, idle: float | None, startup: float | None
+    ) -> Result:
         operator = service_account("operator")
         mine = [request for request in self._api.requests() if request.user == operator]
         # Server-side apply that makes an object is one request and counts as patch and create.
@@ -244,7 +254,7 @@ class Simulation:
         return Result(
             nodes=self.options.nodes,
             seconds=seconds,
-            violations=len(self._broken()),
+            violations=violations,
             operator_cpu_s=cpu_s,
             operator_rss_mb=self._cpu_and_rss()[1],
             api_requests=len(requests),
