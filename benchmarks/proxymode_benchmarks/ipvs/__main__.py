@@ -32,7 +32,8 @@ def main() -> int:
         began = time.monotonic()
         own = ours.run(case)
         results.append(figures.Result(case, own, floor.load(case)))
-        print(f"{case}: measured in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        took = f"{case}: measured in {time.monotonic() - began:.0f} s"
+        print(f"{took}; load {own.load_s:.3g} s, {results[-1].ratio:.3g} times the floor", file=sys.stderr, flush=True)
     bound = figures.Addresses(ADDRESSES, ours.bind(ADDRESSES), floor.bind(ADDRESSES))
     print(figures.table(results, bound))
     print(figures.line(results, bound, f"Linux {platform.release()}, {os.cpu_count()} CPUs"), flush=True)
