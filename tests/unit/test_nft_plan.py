@@ -207,6 +207,22 @@ def test_another_traffic_policy_leaves_the_pool_of_policy_cluster_alone() -> Non
     ]
 
 
+def test_whom_policy_cluster_remembered_with_an_endpoint_elsewhere_policy_local_does_not_send_there() -> None:
+    world = World()
+    key = NODEPORT_KEYS[1]
+    external = Wanted(Kind.EXTERNAL, packed(set(ENDPOINTS[:3])), (), 60, None, ())
+    local = external._replace(kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))
+    world.execute(world.change({key: external}), {key: external})
+    remembered = set(world.kernel.state.maps["endpoints-by-id"])
+    world.execute(world.change({key: local}), {key: local})
+    assert not remembered & set(world.kernel.state.maps["endpoints-by-id"])
+    # From there on those whom the short-circuit serves stay with their endpoint.
+    served = set(world.kernel.state.maps["endpoints-by-id"])
+    fewer = local._replace(cluster=packed(set(ENDPOINTS[:2])))
+    world.execute(world.change({key: fewer}), {key: fewer})
+    assert set(world.kernel.state.maps["endpoints-by-id"]) < served
+
+
 def test_chains_are_made_ahead_while_there_are_none_and_stay() -> None:
     world = World()
     key = SERVICE_KEYS[0]

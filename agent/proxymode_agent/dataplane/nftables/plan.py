@@ -129,6 +129,9 @@ class _SpaceState:
         if wanted is not None:
             draw, inside, refusal = wanted.draw, wanted.inside, wanted.refusal
             cluster, local, sticky = wanted.cluster, wanted.local, wanted.sticky is not None
+        if inside is not None and key not in self.inside.held:
+            # Policy Local from now on: who was remembered with an endpoint elsewhere must not go there any more.
+            self.cluster.forget(key)
         self.cluster.want(key, cluster, sticky=sticky)
         self.local.want(key, local, sticky=sticky)
         self.verdicts.want(key, self._target(draw))

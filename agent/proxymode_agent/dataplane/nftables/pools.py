@@ -170,6 +170,10 @@ class Pool:
         if sticky or key in self.sticky.rows:
             self.sticky.want(key, self._ids_for(key, endpoints if sticky else ()))
 
+    def forget(self, key: bytes) -> None:
+        """No client of a frontend stays with the endpoint that it had here: each gets another id."""
+        self._ids.release(protocol_of(key), self._ids_of.pop(key, {}).values())
+
     def work(self) -> Work:
         """As of :class:`Rows`."""
         plain, sticky = self.plain.work(), self.sticky.work()
