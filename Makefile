@@ -97,7 +97,7 @@ proof-switches: install ## twenty switches under load, and one killed after each
 
 .PHONY: proof-takeover
 proof-takeover: install ## from kube-proxy in each of its modes to each of ours and back, under load, inside the VM; minutes
-	@$(BIN)/python -m proxymode_testbeds.vm run -- env PROXYMODE_PROOF=1 $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/test_takeover_under_load.py $(PROOF_ARGS)
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/proof_takeover.py $(PROOF_ARGS)
 
 .PHONY: sim
 sim: install ## a fleet of NODES=5000 simulated agents, the real operator and API server: progress, then a line of JSON

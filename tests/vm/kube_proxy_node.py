@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 from proxymode_agent.services.model import Protocol, ServiceState
-from proxymode_testbeds.kubeproxy import Service
+from proxymode_agent.switch import Outcome
+from proxymode_api.modes import Mode, ObservedMode
+from proxymode_testbeds.kubeproxy import ProxyMode, Service
 from proxymode_testbeds.kubeproxy.process import start
 from service_node import VIP, VIP6, service, state
 
 if TYPE_CHECKING:
     import contextlib
 
+    from proxymode_agent.switch import Switcher
     from proxymode_testbeds.fixtures import Traffic
-    from proxymode_testbeds.kubeproxy import ProxyMode
     from proxymode_testbeds.traffic.processes import TrafficProcess
-    from service_node import ServiceNode
+    from service_node import Idle, ServiceNode
 
 NODE_PORT = 30080
+HAND_BACK_SECONDS = 60.0  # a deadline under emulation, not an estimate
 KUBELET = """
 iptables -N KUBE-FIREWALL
 iptables -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP
@@ -92,3 +96,34 @@ def kube_proxys(node: ServiceNode) -> str:
         "done; ipset list -n; nft list tables; } | grep -E 'KUBE|kube-proxy' "
         "| grep -vE 'KUBE-(FIREWALL|KUBELET-CANARY)' || true"
     )
+
+
+def take_over(
+    node: ServiceNode, switcher: Switcher, kube_proxy: TrafficProcess, idle: Idle, mode: ProxyMode, to: Mode
+) -> None:
+    """kube-proxy leaves, and the agent takes its place: no connection is lost, and nothing of kube-proxy stays."""
+    kube_proxy.stop()
+    assert node.call(switcher.observe) is ObservedMode(f"kube-proxy-{mode}")
+    record = node.call(switcher.switch, to, services(node), lambda step: None)
+    assert (record.from_mode, record.outcome) == (ObservedMode(f"kube-proxy-{mode}"), Outcome.SUCCEEDED), record.message
+    assert node.call(switcher.observe) is ObservedMode(to)
+    assert idle.broken() == []
+    if not (mode is ProxyMode.IPVS and to is Mode.IPVS):
+        assert record.connections is not None
+        assert record.connections.found >= ESTABLISHED
+        assert record.connections.lost == 0
+    assert kube_proxys(node) == ""
+    assert "KUBE-FIREWALL" in node.sh("iptables-save")
+    assert ("kube-ipvs0" in node.sh("ip link")) is (to is Mode.IPVS)
+    if to is Mode.NFTABLES:
+        assert node.sh("ipvsadm -Sn") == ""
+    idle.open(1)
+
+
+def hand_back(node: ServiceNode, switcher: Switcher, mode: ProxyMode) -> None:
+    """kube-proxy has come; as soon as it has programmed everything, nothing of ours is left."""
+    deadline = time.monotonic() + HAND_BACK_SECONDS
+    while missing := node.call(switcher.hand_back, services(node)):
+        assert time.monotonic() < deadline, missing
+    assert node.call(switcher.observe) is ObservedMode(f"kube-proxy-{mode}")
+    assert "proxymode" not in node.sh("nft list tables")
