@@ -101,7 +101,7 @@ class Checker:
     """Feed it in order; `violations` says what was broken, at which version."""
 
     def __init__(self, nodes: int, max_unavailable_percent: int) -> None:
-        self.budget = max(1, -(-nodes * max_unavailable_percent // 100))
+        self.budget = max(1, nodes * max_unavailable_percent // 100)
         self.violations: list[str] = []
         self.seen = 0
         self.told = 0

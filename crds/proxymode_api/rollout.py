@@ -124,7 +124,7 @@ class Rollout(Model):
     max_unavailable: IntOrPercent = Field(
         default=1,
         description="Most nodes that may be switching or not ready at one time: a number from 1, or a percentage of "
-        "the selected nodes, rounded up.",
+        "the selected nodes, rounded down as a Deployment's is, but never to none.",
         examples=["10%"],
         json_schema_extra=rules.extra(rules.MAX_UNAVAILABLE),
     )

@@ -109,9 +109,9 @@ def test_two_writes_for_a_node_in_a_plain_rollout() -> None:
 
 @pytest.mark.parametrize(
     ("value", "total", "expected"),
-    [(1, 10, 1), (0, 10, 1), (3, 10, 3), ("10%", 10, 1), ("25%", 10, 3), ("0%", 10, 1), ("100%", 7, 7), ("1%", 0, 1)],
+    [(1, 10, 1), (0, 10, 1), (3, 10, 3), ("10%", 10, 1), ("25%", 10, 2), ("0%", 10, 1), ("100%", 7, 7), ("1%", 0, 1)],
 )
-def test_max_unavailable_is_rounded_up_and_never_below_one(value: int | str, total: int, expected: int) -> None:
+def test_max_unavailable_is_rounded_down_and_never_below_one(value: int | str, total: int, expected: int) -> None:
     assert budget(value, total) == expected
 
 

@@ -43,7 +43,7 @@ from proxymode_operator.rollout.outlook import outlook
 from proxymode_operator.rollout.progress import Gating, Tolerance, progress, started
 from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.situation import Situation, counts
-from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, rounded_up, topology_of
+from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, topology_of
 from proxymode_operator.rollout.status import status
 from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
 from proxymode_operator.rollout.telling import stage_of, tell, to_mark, told_times
@@ -63,9 +63,10 @@ if TYPE_CHECKING:
 
 
 def budget(max_unavailable: int | str, total: int) -> int:
-    """Nodes that may be unavailable at one time: a number, or a percentage of `total` rounded up; at least 1."""
+    """Nodes that may be unavailable at one time: a number, or a percentage of `total` rounded down, as a
+    Deployment's maxUnavailable is; at least 1."""
     if isinstance(max_unavailable, str):
-        return max(1, rounded_up(int(max_unavailable.removesuffix("%")), total))
+        return max(1, total * int(max_unavailable.removesuffix("%")) // 100)
     return max(1, max_unavailable)
 
 
