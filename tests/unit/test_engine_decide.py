@@ -132,7 +132,7 @@ def test_batches_grow_while_changes_do_not_cease() -> None:
     rests = [0.0]
     for _ in range(4):
         rests.append(rest_after(0.001, rests[-1]))
-    assert rests[1:] == [0.02, 0.04, 0.05, 0.05]
+    assert rests[1:] == [0.02, 0.04, 0.07, 0.07]
     assert rest_after(0.001, 0.0) == 0.02, "and are small again after a moment of quiet"
     assert rest_after(0.03, 0.05) == pytest.approx(0.09)
 

@@ -3,7 +3,7 @@
 All times are seconds of one monotonic clock. Pacing lives here too: a change is written at once when the dataplane has
 been idle, a burst in batches, with a rest between two of three times what the last one took, at least 20 ms, for what a
 sync costs beside its changes would be most of the agent's CPU time, and at most 100 ms, for on a busy node a sync may
-be long by chance. Where changes do not cease, each rest is twice the last one, up to 50 ms. A look for drift is cheap
+be long by chance. Where changes do not cease, each rest is twice the last one, up to 70 ms. A look for drift is cheap
 and takes no more than a twentieth; so does a read-back of the whole kernel state where a look has left a doubt. One
 that is only due takes no more than a fiftieth, one that is known to be needed half.
 """
@@ -22,7 +22,7 @@ _REST_PER_SYNC: Final = 3.0
 _REST_LEAST_SECONDS: Final = 0.02
 _REST_CAP_SECONDS: Final = 0.1
 _REST_IN_CHURN: Final = 2.0
-_REST_IN_CHURN_CAP_SECONDS: Final = 0.05
+_REST_IN_CHURN_CAP_SECONDS: Final = 0.07
 _REST_PER_FULL_SYNC: Final = 49.0
 _REST_PER_DOUBT: Final = 19.0
 _REST_PER_REPAIR: Final = 1.0
