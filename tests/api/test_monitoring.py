@@ -125,6 +125,9 @@ class KernelInAnObject:
     def dataplane(self, mode: Mode) -> Dataplane:
         return NothingToProgram(mode)
 
+    def hand_back(self, state: ServiceState) -> str:
+        raise NotImplementedError
+
     def switch(self, to: Mode, state: ServiceState, on_step: Callable[[StepRecord], None]) -> SwitchRecord:
         now = datetime.now(UTC)
         record = SwitchRecord(self.observed, to, now, now, Outcome.SUCCEEDED, "", (), Connections(found=10, kept=7))

@@ -93,7 +93,13 @@ SEEN = [
     ("foreign-dataplane", Mode.NFTABLES, {"interfaces": frozenset({"bpfin.cali"})}, Verdict.BLOCK, "Calico"),
     ("foreign-dataplane", Mode.NFTABLES, {"interfaces": frozenset({"cilium_host"})}, Verdict.WARN, "Cilium"),
     ("foreign-dataplane", Mode.IPVS, {"bpf_pins": frozenset({"cilium-socketlb"})}, Verdict.BLOCK, "socket load"),
-    ("foreign-dataplane", Mode.IPVS, {"bpf_pins": frozenset({"cilium-nodeport"})}, Verdict.BLOCK, "replaces kube-proxy"),
+    (
+        "foreign-dataplane",
+        Mode.IPVS,
+        {"bpf_pins": frozenset({"cilium-nodeport"})},
+        Verdict.BLOCK,
+        "replaces kube-proxy",
+    ),
     (
         "foreign-nat",
         Mode.NFTABLES,

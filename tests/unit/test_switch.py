@@ -169,6 +169,9 @@ class FakeKernel:
     def kube_proxy(self) -> Found:
         return self.found
 
+    def not_handed_back(self, state: ServiceState) -> str:
+        raise NotImplementedError
+
     def present(self) -> frozenset[Mode]:
         return frozenset(self.there)
 
