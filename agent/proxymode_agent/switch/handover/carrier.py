@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 _MOVE_ROUNDS: Final = 20
 _RESTORE_SECONDS: Final = 30.0
 _RESTORE_POLL_SECONDS: Final = 0.005
+_PUT_BACK_TIMES: Final = 4
+_QUIET_LOOKS: Final = 2
 _SPARE_ENTRIES: Final = 64  # as many as one batch deletes and creates
 _PROTOCOLS: Final = {"TCP": 6, "UDP": 17}
 
@@ -91,13 +94,16 @@ class Carrier:
     def restore(self, state: ServiceState) -> None:
         """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more.
 
-        From then on nobody but time and its own ends takes an entry away: one that was put back and is missing again
-        has ended, or another connection has its addresses and ports. With many short flows there is always such a one.
+        From then on nobody but time and its own ends takes an entry away: one that was put back again and again and is
+        still missing has ended, or another connection has its addresses and ports. With many short flows there is
+        always such a one. Again and again, because the kernel's list of IPVS connections is empty before the last of
+        their entries is gone; for the same reason it is over only when twice nothing was missing.
         """
         wanted = {key: entry for key, entry in self._read().items() if key not in self.ended}
         keys = {messages.original_of(entry): key for key, entry in wanted.items()}
         tuples = _tuples(wanted.values())
-        put_back_for_good: set[Key] = set()
+        put_back_for_good: Counter[Key] = Counter()
+        quiet = 0
         remembered = _Remembered(frontends(state))
         deadline = time.monotonic() + _RESTORE_SECONDS
         put_back = 0
@@ -108,7 +114,8 @@ class Carrier:
                 good, others = table.check(tuples)
                 unsure = {key: wanted[key] for original, key in keys.items() if original not in good}
                 seen = found(unsure, others)
-                over = flows.ended(seen) | (put_back_for_good & unsure.keys() - seen.keys())
+                gone = {key for key in unsure.keys() - seen.keys() if put_back_for_good[key] >= _PUT_BACK_TIMES}
+                over = flows.ended(seen) | gone
                 for key in over:
                     original = messages.original_of(wanted.pop(key))
                     del tuples[original], keys[original], unsure[key]
@@ -119,7 +126,8 @@ class Carrier:
                 table.create(repair.missing)
                 table.replace(repair.wrong)
                 put_back += len(repair.missing) + len(repair.wrong)
-                if forgotten and not repair.missing and not repair.wrong:
+                quiet = quiet + 1 if forgotten and not repair.missing and not repair.wrong else 0
+                if quiet == _QUIET_LOOKS:
                     break
                 if time.monotonic() > deadline:
                     raise DataplaneError(
