@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WRITES_AT_ONCE: Final = 8
-WRITES_PER_RECONCILE: Final = 500
+WRITES_PER_RECONCILE: Final = 100
 """The rest follows in the next one: what was asked meanwhile (a pause) is heard in between."""
 LOOK_AGAIN_SECONDS: Final = 300.0
 """A clock that is set while we wait for a time of day is noticed within this."""
