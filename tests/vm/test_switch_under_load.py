@@ -53,17 +53,20 @@ def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
         assert (record.from_mode, record.outcome, record.connections) == (ObservedMode.NONE, Outcome.SUCCEEDED, None)
         beginning = node.snapshot()
         running = traffic.talk_all(node.topology, clients(node))
+        held = ESTABLISHED
         for _ in range(round_trips):
             for to, old in THERE_AND_BACK:
-                idle.open(1)  # on the old mode; those opened earlier were carried to it
+                idle.open(1)
+                held += 7
                 record = switch(node, switcher, to, ports)
                 assert node.call(switcher.observe) is ObservedMode(to)
                 assert node.call(switcher.dataplane(old).present) is False
                 assert (record.outcome, record.attempts) == (Outcome.SUCCEEDED, 1)
                 assert idle.broken() == []
                 assert record.connections is not None
-                assert record.connections.found >= ESTABLISHED
+                assert record.connections.found >= held
                 assert record.connections.lost == 0
+                held = held if to is Mode.NFTABLES else 0  # what nftables translated goes on without IPVS
                 tried = {probes.kind: probes for probes in record.verification}
                 assert tried.keys() == {"ClusterIP", "ExternalIP", "NodePort"}
                 assert all(probes.probed == probes.before == probes.after for probes in tried.values()), tried
@@ -76,8 +79,8 @@ def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
     assert counted["new"] > 5 * round_trips
     assert counted["udp_sent"] > 5 * round_trips
     assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
-    remembered = node.call(open_connections)
-    assert len(remembered) == idle.number, "conntrack entries of connections that have ended"
+    # One that ends in the moment in which IPVS forgets it may be put back, and times out.
+    assert idle.number <= len(node.call(open_connections)) <= idle.number + 2 * round_trips
 
 
 def open_connections() -> list[Entry]:
