@@ -32,7 +32,7 @@ _RETRY_SECONDS: Final = 5.0
 
 
 class Agents:
-    """`arrived`: every report of a node that runs what it was told, as the API server acknowledged it.
+    """`arrived`: a node's first report that it runs what a revision told it, as the API server took it.
 
     `writes`: status patches that were accepted. `heard`: specs that agents were given. `refused`: what the API server
     said to the others.
@@ -54,6 +54,7 @@ class Agents:
             name: Agent(name, facts(able=name not in blocked), failures=int(name in failing)) for name in names
         }
         self.arrived: list[Arrived] = []
+        self._reported: dict[str, int] = {}
         self.writes = 0
         self.heard = 0
         self.refused: list[str] = []
@@ -125,7 +126,10 @@ class Agents:
         agent.written = status
         heapq.heappush(self._due, (at + self._options.heartbeat, agent.name))
         revision, mode = about
-        if mode is not None and agent.phase is EnginePhase.ACTIVE and status.mode.value == mode.value:
+        done = mode is not None and agent.phase is EnginePhase.ACTIVE and status.mode.value == mode.value
+        # The first report of each revision: what follows are heartbeats.
+        if done and self._reported.get(agent.name) != revision:
+            self._reported[agent.name] = revision
             self.arrived.append(Arrived(revision, int(answer["metadata"]["resourceVersion"]), at))
 
     async def beat(self) -> None:
