@@ -40,7 +40,7 @@ async def test_a_paused_rollout_shows_its_plan_and_then_does_just_that(fleet: Be
         await fleet.until_status("Paused")
 
         async def complete() -> bool:
-            return (await fleet.status()).get("plan", {}).get("toMove") == 5
+            return bool((await fleet.status()).get("plan", {}).get("toMove") == 5)
 
         await eventually(complete, "all agents have reported")
         plan = (await fleet.status())["plan"]

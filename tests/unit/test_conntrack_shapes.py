@@ -25,11 +25,11 @@ ports = st.integers(0, 65535)
 def entries(draw: st.DrawFn) -> Entry:
     length = draw(st.sampled_from([4, 16]))
     address = st.binary(min_size=length, max_size=length)
-    paths = [Path(draw(address), draw(ports), draw(address), draw(ports)) for _ in range(2)]
+    original, reply = (Path(draw(address), draw(ports), draw(address), draw(ports)) for _ in range(2))
     tcp = draw(st.none() | st.builds(Tcp, *(st.integers(0, 255) for _ in range(5))))
     protocol = socket.IPPROTO_UDP if tcp is None else socket.IPPROTO_TCP
     ident = draw(st.binary(min_size=4, max_size=4))
-    return Entry(protocol, *paths, draw(u32), draw(u32), draw(u32), ident, tcp)
+    return Entry(protocol, original, reply, draw(u32), draw(u32), draw(u32), ident, tcp)
 
 
 def layout_of(entry: Entry) -> Layout:
@@ -70,14 +70,15 @@ def message(entry: Entry, *, usual: bool = True, zone: bool = False) -> bytes:
 def test_entries_are_what_was_sent_in_any_company(sent: list[Entry], usual: list[bool]) -> None:
     for entry, plain in zip(sent, usual, strict=False):
         body = message(entry, usual=plain)
-        for _ in range(2):
-            found = parse(layout_of(entry), memoryview(body), translated_only=False)
-            assert found is not None
-            assert found._replace(tuples=b"") == entry
-            assert found.tuples == original_of(entry) + reply_of(entry)
+        found, once_more = (parse(layout_of(entry), memoryview(body), translated_only=False) for _ in range(2))
+        assert found is not None
+        assert found == once_more
+        assert found._replace(tuples=b"") == entry
+        assert found.tuples == original_of(entry) + reply_of(entry)
         open_ = entry.by_nftables and (entry.tcp is None or entry.established)
         assert translated_open(layout_of(entry), body) is open_
-        assert entry_of(found.tuples, entry.status, entry.timeout, entry.mark, entry.tcp) == found._replace(id=b"")
+        again = entry_of(found.tuples, entry.status, entry.timeout, entry.mark, entry.tcp)
+        assert again == found._replace(id=b"")
 
 
 @given(entries())
