@@ -73,7 +73,7 @@ test-host: install ## API surface and this host's kernel (root)
 
 .PHONY: test-vm
 test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm $(PYTEST_ARGS)
+	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(PARALLEL) tests/vm $(PYTEST_ARGS)
 
 .PHONY: test-vm-nftables
 test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside the VM; slow, not part of `make test`
