@@ -112,13 +112,14 @@ class ServiceNode:
     def snapshot(self) -> list[str]:
         """Everything in the node's kernel that a Service dataplane may touch, to compare: order does not count.
 
-        What the kernel does for a link by itself, its state and routes, comes some time after the link.
+        What the kernel does for a link by itself, its state and routes, comes some time after the link; a scheduler's
+        sysctls come with its module, whoever else asked for that.
         """
         lines = self.sh(
             "ipvsadm -Sn; { ip -br address | awk '{$2 = \"\"; print}'; ip route show table all; "
             "ip -6 route show table all; } | "
             "sed -E 's,fe80::[^ ]*/64,,' | grep -vE 'fe80::|multicast|dev (veth|eth)[^ ]* .*proto kernel'; "
-            "sysctl -a 2>/dev/null | grep -E '^net.ipv4.(vs|ip_forward|conf.all.arp_)' || true"
+            "sysctl -a 2>/dev/null | grep -E '^net.ipv4.(vs|ip_forward|conf.all.arp_)' | grep -v '_expiration ' || true"
         ).splitlines()
         words = self.sh("nft list ruleset").replace(",", " ").split()
         return sorted(" ".join(sorted(line.split())) for line in lines) + sorted(words)
