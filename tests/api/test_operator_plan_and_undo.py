@@ -40,7 +40,8 @@ async def test_a_paused_rollout_shows_its_plan_and_then_does_just_that(fleet: Be
         await fleet.until_status("Paused")
 
         async def complete() -> bool:
-            return bool((await fleet.status()).get("plan", {}).get("toMove") == 5)
+            blockers = (await fleet.status()).get("plan", {}).get("blockers", [])
+            return [blocker["why"] for blocker in blockers] == ["blocked by nft-expressions"]
 
         await eventually(complete, "all agents have reported")
         plan = (await fleet.status())["plan"]
