@@ -10,8 +10,9 @@ import pytest
 
 from proxymode_testbeds.fixtures import node_fleet, one_node, traffic, two_nodes
 from service_node import service_node
+from switch_load import idle, node
 
-__all__ = ["node_fleet", "one_node", "service_node", "traffic", "two_nodes"]
+__all__ = ["idle", "node", "node_fleet", "one_node", "service_node", "traffic", "two_nodes"]
 
 HERE = Path(__file__).parent
 MODULES = ("ip_vs", "dummy", "nf_tables")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxymode_agent.services.model import Protocol, ServiceState
-from proxymode_agent.switch import Outcome
+from proxymode_agent.switch import Outcome, Switcher
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_testbeds.kubeproxy import ProxyMode, Service
 from proxymode_testbeds.kubeproxy.process import start
 from service_node import VIP, VIP6, service, state
 
 if TYPE_CHECKING:
-    import contextlib
+    from collections.abc import Iterator
+    from pathlib import Path
 
-    from proxymode_agent.switch import Switcher
     from proxymode_testbeds.fixtures import Traffic
     from proxymode_testbeds.traffic.processes import TrafficProcess
     from service_node import Idle, ServiceNode
@@ -50,6 +51,35 @@ def told(node: ServiceNode) -> list[Service]:
         Service("default/web:tcp-80", VIP6, 80, tuple(v6), node_port=NODE_PORT),
         Service("default/empty:tcp-81", "10.96.0.11", 81, ()),
     ]
+
+
+class Scene(NamedTuple):
+    """Who acts: a kube-proxy, which others may follow on the `stack`, clients, and the agent that comes after it."""
+
+    stack: contextlib.ExitStack
+    kube_proxy: TrafficProcess
+    running: list[TrafficProcess]
+    switcher: Switcher
+
+
+@contextlib.contextmanager
+def under_load(node: ServiceNode, traffic: Traffic, idle: Idle, folder: Path, mode: ProxyMode) -> Iterator[Scene]:
+    """A kube-proxy in this mode and clients; at the end none of them has lost anything."""
+    with contextlib.ExitStack() as stack:
+        node.sh(KUBELET)
+        kube_proxy = start_kube_proxy(stack, node, mode)
+        idle.open(2)
+        running = clients(node, traffic)
+        let_run(running, 1)
+        switcher = stack.enter_context(contextlib.closing(node.call(Switcher, node.config, folder)))
+        yield Scene(stack, kube_proxy, running, switcher)
+        let_run(running)
+        counted = stop(running)
+        assert counted["established"] == ESTABLISHED
+        assert counted["new"] > 20
+        assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
+        assert idle.broken() == []
+        assert list(folder.iterdir()) == []
 
 
 def start_kube_proxy(stack: contextlib.ExitStack, node: ServiceNode, mode: ProxyMode) -> TrafficProcess:

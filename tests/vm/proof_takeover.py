@@ -5,71 +5,32 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kube_proxy_node import (
-    ESTABLISHED,
-    KUBELET,
-    clients,
-    hand_back,
-    let_run,
-    start_kube_proxy,
-    stop,
-    take_over,
-)
-from proxymode_agent.switch import Switcher
+from kube_proxy_node import hand_back, let_run, start_kube_proxy, take_over, under_load
 from proxymode_api.modes import Mode
 from proxymode_testbeds.kubeproxy import ProxyMode
-from service_node import Idle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from proxymode_testbeds.fixtures import FleetMaker, Traffic
-    from service_node import NodeMaker, ServiceNode
-
-
-@pytest.fixture
-def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> ServiceNode:
-    topology = node_fleet(nodes=1, pods=3, dual_stack=True)
-    traffic.serve_all(topology)
-    return service_node(topology)
-
-
-@pytest.fixture
-def stack() -> Iterator[contextlib.ExitStack]:
-    with contextlib.ExitStack() as found:
-        yield found
+    from proxymode_testbeds.fixtures import Traffic
+    from service_node import Idle, ServiceNode
 
 
 @pytest.mark.parametrize("mode", ProxyMode)
 def test_there_and_back_and_there_again_loses_no_connection(
-    stack: contextlib.ExitStack, node: ServiceNode, traffic: Traffic, tmp_path: Path, mode: ProxyMode
+    node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path, mode: ProxyMode
 ) -> None:
     """From kube-proxy to our nftables mode, back to kube-proxy, and on to our ipvs mode, all under one load."""
-    node.sh(KUBELET)
-    kube_proxy = start_kube_proxy(stack, node, mode)
-    idle = stack.enter_context(contextlib.closing(Idle(node)))
-    idle.open(2)
-    running = clients(node, traffic)
-    let_run(running, 1)
-    switcher = stack.enter_context(contextlib.closing(node.call(Switcher, node.config, tmp_path)))
-    take_over(node, switcher, kube_proxy, idle, mode, Mode.NFTABLES)
-    let_run(running, 2)
-    kube_proxy = start_kube_proxy(stack, node, mode)
-    hand_back(node, switcher, mode)
-    assert idle.broken() == []
-    idle.open(1)
-    let_run(running, 2)
-    take_over(node, switcher, kube_proxy, idle, mode, Mode.IPVS)
-    let_run(running, 2)
-    counted = stop(running)
-    assert counted["established"] == ESTABLISHED
-    assert counted["new"] > 20
-    assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
-    assert idle.broken() == []
-    assert list(tmp_path.iterdir()) == []
+    with under_load(node, traffic, idle, tmp_path, mode) as scene:
+        take_over(node, scene.switcher, scene.kube_proxy, idle, mode, Mode.NFTABLES)
+        let_run(scene.running)
+        kube_proxy = start_kube_proxy(scene.stack, node, mode)
+        hand_back(node, scene.switcher, mode)
+        assert idle.broken() == []
+        idle.open(1)
+        let_run(scene.running)
+        take_over(node, scene.switcher, kube_proxy, idle, mode, Mode.IPVS)

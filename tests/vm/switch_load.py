@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_agent.switch import Switcher
-from service_node import VIP, VIP6, packed, service, state
+from service_node import VIP, VIP6, Idle, packed, service, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from proxymode_agent.switch import StepRecord, SwitchRecord
     from proxymode_agent.switch.plan import Step
     from proxymode_api.modes import ConnectionPolicy, Mode
-    from proxymode_testbeds.fixtures import Traffic
+    from proxymode_testbeds.fixtures import FleetMaker, Traffic
     from proxymode_testbeds.topology import Topology
     from proxymode_testbeds.traffic.processes import TrafficProcess
-    from service_node import ServiceNode
+    from service_node import NodeMaker, ServiceNode
 
     Client = tuple[str, str, dict[str, float]]
 
 VICTIM_SECONDS = 120  # a deadline under emulation, not an estimate
 NODE_PORT, LOCAL_NODE_PORT = 30080, 30081
 EXTERNAL = "10.96.1.1"  # in the Service network, so that clients have a route to it
+
+
+@pytest.fixture
+def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> ServiceNode:
+    """The first of two nodes, with everybody in place that the Services below lead to."""
+    topology = node_fleet(nodes=2, pods=3, dual_stack=True)
+    serve(traffic, topology)
+    return service_node(topology)
+
+
+@pytest.fixture
+def idle(node: ServiceNode) -> Iterator[Idle]:
+    with closing(Idle(node)) as connections:
+        yield connections
 
 
 def serve(traffic: Traffic, topology: Topology) -> None:

@@ -11,22 +11,15 @@ import pytest
 from proxymode_agent.switch import Outcome, SwitchPending
 from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 from service_node import ANSWER_SECONDS, Idle
-from switch_load import ESTABLISHED, agent, clients, let_run, serve, services, stop, switch
+from switch_load import ESTABLISHED, agent, clients, let_run, services, stop, switch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from proxymode_agent.services.model import ServiceState
     from proxymode_agent.switch import Switcher, SwitchRecord
-    from proxymode_testbeds.fixtures import FleetMaker, Traffic
-    from service_node import NodeMaker, ServiceNode
-
-
-@pytest.fixture
-def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> ServiceNode:
-    topology = node_fleet(nodes=2, pods=3, dual_stack=True)
-    serve(traffic, topology)
-    return service_node(topology)
+    from proxymode_testbeds.fixtures import Traffic
+    from service_node import ServiceNode
 
 
 def test_cut_ends_what_ipvs_holds_and_fails_no_new_connection(

@@ -15,29 +15,14 @@ from proxymode_agent.switch.kernel import Kernel
 from proxymode_agent.switch.plan import Step, plan
 from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
 from service_node import VIP, Idle, service
-from switch_load import agent, clients, let_run, serve, services, stop, switch
+from switch_load import agent, clients, let_run, services, stop, switch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from proxymode_testbeds.fixtures import FleetMaker, Traffic
-    from service_node import NodeMaker, ServiceNode
+    from proxymode_testbeds.fixtures import Traffic
+    from service_node import ServiceNode
 
 HANDOVER = ConnectionPolicy.HANDOVER
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
-
-
-@pytest.fixture
-def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> ServiceNode:
-    topology = node_fleet(nodes=2, pods=3, dual_stack=True)
-    serve(traffic, topology)
-    return service_node(topology)
-
-
-@pytest.fixture
-def idle(node: ServiceNode) -> Iterator[Idle]:
-    with closing(Idle(node)) as connections:
-        yield connections
 
 
 class Refusing(Kernel):

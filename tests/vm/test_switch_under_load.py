@@ -9,39 +9,22 @@ import itertools
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import pytest
-
 from proxymode_agent.dataplane.conntrack.entries import TCP_ESTABLISHED, Entry
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.switch import Outcome, Switcher
 from proxymode_agent.switch.plan import plan
 from proxymode_api.modes import ConnectionPolicy, Mode, ObservedMode
-from service_node import Idle
-from switch_load import ESTABLISHED, agent, clients, let_run, serve, services, stop, switch, switch_and_die
+from switch_load import ESTABLISHED, agent, clients, let_run, services, stop, switch, switch_and_die
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from proxymode_testbeds.fixtures import FleetMaker, Traffic
+    from proxymode_testbeds.fixtures import Traffic
     from proxymode_testbeds.topology import Topology
-    from service_node import NodeMaker, ServiceNode
+    from service_node import Idle, NodeMaker, ServiceNode
 
 HANDOVER = ConnectionPolicy.HANDOVER
 THERE_AND_BACK = ((Mode.NFTABLES, Mode.IPVS), (Mode.IPVS, Mode.NFTABLES))
-
-
-@pytest.fixture
-def node(node_fleet: FleetMaker, service_node: NodeMaker, traffic: Traffic) -> ServiceNode:
-    topology = node_fleet(nodes=2, pods=3, dual_stack=True)
-    serve(traffic, topology)
-    return service_node(topology)
-
-
-@pytest.fixture
-def idle(node: ServiceNode) -> Iterator[Idle]:
-    with closing(Idle(node)) as connections:
-        yield connections
 
 
 def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
