@@ -71,9 +71,13 @@ async def test_every_overlay_is_taken(manifests: ApiServer, name: str) -> None:
     assert len(taken.stdout.splitlines()) > 10
 
 
-async def test_on_k3s_agents_use_their_nodes_loopback_and_the_operator_does_not(manifests: ApiServer) -> None:
-    rendered = (await manifests.kubectl("kustomize", str(MANIFESTS / "overlays/k3s"))).stdout
+@pytest.mark.parametrize(("overlay", "port"), [("k3s", 6444), ("rke2", 6443)])
+async def test_on_k3s_agents_use_their_nodes_loopback_and_the_operator_does_not(
+    manifests: ApiServer, overlay: str, port: int
+) -> None:
+    rendered = (await manifests.kubectl("kustomize", str(MANIFESTS / "overlays" / overlay))).stdout
     assert "KUBERNETES_SERVICE_HOST: 127.0.0.1" in rendered
+    assert f'KUBERNETES_SERVICE_PORT: "{port}"' in rendered
     assert rendered.count("configMapRef") == 1
     daemon_set = rendered[rendered.index("kind: DaemonSet") :]
     assert "configMapRef" in daemon_set

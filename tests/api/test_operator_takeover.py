@@ -218,12 +218,18 @@ async def test_with_policy_ignore_nothing_of_kube_proxy_is_touched(api: ApiServe
             await fleet.request("DELETE", KUBE_PROXY)
 
 
+OWNER = {"apiVersion": "v1", "kind": "Node", "name": "gone", "uid": "0b6cbd5b-27a1-4c9e-8ad1-1d8c8cbb8d3a"}
+"""Whoever may name an owner that is not there may have the garbage collector delete the object."""
+
+
 @pytest.mark.parametrize(
     "patch",
     [
         {"metadata": {"labels": {"zone": "elsewhere"}}},
         {"metadata": {"labels": {"kept": None}}},
         {"metadata": {"annotations": {"note": "mine"}}},
+        {"metadata": {"finalizers": ["example.org/mine"]}},
+        {"metadata": {"ownerReferences": [OWNER]}},
         {"spec": {"unschedulable": True}},
         {"metadata": {"labels": {SERVICE_PROXY_LABEL: "agent", "zone": "elsewhere"}}},
     ],
@@ -266,6 +272,9 @@ CONTAINER = {"name": "kube-proxy", "image": "elsewhere:1"}
         {"spec": {"template": {"metadata": {"labels": {"more": "labels"}}}}},
         {"spec": {"minReadySeconds": 7}},
         {"metadata": {"annotations": {"note": "mine"}}},
+        {"metadata": {"labels": {"more": "labels"}}},
+        {"metadata": {"finalizers": ["example.org/mine"]}},
+        {"metadata": {"ownerReferences": [OWNER]}},
     ],
 )
 async def test_the_operator_can_change_the_affinity_of_a_daemon_set_and_nothing_else(

@@ -136,8 +136,8 @@ def _problem(name: DaemonSetName, error: ApiError) -> str:
     if error.code == 404:
         return (
             f"There is no DaemonSet {name}. Name it in spec.kubeProxy. Where kube-proxy is a static pod, move its "
-            "manifest out of /etc/kubernetes/manifests when the node's turn comes; in k3s and RKE2 start the node with "
-            "--disable-kube-proxy; and label the Node proxymode.io/service-proxy=agent."
+            "manifest out of /etc/kubernetes/manifests when the node's turn comes; in k3s and RKE2 give the servers "
+            "--disable-kube-proxy and restart the node; and label the Node proxymode.io/service-proxy=agent."
         )
     if error.code == 403:
         return (
