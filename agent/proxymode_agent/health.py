@@ -60,14 +60,10 @@ def judge(snapshot: EngineSnapshot, behind_seconds: float, *, node_eligible: boo
 def health_routes(read: Callable[[], Health]) -> Paths:
     """/healthz, /livez and /readyz over what `read` returns."""
 
-    def answer(ok: bool, health: Health) -> Answer:
+    def answer(ok: bool, health: Health, more: Mapping[str, bool]) -> Answer:
         now = datetime.now(UTC)
-        body = {
-            # kube-proxy: nothing waiting counts as updated now, so that an idle cluster does not look stale.
-            "lastUpdated": _time(now if health.alive and health.last_updated else health.last_updated),
-            "currentTime": _time(now),
-            "nodeEligible": health.node_eligible,
-        }
+        # kube-proxy: who is well counts as updated now, so that an idle cluster does not look stale.
+        body = {"lastUpdated": _time(now if ok else health.last_updated), "currentTime": _time(now), **more}
         return Answer(
             status=200 if ok else 503,
             headers={"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"},
@@ -76,15 +72,15 @@ def health_routes(read: Callable[[], Health]) -> Paths:
 
     def healthz() -> Answer:
         health = read()
-        return answer(health.healthy, health)
+        return answer(health.healthy, health, {"nodeEligible": health.node_eligible})
 
     def livez() -> Answer:
         health = read()
-        return answer(health.alive, health)
+        return answer(health.alive, health, {})
 
     def readyz() -> Answer:
         health = read()
-        return answer(health.ready, health)
+        return answer(health.ready, health, {})
 
     return {"/healthz": healthz, "/livez": livez, "/readyz": readyz}
 

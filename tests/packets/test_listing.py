@@ -6,6 +6,7 @@ cannot ends with an assertion or prints bytes.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from packet_network import MACHINES, Names
 from packet_node import NodeUnderTest
 from packet_table import FAMILIES, Answered
 from packet_wire import Question
+from proxymode_agent.services.addresses import packed
 from proxymode_testbeds import netns, nft
 
 if TYPE_CHECKING:
@@ -98,7 +100,9 @@ def _cluster_ips(case: Case) -> list[str]:
         for service in case.steps[0].services.values()
         if not service.get("labels") and service["spec"].get("type") != "ExternalName"
     ]
-    return [address for service in services for address in service["spec"]["clusterIPs"] if address != "None"]
+    written = [address for service in services for address in service["spec"]["clusterIPs"]]
+    addresses = [packed(address, "", []) for address in written]
+    return [str(ipaddress.ip_address(address)) for address in addresses if address is not None]
 
 
 def _brief(text: str) -> str:

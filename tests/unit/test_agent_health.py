@@ -90,18 +90,26 @@ async def test_endpoints_answer_as_kube_proxys(health: Health, statuses: tuple[i
             async with session.get(url + path) as response:
                 found.append(response.status)
                 body: dict[str, Any] = await response.json()
-                assert body.keys() == {"lastUpdated", "currentTime", "nodeEligible"}
-                assert body["nodeEligible"] is health.node_eligible
+                assert body.keys() - {"nodeEligible"} == {"lastUpdated", "currentTime"}
+                assert body.get("nodeEligible") is (health.node_eligible if path == "/healthz" else None)
                 datetime.fromisoformat(body["currentTime"])
+                assert response.headers["Content-Type"] == "application/json"
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert tuple(found) == statuses
 
 
-async def test_last_updated_is_now_while_nothing_waits() -> None:
-    async with served(health_routes(lambda: GOOD)) as (session, url), session.get(f"{url}/healthz") as response:
+@pytest.mark.parametrize("good", [GOOD, replace(GOOD, ready=False, last_updated=None)], ids=["synced", "starting"])
+async def test_last_updated_is_now_while_nothing_waits(good: Health) -> None:
+    async with served(health_routes(lambda: good)) as (session, url), session.get(f"{url}/healthz") as response:
         body = await response.json()
         assert body["lastUpdated"] == body["currentTime"]
-    stuck = replace(GOOD, healthy=False, alive=False)
-    async with served(health_routes(lambda: stuck)) as (session, url), session.get(f"{url}/healthz") as response:
+
+
+@pytest.mark.parametrize(
+    "bad", [replace(GOOD, healthy=False, alive=False), replace(GOOD, healthy=False, node_eligible=False)]
+)
+async def test_last_updated_is_the_last_sync_where_the_answer_is_no(bad: Health) -> None:
+    async with served(health_routes(lambda: bad)) as (session, url), session.get(f"{url}/healthz") as response:
         body = await response.json()
         assert body["lastUpdated"] == "2026-01-02T03:04:05Z"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxymode_agent.kube.objects import ObjectKey, decode_endpoint_slice, decode_service
+from proxymode_agent.services.addresses import network, packed
 from proxymode_agent.services.build import health_check, service_ports
 from proxymode_agent.services.labels import PROXY_NAME_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.model import Family, HealthCheck, Protocol
@@ -245,6 +246,57 @@ def test_an_address_that_must_not_be_a_destination_is_left_out_and_reported(addr
     assert problem.startswith("endpoints.addresses has ")
     assert address in problem
     assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("010.1.00.001", "10.1.0.1"),
+        ("10.010.0.0", "10.10.0.0"),
+        ("::ffff:10.1.0.1", "10.1.0.1"),
+        ("::ffff:10.01.0.001", "10.1.0.1"),
+    ],
+)
+def test_old_spellings_of_addresses_mean_what_they_always_did(text: str, address: str) -> None:
+    entry, problems = slice_entry(decode_endpoint_slice(json.dumps(endpoint_slice(endpoint(text)))), NODE)
+    assert entry is not None
+    assert problems == ()
+    assert [texts(addresses) for _, addresses in entry.groups] == [[address]]
+
+
+@pytest.mark.parametrize("text", ["0177.0.0.1", "127.000.0.01", "::ffff:127.0.0.1", "::ffff:169.254.0.1"])
+def test_an_old_spelling_hides_nothing(text: str) -> None:
+    entry, problems = slice_entry(decode_endpoint_slice(json.dumps(endpoint_slice(endpoint(text)))), NODE)
+    special = packed(text, "", []) is None
+    assert special is (text != "0177.0.0.1")  # decimal: 177.0.0.1
+    assert entry is not None
+    assert bool(problems) is special
+
+
+def test_old_spellings_in_every_field_of_a_service() -> None:
+    web = external(
+        clusterIPs=["10.96.000.010"], externalIPs=["198.051.100.007"], loadBalancerSourceRanges=["203.0.113.000/025"]
+    )
+    web["status"]["loadBalancer"]["ingress"] = [{"ip": "192.0.2.001"}]
+    (port,) = ports_of(web)
+    assert texts((port.cluster_ip.address,)) == ["10.96.0.10"]
+    assert texts(port.external_ips) == ["198.51.100.7"]
+    assert texts(port.load_balancer_ips) == ["192.0.2.1"]
+    assert list(map(str, port.source_ranges)) == ["203.0.113.0/25"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" 010.0.0.1/08 ", "10.0.0.0/8"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("00.0.0.0/00", "0.0.0.0/0"),
+        ("2001:0db8::/032", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_networks(text: str, expected: str) -> None:
+    assert str(network(text)) == expected
 
 
 def test_bad_addresses_of_endpoints_without_traffic_are_nobodys_problem() -> None:

@@ -1,4 +1,7 @@
-"""Addresses as text to packed addresses; what must not be used is left out and reported, not trusted.
+"""Addresses and networks as text to what can be used; what must not be used is left out and reported, not trusted.
+
+Kubernetes stores what older releases let through: octets with leading zeros, which are decimal all the same, and IPv4
+addresses written as IPv6 ones. They mean what they always meant (ParseIPSloppy of k8s.io/utils/net).
 
 The API server should have refused it; the agent also runs beside API servers and controllers that are not Kubernetes'
 own, and a Service whose endpoint is 127.0.0.1 would open the node's own loopback to the cluster.
@@ -6,11 +9,19 @@ own, and a Service whose endpoint is 127.0.0.1 would open the node's own loopbac
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from proxymode_agent.services.model import Network
 
 _UNSPECIFIED6: Final = bytes(16)
 _LOOPBACK6: Final = bytes(15) + b"\x01"
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+_LEADING_ZEROS: Final = re.compile(r"(?<![0-9a-fA-F:.])0+(?=[0-9])|(?<=\.)0+(?=[0-9])")
+"""Of the octets of an address, but not of the groups of an IPv6 one; of a prefix length as well."""
 _SUSPECT: Final = bytes(first in (0, 127, 169) or first >= 224 for first in range(256))
 """By first octet, of either family: whether an address may be special."""
 
@@ -24,14 +35,24 @@ def packed(text: str, field: str, problems: list[str]) -> bytes | None:
         # Not `ipaddress`: it takes twenty times as long, and a large cluster has 500,000 of these.
         address = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
+        decimal = _LEADING_ZEROS.sub("", text)
+        if decimal != text:
+            return packed(decimal, field, problems)
         problems.append(f"{field} has {text!r}, which is not an IP address")
         return None
+    if not address[0] and address.startswith(_MAPPED):
+        address = address[len(_MAPPED) :]
     if _SUSPECT[address[0]] and _special(address):
         problems.append(
             f"{field} has {text}; loopback, link-local, multicast and unspecified addresses are not allowed"
         )
         return None
     return address
+
+
+def network(text: str) -> Network:
+    """The network written so: padding and host bits have always been allowed. Raises ValueError for what is none."""
+    return ipaddress.ip_network(_LEADING_ZEROS.sub("", text.strip()), strict=False)
 
 
 def _special(address: bytes) -> bool:

@@ -6,10 +6,9 @@ decided here.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxymode_agent.services.addresses import packed
+from proxymode_agent.services.addresses import network, packed
 from proxymode_agent.services.labels import PROXY_NAME_LABEL
 from proxymode_agent.services.model import Family, Network, Protocol
 from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
@@ -48,7 +47,7 @@ class External(NamedTuple):
         return External(
             tuple(address for address in self.ips if len(address) == family),
             tuple(address for address in self.load_balancer if len(address) == family),
-            tuple(network for network in self.source_ranges if network.max_prefixlen == family * 8),
+            tuple(one for one in self.source_ranges if one.max_prefixlen == family * 8),
         )
 
 
@@ -128,14 +127,13 @@ def _external(service: Service, problems: list[str]) -> External:
     ranges: set[Network] = set()
     for text in (spec.load_balancer_source_ranges or ()) if load_balancer else ():
         try:
-            # Kubernetes has always allowed padding and host bits here.
-            ranges.add(ipaddress.ip_network(text.strip(), strict=False))
+            ranges.add(network(text))
         except ValueError:
             problems.append(f"spec.loadBalancerSourceRanges has {text!r}, which is not a network such as 10.0.0.0/8")
     return External(
         tuple(sorted(external_ips)),
         tuple(sorted(load_balancer)),
-        tuple(sorted(ranges, key=lambda network: (network.version, network.network_address.packed, network.prefixlen))),
+        tuple(sorted(ranges, key=lambda one: (one.version, one.network_address.packed, one.prefixlen))),
     )
 
 
