@@ -10,7 +10,7 @@ from typing import Protocol as Interface
 
 import pytest
 
-from proxymode_agent.dataplane.ipvs import IpvsDataplane
+from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
 from proxymode_agent.services.model import (
     DataplaneConfig,
     Endpoint,
@@ -125,6 +125,11 @@ class ServiceNode:
         return sorted(" ".join(sorted(line.split())) for line in lines) + sorted(words)
 
 
+def connect(address: str, port: int) -> socket.socket:
+    """A connection from a port that no other of the namespace has: see docs/behaviour.md, "from one port"."""
+    return socket.create_connection((address, port), ANSWER_SECONDS, ("", 0))
+
+
 class Idle:
     """Connections that say nothing until they are asked: those that only conntrack and IPVS remember."""
 
@@ -145,7 +150,7 @@ class Idle:
             ("node1-pod3", node.address(6), 30080),
         ):
             for _ in range(number):
-                connection = node.topology.call(name, socket.create_connection, (address, port), ANSWER_SECONDS)
+                connection = node.topology.call(name, connect, address, port)
                 self._open.append((f"{name} to {address} port {port}", connection))
         assert self.broken() == []
 

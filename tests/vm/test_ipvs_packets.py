@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from dataclasses import replace
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import pytest
 
 from proxymode_agent.services.model import PodInterface, Protocol
-from service_node import VIP, VIP6, packed, service, state
+from proxymode_agent.switch.probes.connect import answering
+from proxymode_agent.switch.probes.sample import Target
+from service_node import ANSWER_SECONDS, VIP, VIP6, packed, service, state
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -199,6 +202,27 @@ def test_the_nodes_own_connections_come_from_its_own_address(service_node: NodeM
 
     assert node.call(source, VIP) == node.address(4)
     assert node.call(source, VIP6) == node.address(6)
+
+
+def test_trying_a_service_leaves_the_nodes_connections_to_its_other_addresses_alone(
+    service_node: NodeMaker, one_node: Topology, traffic: Traffic
+) -> None:
+    """Few ports to choose from: what the kernel may choose once in thousands of times, it has to choose here."""
+    traffic.serve(one_node, "node1-pod1")
+    node = service_node(one_node)
+    external = packed("10.96.200.9")
+    node.call(node.ipvs().sync, state(service(VIP, 80, node.pods()[:1], external_ips=(external,))))
+    node.sh("sysctl -qw net.ipv4.ip_local_port_range='40000 40015'")
+    first, second = ((Target(address, 80)) for address in (packed(VIP), external))
+    with contextlib.ExitStack() as stack:
+        connections = [
+            stack.enter_context(one_node.call("node1", socket.create_connection, (VIP, 80), ANSWER_SECONDS))
+            for _ in range(8)
+        ]
+        assert node.call(answering, [first, second]) == {first, second}
+        for connection in connections:
+            connection.sendall(b"?\n")
+            assert connection.recv(1024)
 
 
 BALANCER = "10.96.200.1"

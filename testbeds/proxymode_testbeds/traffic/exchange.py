@@ -56,6 +56,7 @@ class Exchange:
         self._socket.setblocking(False)
         if kind == socket.SOCK_STREAM:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.bind(("", 0))  # a port of its own: IPVS mixes up two of one port to one endpoint, switch or no
         loop.watch(self._socket, WRITE, self._connected)
         number = self._socket.connect_ex(peer)
         if number not in (0, errno.EINPROGRESS):

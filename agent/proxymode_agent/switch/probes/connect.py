@@ -20,7 +20,12 @@ SECONDS: Final = 2.0
 
 
 def answering(targets: Iterable[Target], seconds: float = SECONDS) -> frozenset[Target]:
-    """The targets that accept a connection within `seconds`. Raises nothing: who cannot be reached does not answer."""
+    """The targets that accept a connection within `seconds`. Raises nothing: who cannot be reached does not answer.
+
+    Each connection has a port that no other socket of this network namespace has, which `connect` alone does not see
+    to: IPVS tells the answers of one endpoint apart by the client's address and port only (ip_vs_conn_out_get), so a
+    probe of a NodePort could end an open connection to the cluster IP.
+    """
     found: set[Target] = set()
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
@@ -30,6 +35,7 @@ def answering(targets: Iterable[Target], seconds: float = SECONDS) -> frozenset[
             with contextlib.suppress(OSError):  # a node without this address family
                 connection = stack.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
                 connection.setblocking(False)
+                connection.bind(("", 0))
                 number = connection.connect_ex((str(ipaddress.ip_address(target.address)), target.port))
                 if number in (0, errno.EINPROGRESS):
                     selector.register(connection, selectors.EVENT_WRITE, target)
