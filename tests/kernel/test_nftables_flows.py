@@ -134,6 +134,39 @@ def test_a_flow_stays_with_its_endpoint_while_that_is_there(
         assert {asked(shared_fleet, frontend, port) for port in staying} <= {"node1-pod1"}
 
 
+@pytest.mark.parametrize("frontend", FRONTENDS.values(), ids=FRONTENDS)
+def test_a_flow_stays_with_an_endpoint_that_is_about_to_end(
+    shared_fleet: Topology, made: NftablesDataplane, frontend: Frontend
+) -> None:
+    """As TCP connections do: only when the endpoint does not serve any more, its flows go elsewhere."""
+    source_port = next(ports_used)
+    old, new = dns(frontend, "node1-pod1"), dns(frontend, "node2-pod1")
+    about_to_end = dataclasses.replace(new, lingering_endpoints=old.cluster_endpoints)
+    made.sync(state(old))
+    assert asked(shared_fleet, frontend, source_port) == "node1-pod1"
+    made.sync(state(about_to_end), frozenset([old.name]))
+    assert asked(shared_fleet, frontend, source_port) == "node1-pod1"
+    assert asked(shared_fleet, frontend, next(ports_used)) == "node2-pod1"
+    with dataplane(shared_fleet, node_config(shared_fleet)) as restarted:
+        restarted.sync(state(about_to_end))
+        assert asked(shared_fleet, frontend, source_port) == "node1-pod1"
+        restarted.sync(state(new), frozenset([old.name]))
+        assert asked(shared_fleet, frontend, source_port) == "node2-pod1"
+
+
+def test_a_restart_finds_flows_of_an_endpoint_that_had_been_about_to_end(
+    shared_fleet: Topology, made: NftablesDataplane
+) -> None:
+    frontend, source_port = FRONTENDS["ClusterIP"], next(ports_used)
+    old, new = dns(frontend, "node1-pod1"), dns(frontend, "node2-pod1")
+    made.sync(state(old))
+    assert asked(shared_fleet, frontend, source_port) == "node1-pod1"
+    made.sync(state(dataclasses.replace(new, lingering_endpoints=old.cluster_endpoints)), frozenset([old.name]))
+    with dataplane(shared_fleet, node_config(shared_fleet)) as restarted:
+        assert restarted.sync(state(new)).written == 0
+        assert asked(shared_fleet, frontend, source_port) == "node2-pod1"
+
+
 def test_a_flow_that_was_there_before_the_service_is_taken_in(shared_fleet: Topology, made: NftablesDataplane) -> None:
     """It was let through to nowhere, and conntrack remembers that it was not translated."""
     frontend, source_port = FRONTENDS["ClusterIP"], next(ports_used)

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from socket import IPPROTO_TCP, IPPROTO_UDP
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from proxymode_agent.dataplane.conntrack.entries import Entry, Path, Status
 from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
-from proxymode_agent.dataplane.nftables.flows import UdpFrontend, endpoint_of, frontend_of, is_stale, is_udp
-from proxymode_agent.services.model import Endpoint, Frontend, Protocol
+from proxymode_agent.dataplane.nftables.flows import (
+    StaleFlows,
+    UdpFrontend,
+    endpoint_of,
+    frontend_of,
+    is_stale,
+    is_udp,
+)
+from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxymode_agent.dataplane.conntrack.entries import Layout
+    from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 
 VIP, NODE, CLIENT = bytes([10, 96, 0, 53]), bytes([192, 168, 50, 1]), bytes([10, 244, 1, 9])
 HERE, GONE = (bytes([10, 244, 1, 1]), 5353), (bytes([10, 244, 1, 2]), 5353)
@@ -40,6 +54,43 @@ def flow(
 )
 def test_staleness(entry: Entry, stale: bool) -> None:
     assert is_stale(entry, REROUTED) is stale
+
+
+class Conntrack:
+    """Counts the looks at conntrack; the flows in it go to HERE and GONE."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.deleted: list[Entry] = []
+
+    def select(self, layout: Layout, criteria: bytes) -> list[Entry]:
+        self.looks += 1
+        return [flow((VIP, 53), HERE), flow((VIP, 53), GONE)]
+
+    def delete(self, entries: Sequence[Entry]) -> None:
+        self.deleted += entries
+
+
+@pytest.mark.parametrize(
+    ("serving", "looks", "deleted"),
+    [
+        pytest.param([{HERE, GONE}], 1, [], id="nobody knows what was before"),
+        pytest.param([{HERE}, {HERE}, {HERE, GONE}], 1, [GONE], id="endpoints that come change nothing"),
+        pytest.param([{HERE, GONE}, {HERE}], 2, [GONE], id="one goes"),
+        pytest.param([{HERE, GONE}, set(), {HERE, GONE}], 3, [HERE, GONE], id="all go, and come"),
+    ],
+)
+def test_conntrack_is_looked_through_only_where_a_flow_may_be_stale(
+    serving: list[set[tuple[bytes, int]]], looks: int, deleted: list[tuple[bytes, int]]
+) -> None:
+    conntrack = Conntrack()
+    stale = StaleFlows(Family.IPV4, cast("ConntrackTable", conntrack))
+    key = service_key(Frontend(VIP, Protocol.UDP, 53))
+    for endpoints in serving:
+        stale.add([(key, pack_endpoints(Endpoint(*one) for one in endpoints))])
+        stale.delete()
+    assert conntrack.looks == looks
+    assert [(entry.reply.source, entry.reply.source_port) for entry in conntrack.deleted] == deleted
 
 
 def test_frontends_and_endpoints_are_read_back_from_their_bytes() -> None:

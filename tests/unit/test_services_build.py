@@ -122,6 +122,27 @@ def test_serving_and_terminating_endpoints_serve_only_while_none_is_ready() -> N
     ]
 
 
+def test_flows_of_udp_may_go_on_with_endpoints_that_serve_and_get_no_new_ones() -> None:
+    draining = endpoint("10.1.0.7", ready=False, serving=True, terminating=True)
+    dead = endpoint("10.1.0.8", ready=False, serving=False, terminating=True)
+    for_others = endpoint("10.1.0.2", ready=True) | {"hints": {"forZones": [{"name": "zone-b"}]}}
+    mine = endpoint("10.1.0.1", ready=True) | {"hints": {"forZones": [{"name": "zone-a"}]}}
+    for protocol, expected in (("UDP", ["10.1.0.2:8080", "10.1.0.7:8080"]), ("TCP", [])):
+        port = {"name": "http", "port": 80, "protocol": protocol}
+        slices = endpoint_slice(draining, dead, for_others, mine, ports=[port | {"port": 8080}])
+        (found,) = service_ports(KEY, entry_of(service(ports=[port])), entries_of(slices), zone="zone-a")
+        assert list(map(str, found.cluster_endpoints)) == ["10.1.0.1:8080"]
+        assert list(map(str, found.lingering_endpoints)) == expected
+
+
+def test_flows_of_udp_may_go_on_with_endpoints_elsewhere_under_policy_local() -> None:
+    port = {"name": "dns", "port": 53, "protocol": "UDP"}
+    slices = endpoint_slice(endpoint("10.1.0.1", "elsewhere"), ports=[port])
+    (found,) = ports_of(service(ports=[port], internalTrafficPolicy="Local"), slices)
+    assert found.endpoints == ()
+    assert list(map(str, found.lingering_endpoints)) == ["10.1.0.1:53"]
+
+
 def test_a_named_target_port_may_differ_from_slice_to_slice() -> None:
     assert built(
         service(),

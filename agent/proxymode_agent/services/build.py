@@ -10,7 +10,15 @@ from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.services.model import Endpoint, Family, Frontend, HealthCheck, ServicePort, ServicePortName
+from proxymode_agent.services.model import (
+    Endpoint,
+    Family,
+    Frontend,
+    HealthCheck,
+    Protocol,
+    ServicePort,
+    ServicePortName,
+)
 from proxymode_agent.services.service import NO_EXTERNAL
 from proxymode_agent.services.slices import Place
 from proxymode_agent.services.topology import usable
@@ -19,15 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from proxymode_agent.kube.objects import ObjectKey
-    from proxymode_agent.services.model import Protocol
     from proxymode_agent.services.service import ServiceEntry
     from proxymode_agent.services.slices import Placement, SliceEntry
+    from proxymode_agent.services.topology import Usable
 
     Groups = dict[Placement, set[Endpoint]]
 
 # A named tuple's own constructor is a Python function, four times as dear; a large cluster has 250,000 endpoints.
 _endpoint: Final[Callable[[tuple[bytes, int]], Endpoint]] = partial(tuple.__new__, Endpoint)
 _NOTHING: Final[Groups] = {}
+_UDP: Final = Protocol.UDP  # an enumeration's members are found through a descriptor
 _FAMILIES: Final = {int(family): family for family in Family}
 
 
@@ -44,8 +53,9 @@ def service_ports(
         for port in service.ports:
             accessible = bool(port.node_port or external.ips or external.load_balancer)
             external_local = accessible and service.external_local
+            of_port = groups.get((family, port.name, port.protocol), _NOTHING)
             endpoints = usable(
-                groups.get((family, port.name, port.protocol), _NOTHING),
+                of_port,
                 # A Local external frontend needs the endpoints of policy Cluster too, for clients in the cluster.
                 cluster=accessible or not service.internal_local,
                 local=external_local or service.internal_local,
@@ -67,6 +77,7 @@ def service_ports(
                     affinity_seconds=service.affinity_seconds,
                     hairpin=endpoints.hairpin,
                     ipvs_scheduler=service.ipvs_scheduler,
+                    lingering_endpoints=_lingering(of_port, endpoints) if port.protocol is _UDP else (),
                 )
             )
     return tuple(ports)
@@ -86,6 +97,14 @@ def health_check(service: ServiceEntry, slices: Iterable[SliceEntry]) -> HealthC
             if placement.place is Place.HERE and not placement.draining:
                 addresses.setdefault(entry.family, set()).update(group)
     return HealthCheck(service.health_check_port, max(map(len, addresses.values()), default=0))
+
+
+def _lingering(groups: Groups, endpoints: Usable) -> tuple[Endpoint, ...]:
+    """Those that are not usable. kube-proxy ends a UDP flow only when its endpoint does not serve any more, whatever
+    policies, topology and termination say of new ones (CleanStaleEntries of pkg/proxy/conntrack)."""
+    if len(groups) == 1 and endpoints.cluster:
+        return ()
+    return tuple(sorted({one for group in groups.values() for one in group}.difference(*endpoints[:2])))
 
 
 def _groups(slices: Iterable[SliceEntry]) -> dict[tuple[Family, str, Protocol], Groups]:

@@ -94,7 +94,8 @@ class ServicePort:
     affinity.
     `hairpin`: addresses of its endpoints that may reach themselves through this node: those that are on it or may be,
     and all where clients in the cluster are short-circuited. `ipvs_scheduler`: how its virtual servers choose in ipvs
-    mode; None: as the node's configuration says.
+    mode; None: as the node's configuration says. `lingering_endpoints`: of UDP ports, those that serve but get no new
+    flows here, being about to end, or for other nodes: flows that they have may go on.
     """
 
     name: ServicePortName
@@ -111,6 +112,7 @@ class ServicePort:
     affinity_seconds: int | None = None
     hairpin: tuple[bytes, ...] = ()
     ipvs_scheduler: str | None = None
+    lingering_endpoints: tuple[Endpoint, ...] = ()
 
     @property
     def has_endpoints(self) -> bool:

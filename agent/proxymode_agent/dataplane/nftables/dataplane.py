@@ -133,7 +133,7 @@ class FamilyTable:
         if plan.clear:
             grace.wait()
             self._kernel.commit_all(plan.clear)
-        self._stale_flows.add(plan.rerouted)
+        self._stale_flows.add(plan.flows)
 
     def _reconcile(
         self,

@@ -2,7 +2,8 @@
 
 A UDP flow has no end but silence; a client that goes on sending from one port (a resolver, a tracer) keeps its
 conntrack entry and with it the endpoint once chosen. Deleting the entry makes the next packet a first packet. TCP is
-left alone: its connections end with their endpoints, or are served to their end.
+left alone: its connections end with their endpoints, or are served to their end. So are UDP flows while their endpoint
+serves, though new ones may go elsewhere.
 """
 
 from __future__ import annotations
@@ -88,17 +89,26 @@ def criteria(port: int | None) -> bytes:
 
 
 class StaleFlows:
-    """One family's UDP flows that have yet to be looked through. Survives errors: what is not done stays to be done."""
+    """One family's UDP flows that have yet to be looked through. Survives errors: what is not done stays to be done.
+
+    Looking through them is dear, so it is remembered which endpoints each frontend had: only where one is gone, or
+    where there were none, or where nobody knows, can a flow be stale.
+    """
 
     def __init__(self, family: Family, conntrack: ConntrackTable) -> None:
         self._conntrack = conntrack
         self._layout: Layout = LAYOUTS[family == 16]
         self._rerouted: dict[UdpFrontend, frozenset[tuple[bytes, int]]] = {}
+        self._serving: dict[bytes, frozenset[bytes]] = {}
 
-    def add(self, rerouted: Iterable[tuple[bytes, Collection[bytes]]]) -> None:
-        """Frontend keys whose flows may have become stale, with their packed endpoints of now."""
-        for key, endpoints in rerouted:
-            self._rerouted[frontend_of(key)] = frozenset(map(endpoint_of, endpoints))
+    def add(self, frontends: Iterable[tuple[bytes, Iterable[bytes]]]) -> None:
+        """UDP frontends by key, with the packed endpoints that their flows may go on with."""
+        for key, endpoints in frontends:
+            before, now = self._serving.pop(key, frozenset()), frozenset(endpoints)
+            if now:
+                self._serving[key] = now
+            if not before or not before <= now:
+                self._rerouted[frontend_of(key)] = frozenset(map(endpoint_of, now))
 
     def delete(self) -> None:
         """Delete the conntrack entries of flows that are stale. Raises DataplaneError."""

@@ -47,12 +47,12 @@ Endpoints = frozenset[bytes]
 class Plan:
     """Transactions in order: commit `make`, wait out a grace period if there is anything to clear, commit `clear`.
 
-    `rerouted`: UDP frontends that lost endpoints or got their first, with those of now: old flows must not go on.
+    `flows`: the UDP frontends among those that change, each with the endpoints that its flows may go on with.
     """
 
     make: tuple[Transaction, ...]
     clear: tuple[Transaction, ...]
-    rerouted: tuple[tuple[bytes, Endpoints], ...] = ()
+    flows: tuple[tuple[bytes, Endpoints], ...] = ()
 
     @property
     def objects(self) -> int:
@@ -114,11 +114,6 @@ class _SpaceState:
             yield from held
         for pool in self.pools:
             yield from pool.keys()
-
-    def endpoints(self, key: bytes) -> Endpoints:
-        """What a frontend leads to."""
-        both = self.cluster.endpoints(key) | self.local.endpoints(key)
-        return frozenset(endpoint for endpoint in both if endpoint is not None)
 
     def want(self, key: bytes, wanted: Wanted | None) -> None:
         """From now on that for a frontend; None: no such frontend."""
@@ -227,16 +222,12 @@ class TableState:
 
     def plan(self, wants: Wants) -> Plan:
         """The way to these wants; all other frontends stay as they are."""
-        rerouted: list[tuple[bytes, Endpoints]] = []
+        flows: list[tuple[bytes, Endpoints]] = []
         for key, wanted in wants.frontends.items():
             space = self._services if len(key) == self._service_key else self._nodeports
-            udp = is_udp(key)
-            before = space.endpoints(key) if udp else frozenset()
             space.want(key, wanted)
-            if udp:
-                now = space.endpoints(key)
-                if before != now and (not before or not before <= now):
-                    rerouted.append((key, now))
+            if is_udp(key):
+                flows.append((key, frozenset() if wanted is None else wanted.serving))
             if space is self._services:
                 sources = () if wanted is None else wanted.sources
                 self._sources.want(key, sources)
@@ -244,9 +235,9 @@ class TableState:
         for references, (more, less) in ((self._cluster_ips, wants.cluster_ips), (self._hairpin, wants.hairpin)):
             references.take(more)
             references.drop(less)
-        return self._ordered(tuple(rerouted))
+        return self._ordered(tuple(flows))
 
-    def _ordered(self, rerouted: tuple[tuple[bytes, Endpoints], ...]) -> Plan:
+    def _ordered(self, flows: tuple[tuple[bytes, Endpoints], ...]) -> Plan:
         spaces = (self._services, self._nodeports)
         chains = [unit for space in spaces for unit in space.chains()]
         ids = self._ids.work()
@@ -279,7 +270,7 @@ class TableState:
             *(unit for space in spaces for unit in space.clear_junk()),
             *ids.clear,
         ]
-        return Plan((*pack(chains), *pack(make)), tuple(pack(clear)), rerouted)
+        return Plan((*pack(chains), *pack(make)), tuple(pack(clear)), flows)
 
 
 def _ahead(needed: set[Draw]) -> Iterator[Draw]:

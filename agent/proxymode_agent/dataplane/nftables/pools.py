@@ -160,10 +160,6 @@ class Pool:
         yield from self.plain.rows
         yield from self.sticky.rows
 
-    def endpoints(self, key: bytes) -> set[bytes | None]:
-        """What a frontend leads to, as far as can be told."""
-        return {*self.plain.rows.get(key, ()), *self._ids_of.get(key, ())}
-
     def want(self, key: bytes, endpoints: Sequence[bytes], *, sticky: bool) -> None:
         """From now on these endpoints for a frontend."""
         self.plain.want(key, () if sticky else endpoints)

@@ -19,7 +19,7 @@ from proxymode_agent.dataplane.nftables.elements import (
     source_range,
 )
 from proxymode_agent.dataplane.nftables.paths import REFUSE
-from proxymode_agent.services.model import Frontend
+from proxymode_agent.services.model import Frontend, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +48,8 @@ class Refusal(Enum):
 
 class Wanted(NamedTuple):
     """What a frontend shall do. `cluster`, `local`: packed endpoints of its two pools; `sticky`: seconds of affinity;
-    `sources`: elements of the set of allowed sources; none: open to everybody."""
+    `sources`: elements of the set of allowed sources; none: open to everybody. `serving`: of UDP, the packed endpoints
+    that flows may go on with."""
 
     kind: Kind
     cluster: Endpoints
@@ -56,6 +57,7 @@ class Wanted(NamedTuple):
     sticky: int | None
     refusal: Refusal | None
     sources: tuple[bytes, ...]
+    serving: frozenset[bytes] = frozenset()
 
     @property
     def draw(self) -> Draw | None:
@@ -95,6 +97,9 @@ class PackedPort:
         self._node_ips = node_ips
         self._cluster = pack_endpoints(port.cluster_endpoints)
         self._local = pack_endpoints(port.local_endpoints)
+        self._serving: frozenset[bytes] = frozenset()
+        if port.name.protocol is Protocol.UDP:
+            self._serving = frozenset((*self._cluster, *self._local, *pack_endpoints(port.lingering_endpoints)))
 
     def wanted(self, key: bytes, role: Role) -> Wanted:
         """What one of its frontends shall do."""
@@ -103,13 +108,13 @@ class PackedPort:
             endpoints = self._local if port.internal_local else self._cluster
             # Without any endpoints it is refused as every other port of a cluster IP that nobody serves.
             refusal = Refusal.DROP if port.has_endpoints and not endpoints else None
-            return Wanted(Kind.INTERNAL, endpoints, (), port.affinity_seconds, refusal, ())
+            return Wanted(Kind.INTERNAL, endpoints, (), port.affinity_seconds, refusal, (), self._serving)
         refusal = None
         if not port.external_endpoints:
             refusal = Refusal.DROP if port.has_endpoints else Refusal.REJECT
         kind, local = (Kind.LOCAL, self._local) if port.external_local else (Kind.EXTERNAL, ())
         sources = tuple(self._sources(key)) if role is Role.LOAD_BALANCER else ()
-        return Wanted(kind, self._cluster, local, port.affinity_seconds, refusal, sources)
+        return Wanted(kind, self._cluster, local, port.affinity_seconds, refusal, sources, self._serving)
 
     def _sources(self, key: bytes) -> Iterator[bytes]:
         """Load balancers' addresses are allowed where the node itself is: they may be its own (kube-proxy's
