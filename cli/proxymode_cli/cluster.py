@@ -24,7 +24,7 @@ from proxymode_api.common import Model
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli.asking import NODE_PROXY_MODES, NODES, OS_LABEL, PROXY_MODES, choose, labels
-from proxymode_cli.errors import ExitCode, UserError
+from proxymode_cli.errors import ExitCode, NotInstalledError, UserError
 from proxymode_cli.joining import fleet_view
 from proxymode_cli.view import FleetView, MachineView
 from yaml import YAMLError
@@ -111,7 +111,7 @@ class Cluster:
             return self._list(path), ""
         except _ForbiddenError:
             return [], f"no right to list {what}: what depends on them is not in this report"
-        except _NotFoundError:
+        except (_NotFoundError, NotInstalledError):
             return [], ""
 
     def read_or_note(self, path: str, what: str) -> tuple[dict[str, Any] | None, str]:
@@ -249,9 +249,7 @@ def _refusal(status: int, body: str, path: str) -> UserError:
         case 403:
             return _ForbiddenError(f"no right to do this: {message}", ExitCode.CLUSTER)
         case 404 if path.partition("?")[0] in (PROXY_MODES, NODE_PROXY_MODES):
-            return _NotFoundError(
-                "this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them", ExitCode.CLUSTER
-            )
+            return NotInstalledError()
         case 404:
             return _NotFoundError(message or f"{path} not found", ExitCode.NOT_FOUND)
         case _:

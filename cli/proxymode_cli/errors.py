@@ -29,3 +29,12 @@ class UserError(Exception):
     def __init__(self, message: str, code: ExitCode) -> None:
         super().__init__(message)
         self.code = code
+
+
+class NotInstalledError(UserError):
+    """The cluster does not know our kinds."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them", ExitCode.CLUSTER
+        )

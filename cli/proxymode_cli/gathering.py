@@ -1,13 +1,17 @@
-"""Reads what the migration report is made of; what the user may not read becomes a note, not an error."""
+"""Reads what overview and migration report are made of; what the user may not read is a note, not an error."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from proxymode_api.common import DataplaneOptions
-from proxymode_api.deprecation import parse_minor
+from proxymode_api.deprecation import KubeProxyMode, parse_minor
 from proxymode_api.modes import Mode
 from proxymode_cli.asking import NODES, OS_LABEL, labels
+from proxymode_cli.errors import NotInstalledError
+from proxymode_cli.joining import fleet_view, with_configured
 from proxymode_cli.migration import objects
 from proxymode_cli.migration.model import FAMILIES, Family, Situation
 from proxymode_cli.migration.table import analyse
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from proxymode_api.nodeproxymode import NodeProxyMode
     from proxymode_cli.cluster import Cluster
     from proxymode_cli.migration.model import Report
+    from proxymode_cli.view import FleetView
 
 DAEMON_SETS: Final = "/apis/apps/v1/daemonsets"
 KUBE_PROXY: Final = "/api/v1/namespaces/kube-system/configmaps/kube-proxy"
@@ -46,6 +51,23 @@ class _Reader:
         found, note = self._cluster.read_or_note(path, what)
         self.notes += [note] if note else []
         return found
+
+
+def overview(cluster: Cluster) -> FleetView:
+    """The fleet, also of a cluster that does not know our kinds yet. Raises UserError.
+
+    Nodes that no agent reports on count as kube-proxy's ConfigMap has them.
+    """
+    machines = cluster.machines()
+    try:
+        view = cluster.fleet(machines)
+    except NotInstalledError:
+        view = replace(fleet_view((), (), machines, cluster.version(), datetime.now(UTC)), installed=False)
+    if all(node.mode is not None for node in view.nodes):
+        return view
+    config_map, _ = cluster.read_or_note(KUBE_PROXY, "kube-proxy's ConfigMap")
+    kube_proxy = objects.kube_proxy_config(config_map) if config_map is not None else None
+    return view if kube_proxy is None else with_configured(view, KubeProxyMode(kube_proxy.family.value))
 
 
 def migration(cluster: Cluster, to: Mode | None, name: str | None, namespace: str | None) -> Report:

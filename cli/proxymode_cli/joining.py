@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -59,8 +60,13 @@ def fleet_view(
         ),
         nodes=nodes,
         modes=dict(Counter(node.mode.value if node.mode else "unknown" for node in nodes)),
-        deprecation=_deprecation(nodes, cluster_version),
+        deprecation=_deprecation(nodes, cluster_version, None),
     )
+
+
+def with_configured(view: FleetView, configured: KubeProxyMode) -> FleetView:
+    """The view where kube-proxy's ConfigMap asks for `configured`: nodes that no agent reports on count as that."""
+    return replace(view, configured=configured, deprecation=_deprecation(view.nodes, view.cluster_version, configured))
 
 
 def node_view(machine: MachineView, found: NodeProxyMode | None, now: datetime) -> NodeView:
@@ -76,7 +82,7 @@ def node_view(machine: MachineView, found: NodeProxyMode | None, now: datetime) 
     state = _state(found, results, now)
     return NodeView(
         name=machine.name,
-        machine=machine,
+        machine=machine if machine.kernel else replace(machine, kernel=status.facts.kernel),
         state=NodeState.SKIPPED if skip is not None and state in _SKIPPABLE else state,
         skip=skip,
         mode=status.mode if reported else None,
@@ -174,14 +180,18 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _deprecation(nodes: Iterable[NodeView], cluster_version: str) -> str:
-    """What upstream plans for the modes that nodes run, one sentence a mode, with how many nodes it is about."""
+def _deprecation(nodes: Iterable[NodeView], cluster_version: str, unreported: KubeProxyMode | None) -> str:
+    """What upstream plans for the modes that nodes run, one sentence a mode, with how many nodes it is about.
+
+    `unreported`: what nodes run that no agent reports on.
+    """
     cluster: Minor | None
     try:
         cluster = parse_minor(cluster_version)
     except ValueError:
         cluster = None
-    running = Counter(_UPSTREAM[node.mode] for node in nodes if node.mode is not None and node.mode in _UPSTREAM)
+    modes = (unreported if node.mode is None else _UPSTREAM.get(node.mode) for node in nodes)
+    running = Counter(mode for mode in modes if mode is not None)
     sentences = []
     for mode, count in sorted(running.items()):
         found = deprecation(mode, cluster)

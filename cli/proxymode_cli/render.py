@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from proxymode_api.deprecation import KubeProxyMode
     from proxymode_api.proxymode_status import RolloutRecord
     from proxymode_cli.view import FleetView, NodeView, RolloutView
 
 ATTENTION: Final = (NodeState.FAILED, NodeState.BLOCKED, NodeState.SILENT, NodeState.NO_AGENT)
 """States that a person should look at, in this order."""
+NOT_INSTALLED: Final = (
+    "proxymode is not installed here: kubectl apply -k manifests/. "
+    "What a change of mode would mean: kubectl proxymode migration."
+)
 ORDER: Final = (
     NodeState.SWITCHING,
     NodeState.FAILED,
@@ -49,15 +54,20 @@ def status(view: FleetView, *, wide: bool = False) -> RenderableType:
     parts: list[RenderableType] = [_headline(view)]
     if view.deprecation:
         parts.append(Text(f"! {view.deprecation}", "yellow"))
+    if view.configured is not None:
+        parts.append(_unreported(view, view.configured))
     if view.nodes:
         parts += ["", _by_mode(view)]
     for rollout in view.rollouts:
         parts += ["", rollout_head(rollout), Padding(stages(rollout), (0, 0, 0, 2))]
-    if not view.rollouts:
+    if not view.installed:
+        parts += ["", Text(NOT_INSTALLED, "dim")]
+    elif not view.rollouts:
         parts += ["", Text("No ProxyMode: nothing is asked of any node.", "dim")]
     if wide and view.nodes:
         parts += ["", _nodes(view)]
-    parts += _attention(view.nodes)
+    if view.installed:
+        parts += _attention(view.nodes)
     return Group(*parts)
 
 
@@ -214,6 +224,12 @@ def _headline(view: FleetView) -> Text:
         (words.plural(len(view.nodes), "node"), "bold"),
         f": {modes}" if modes else "",
     )
+
+
+def _unreported(view: FleetView, configured: KubeProxyMode) -> Text:
+    """What is known of nodes that no agent reports on."""
+    count = sum(node.mode is None for node in view.nodes)
+    return Text(f"No agent reports on {words.plural(count, 'node')}; kube-proxy is configured for {configured}.")
 
 
 def _by_mode(view: FleetView) -> Table:

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
     from proxymode_api.reasons.page import Page
 
-MOOD_STYLE: Final[Mapping[Mood, str]] = {Mood.WELL: "green", Mood.UNDER_WAY: "cyan", Mood.LOOK: "yellow"}
+MOOD_STYLE: Final[Mapping[Mood, str]] = {
+    Mood.WELL: "green",
+    Mood.UNDER_WAY: "cyan",
+    Mood.LOOK: "yellow",
+    Mood.CHECK: "dim",
+}
 
 READABLE: Final = 100
 """Columns of running text, however wide the terminal."""

@@ -18,6 +18,7 @@ from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.explaining import explained
 from proxymode_cli.gathering import migration as gather
+from proxymode_cli.gathering import overview
 from proxymode_cli.migration.model import Severity
 from proxymode_cli.options import Access, Name, Output, command, console, show
 from proxymode_cli.render_node import node as render_node
@@ -44,8 +45,11 @@ def register(app: typer.Typer) -> None:
 
 
 def status(access: Access, *, form: Output = None) -> None:
-    """The fleet at a glance: what runs, what is deprecated, where rollouts stand, what needs a person."""
-    view = access.cluster().fleet()
+    """The fleet at a glance: what runs, what is deprecated, where rollouts stand, what needs a person.
+
+    Before proxymode is installed: the cluster's nodes, and what kube-proxy is configured for.
+    """
+    view = overview(access.cluster())
     # Nodes are listed once, at the top level.
     brief = replace(view, rollouts=tuple(replace(rollout, nodes=()) for rollout in view.rollouts))
     show(lambda wide: render.status(view, wide=wide), brief, form)
@@ -181,13 +185,14 @@ def version(access: Access, *, form: Output = None) -> None:
     tables = form is None or form is output.Format.WIDE
     if tables:
         console().print(f"plugin   {own}")
-    view = access.cluster().fleet(())
-    agents = sorted({found.agent for found in view.nodes if found.agent})
+    cluster = access.cluster()
+    server = cluster.version()
+    agents = sorted({found.status.agent_version for found in cluster.node_proxy_modes_if_any().values()} - {""})
     if tables:
-        console().print(f"cluster  {view.cluster_version}\nagents   {', '.join(agents) or 'none'}")
+        console().print(f"cluster  {server}\nagents   {', '.join(agents) or 'none'}")
     else:
         assert form is not None
-        sys.stdout.write(output.text({"plugin": own, "cluster": view.cluster_version, "agents": agents}, form))
+        sys.stdout.write(output.text({"plugin": own, "cluster": server, "agents": agents}, form))
 
 
 def _rollout(view: FleetView, name: str | None) -> RolloutView:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxymode_api.common import Condition
+    from proxymode_api.deprecation import KubeProxyMode
     from proxymode_api.gates import GateStatus
     from proxymode_api.modes import Mode, ObservedMode
     from proxymode_api.nodeproxymode import LastSwitch, Phase, PreflightResult
@@ -163,7 +164,11 @@ class RolloutView:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """Everything, at `at`. `nodes` are all Linux nodes, by name."""
+    """Everything, at `at`. `nodes` are all Linux nodes, by name.
+
+    `installed`: the cluster knows our kinds. `configured`: what kube-proxy's ConfigMap asks for, where it was looked at
+    because no agent reports on some nodes.
+    """
 
     at: datetime
     cluster_version: str
@@ -171,6 +176,8 @@ class FleetView:
     nodes: tuple[NodeView, ...]
     modes: Mapping[str, int] = field(default_factory=dict)
     deprecation: str = ""
+    installed: bool = True
+    configured: KubeProxyMode | None = None
 
     def node(self, name: str) -> NodeView | None:
         return next((node for node in self.nodes if node.name == name), None)

@@ -105,11 +105,11 @@ def verdict(found: Verdict) -> Text:
 
 
 def number(found: int | None) -> str:
-    return NOTHING if found is None else str(found)
+    return NOTHING if found is None else f"{found:,}"
 
 
 def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def names(found: Sequence[str], shown: int = 8) -> str:

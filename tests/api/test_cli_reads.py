@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import yaml
-from cli_bed import Store, fleet_of, plugin, process, store_of
+from cli_bed import NODES, Store, fleet_of, plugin, process, store_of
 from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
@@ -171,6 +171,28 @@ async def test_migration_needs_no_proxymode_and_not_even_the_kinds(empty_api: Ap
     ran = await plugin(empty_api, "migration", "-o", "json")
     found = json.loads(ran.out)
     assert (ran.code, found["to"], found["nodes"], ran.err) == (0, "nftables", 0, "")
+
+
+async def test_status_and_version_answer_before_anything_is_installed(empty_api: ApiServer) -> None:
+    async with store_of(empty_api) as store:
+        for name in NODES:
+            await store.create("/api/v1/nodes", {"metadata": {"name": name}})
+        before = await plugin(empty_api, "status")
+        await store.create(
+            "/api/v1/namespaces/kube-system/configmaps",
+            {"metadata": {"name": "kube-proxy"}, "data": {"config.conf": "mode: ipvs"}},
+        )
+    assert (before.code, before.err) == (0, "")
+    assert "ipvs" not in before.out
+    ran = await plugin(empty_api, "status")
+    assert (ran.code, ran.err) == (0, "")
+    assert "No agent reports on 3 nodes; kube-proxy is configured for ipvs." in ran.lines
+    assert any(line.startswith("! 3 nodes: ipvs is deprecated since 1.35") for line in ran.lines)
+    assert any(line.startswith("proxymode is not installed here") for line in ran.lines)
+    found = json.loads((await plugin(empty_api, "status", "-o", "json")).out)
+    assert (found["installed"], found["configured"], len(found["nodes"])) == (False, "ipvs", 3)
+    ran = await plugin(empty_api, "version")
+    assert (ran.code, ran.lines[-1]) == (0, "agents none")
 
 
 # -- rights

@@ -278,7 +278,7 @@ async def test_several_proxymodes_must_be_told_apart(fleet: ApiServer, store: St
 
 
 async def test_a_cluster_without_our_kinds(empty_api: ApiServer) -> None:
-    ran = await plugin(empty_api, "status")
+    ran = await plugin(empty_api, "plan")
     assert ran.code == 3
     assert ran.err == "error: this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them\n"
 

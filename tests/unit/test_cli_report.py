@@ -123,7 +123,18 @@ def test_switches_of_an_earlier_revision_do_not_count() -> None:
     found["status"]["startedAt"] = world.at(minutes=1)
     report = seen(found)
     assert (report.connections.found, report.connections.lost) == (0, 0)
-    assert "No connection was open" in report.verdict
+    assert "connection" not in report.verdict, "nobody has switched yet"
+    assert report.verdict.endswith(".")
+
+
+def test_a_rollout_that_is_over_is_not_among_the_earlier_ones() -> None:
+    record = {"mode": "nftables", "outcome": "Complete", "startedAt": world.at(hours=2), "endedAt": world.at(hours=1)}
+    found = copy.deepcopy(world.PROXY_MODE)
+    found["status"]["history"] = [{"revision": revision} | record for revision in (3, 2)]
+    (earlier,) = [section for section in sections(seen(found)) if section.title == "Earlier rollouts"]
+    assert [row[0].text for row in earlier.rows] == ["2"]
+    found["status"]["history"] = [{"revision": 3} | record]
+    assert "Earlier rollouts" not in [section.title for section in sections(seen(found))]
 
 
 def test_every_table_has_a_cell_for_each_column() -> None:

@@ -141,6 +141,8 @@ def _verdict(rollout: RolloutView, connections: Connections) -> str:
     if rollout.counts.failed:
         left = ", ".join(filter(None, [f"{rollout.counts.failed} failed", left]))
     sentence += f" ({left}). " if left else ". "
+    if not any(switch.completed_at for switch in rollout.switches()):
+        return sentence.rstrip()
     if not connections.found:
         return sentence + "No connection was open when nodes switched, or none was counted."
     if not connections.lost:

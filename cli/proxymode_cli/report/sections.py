@@ -13,9 +13,10 @@ from proxymode_cli.report.evidence import remark
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
+    from proxymode_api.proxymode_status import RolloutRecord
     from proxymode_cli.report.evidence import Evidence
     from proxymode_cli.view import NodeView
 
@@ -79,8 +80,9 @@ def sections(seen: Evidence) -> Iterator[Section]:
         yield _gates(seen)
     yield Section("Deprecation", f"{seen.deprecation}." if seen.deprecation else "No node runs a deprecated mode.")
     yield _happenings(seen)
-    if seen.rollout.history:
-        yield _history(seen)
+    earlier = [record for record in seen.rollout.history if record.revision != seen.rollout.revision]
+    if earlier:
+        yield _history(earlier)
 
 
 def _stages(seen: Evidence) -> Section:
@@ -217,7 +219,7 @@ def _happenings(seen: Evidence) -> Section:
     )
 
 
-def _history(seen: Evidence) -> Section:
+def _history(earlier: Iterable[RolloutRecord]) -> Section:
     rows = tuple(
         (
             Cell(str(record.revision)),
@@ -229,7 +231,7 @@ def _history(seen: Evidence) -> Section:
             Cell(record.changed_by),
             Cell(record.change_cause),
         )
-        for record in seen.rollout.history
+        for record in earlier
     )
     columns = ("Revision", "Mode", "Outcome", "Moved", "Began", "Took", "By", "Cause")
     return Section("Earlier rollouts", "", columns, rows, frozenset({"Revision", "Moved", "Took"}))

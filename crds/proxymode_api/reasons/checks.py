@@ -14,7 +14,7 @@ _HERE: Final = (PREFLIGHT,)
 PAGES: Final = (
     Page(
         "kernel-version",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "nftables mode needs Linux 5.13, as kube-proxy's does (KEP-3866); an older kernel blocks. ipvs mode warns "
         "before 5.9: there a client that reuses a port may reach an endpoint that is gone.",
@@ -22,7 +22,7 @@ PAGES: Final = (
     ),
     Page(
         "nft-expressions",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "Each nf_tables expression that the mode's tables are made of is tried in a transaction that is rolled back. "
         "Distributions build kernels without some of them; the version alone does not tell.",
@@ -32,7 +32,7 @@ PAGES: Final = (
     ),
     Page(
         "ip-vs-module",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "ipvs mode is made of the kernel's IPVS. The check passes where it answers over generic netlink, is built in "
         "or can be loaded.",
@@ -40,7 +40,7 @@ PAGES: Final = (
     ),
     Page(
         "ip-vs-scheduler",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "Every scheduler is a module of its own, ip_vs_NAME, and the kernel refuses virtual servers with a scheduler "
         "that it lacks. Where the wanted one is missing they get rr.",
@@ -48,7 +48,7 @@ PAGES: Final = (
     ),
     Page(
         "dummy-device",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "IPVS takes only packets whose address is local to the node. The dummy device kube-ipvs0 holds the Services' "
         "addresses for it.",
@@ -56,7 +56,7 @@ PAGES: Final = (
     ),
     Page(
         "conntrack-headroom",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "How full nf_conntrack is: warns at 80 %, blocks at 95 %. A full table drops new connections, and a switch "
         "makes clients of cut connections come anew.",
@@ -65,14 +65,14 @@ PAGES: Final = (
     ),
     Page(
         "conntrack-netlink",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "Connections are counted, handed over and, where their endpoint is gone, cleared over ctnetlink.",
         "modprobe nf_conntrack_netlink, or install the package of kernel modules that has it.",
     ),
     Page(
         "ip-forward",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "Packets to endpoints on other nodes are forwarded ones. kube-proxy's ipvs mode switched IPv4 forwarding on by "
         "itself, its nftables mode does not.",
@@ -81,7 +81,7 @@ PAGES: Final = (
     ),
     Page(
         "kube-proxy-present",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "Two programs that write the same Services undo each other's work. A running kube-proxy blocks unless "
         "spec.kubeProxy.policy says what becomes of it; rules that one left behind are a warning.",
@@ -90,7 +90,7 @@ PAGES: Final = (
     ),
     Page(
         "foreign-dataplane",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "Where Cilium, Calico's eBPF dataplane, kube-router, OVN-Kubernetes or Antrea handle Services, our tables "
         "would see none of the packets, or only some.",
@@ -99,7 +99,7 @@ PAGES: Final = (
     ),
     Page(
         "foreign-nat",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "The first translation of a connection wins. A nat chain of somebody else that runs before ours (prerouting or "
         "output, priority below -100) can take Service traffic away.",
@@ -107,7 +107,7 @@ PAGES: Final = (
     ),
     Page(
         "ipvs-conntrack",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "With net.ipv4.vs.conntrack=0 connections through IPVS have no conntrack entry, so they can neither be counted "
         "nor handed over: a switch would cut them.",
@@ -115,7 +115,7 @@ PAGES: Final = (
     ),
     Page(
         "conntrack-loose",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "While a connection is handed over there are microseconds in which its packets belong to no entry. With "
         "net.netfilter.nf_conntrack_tcp_loose=0 such a packet counts as invalid.",
@@ -123,7 +123,7 @@ PAGES: Final = (
     ),
     Page(
         "ipvs-forwarding",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "Real servers by Route or Tunnel are none that a Kubernetes proxy makes: somebody else balances load on this "
         "node, and that must survive the switch.",
@@ -131,7 +131,7 @@ PAGES: Final = (
     ),
     Page(
         "ipvs-scheduling",
-        Mood.LOOK,
+        Mood.CHECK,
         _HERE,
         "nftables picks an endpoint at random. What least-connection, weighted or hashing schedulers did is lost.",
         "Accept it, or reach the same by session affinity, trafficDistribution, or endpoints of equal strength.",

@@ -8,11 +8,12 @@ from typing import Final
 
 
 class Mood(StrEnum):
-    """How a person may take it: all is well, something goes on, somebody should look."""
+    """How a person may take it: all is well, something goes on, somebody should look; a check's result says which."""
 
     WELL = "all is well"
     UNDER_WAY = "under way"
     LOOK = "needs a look"
+    CHECK = "a check"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
         yield Notice(
             reason=Reason.ROLLOUT_STARTED,
             action="Rollout",
-            note=f"revision {new.revision}: {new.nodes.desired} nodes to {new.mode}{_ORDER[new.order]}{over}",
+            note=f"revision {new.revision}: {_nodes(new.nodes.desired)} to {new.mode}{_ORDER[new.order]}{over}",
         )
     answers = {gate.name: (gate.stage, gate.result) for gate in old.gates}
     for gate in new.gates:
@@ -61,6 +61,10 @@ def _notices(old: ProxyModeStatus, new: ProxyModeStatus) -> Iterator[Notice]:
         yield from _word_notices(old, new)
 
 
+def _nodes(count: int) -> str:
+    return f"{count} node" if count == 1 else f"{count} nodes"
+
+
 def _gate_notice(gate: GateStatus) -> Notice:
     about = f"after stage {gate.stage}" if gate.stage else "before the first stage"
     reason = {GateResult.PASS: Reason.GATE_PASSED, GateResult.FAIL: Reason.GATE_FAILED}.get(
@@ -74,7 +78,7 @@ def _stage_notices(old: StageStatus | None, new: StageStatus) -> Iterator[Notice
     if new.approved and old is not None and not old.approved and old.phase == "AwaitingApproval":
         yield Notice(reason=Reason.PROMOTED, action="Promote", note=f"stage {new.name} is approved")
     if new.started_at and not (old and old.started_at):
-        yield Notice(reason=Reason.STAGE_STARTED, action="Rollout", note=f"stage {new.name}: {new.nodes} nodes")
+        yield Notice(reason=Reason.STAGE_STARTED, action="Rollout", note=f"stage {new.name}: {_nodes(new.nodes)}")
     if new.completed_at and not (old and old.completed_at):
         yield Notice(
             reason=Reason.STAGE_COMPLETE, action="Rollout", note=f"stage {new.name}: {new.updated}/{new.nodes} updated"
