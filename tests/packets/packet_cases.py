@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 from packet_table import read, with_differences
-from proxymode_agent.dataplane.ipvs import IpvsDataplane
+from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
 from proxymode_agent.dataplane.nftables import NftablesDataplane
 
 if TYPE_CHECKING:

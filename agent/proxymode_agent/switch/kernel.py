@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from proxymode_agent.dataplane.base import DataplaneError, Finding
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.dataplane.ipvs import IpvsDataplane
+from proxymode_agent.dataplane.ipvs import presence
+from proxymode_agent.dataplane.ipvs.addresses import Addresses
+from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.dataplane.nftables import NftablesDataplane
+from proxymode_agent.dataplane.nftables.dataplane import present as nftables_present
 from proxymode_agent.switch import connections
-from proxymode_agent.switch.handover.carrier import Carrier
 from proxymode_agent.switch.plan import Step, old_mode
 from proxymode_agent.switch.probes.connect import answering, still_answering
 from proxymode_agent.switch.probes.sample import Target, failure, judge, sample
-from proxymode_agent.takeover import Remains
 from proxymode_api.modes import KubeProxyPolicy, Mode, ObservedMode
 
 if TYPE_CHECKING:
@@ -22,10 +25,12 @@ if TYPE_CHECKING:
 
     from proxymode_agent.dataplane.base import Dataplane, SyncResult
     from proxymode_agent.dataplane.conntrack.entries import Entry, Key
+    from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
     from proxymode_agent.switch.connections import Held
+    from proxymode_agent.switch.handover.carrier import Carrier
     from proxymode_agent.switch.record import Connections, Probes
-    from proxymode_agent.takeover import Found
+    from proxymode_agent.takeover import Found, Remains
 
 _VERIFY_TRIES: Final = 3  # a real server that was draining may end its last connection between two reads
 _SETTLE_SECONDS: Final = 5.0
@@ -33,15 +38,26 @@ _SETTLE_QUIET_SECONDS: Final = 0.5
 _SETTLE_POLL_SECONDS: Final = 0.1
 
 
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+_C = TypeVar("_C", bound=_Closes)
+
+
 class Kernel:
-    """Both modes of one configuration in the network namespace that this object was made in."""
+    """Both modes of one configuration in one network namespace, that of the thread which uses this object.
+
+    What most starts of the agent have no use for is imported and made when it is first asked for: it would take as long
+    as all the rest of a start.
+    """
 
     def __init__(self, config: DataplaneConfig, state_dir: Path) -> None:
         self._config = config
-        self._ipvs = IpvsDataplane(config)
-        self._nftables = NftablesDataplane(config)
-        self._carrier = Carrier(state_dir)
-        self._remains = Remains()
+        self._state_dir = state_dir
+        self._opened = ExitStack()
+        self._nf_tables = self._keep(Connection())
+        self._addresses = self._keep(Addresses())
         self._held: Held = {}
         self._written: set[Mode] = set()
         self.connections: Connections | None = None
@@ -57,17 +73,18 @@ class Kernel:
         return len(self._held)
 
     def close(self) -> None:
-        self._ipvs.close()
-        self._nftables.close()
-        self._carrier.close()
-        self._remains.close()
+        self._opened.close()
 
     def dataplane(self, mode: Mode) -> Dataplane:
         return self._ipvs if mode is Mode.IPVS else self._nftables
 
     def present(self) -> frozenset[Mode]:
         """The modes of which anything of ours is in the kernel, be it half-made."""
-        return frozenset(mode for mode in Mode if self.dataplane(mode).present())
+        found: dict[Mode, bool] = {
+            Mode.IPVS: presence.present(self._nf_tables, self._addresses),
+            Mode.NFTABLES: nftables_present(self._nf_tables),
+        }
+        return frozenset(mode for mode in Mode if found[mode])
 
     def observe(self) -> ObservedMode:
         """Whose Service dataplane is there. While both modes of ours are: nftables, new connections meet it first."""
@@ -87,7 +104,7 @@ class Kernel:
     def tidy(self) -> None:
         """Remove what outlived the ipvs mode for the sake of connections that have ended since, and, on a node that was
         taken over, the rules of a kube-proxy that came back for a while: they would lead where endpoints once were."""
-        self._ipvs.forget_routes()
+        presence.forget_routes(self._addresses)
         taken = self._config.kube_proxy is KubeProxyPolicy.TAKE_OVER and bool(self.present())
         if taken and self._remains.look().rules:
             from proxymode_agent.preflight.facts import kube_proxy_runs  # dear to import, and hardly ever needed
@@ -124,7 +141,7 @@ class Kernel:
                 if result.refused:
                     name, reason = result.refused[0]
                     raise DataplaneError(f"{len(result.refused)} Service ports refused; {name}: {reason}")
-                if to is Mode.NFTABLES and self._ipvs.present():  # new connections meet the target from now on
+                if to is Mode.NFTABLES and Mode.IPVS in self.present():  # new connections meet the target from now on
                     self._nftables.remember(state, self._ipvs.remembered(state))
             case Step.VERIFY:
                 self._verify(to, state)
@@ -162,6 +179,33 @@ class Kernel:
                 held = {key: path for key, path in self._held.items() if key not in self._carrier.ended}
                 with ConntrackTable() as table:
                     self.connections = connections.compare(held, table.entries())
+
+    @cached_property
+    def _nftables(self) -> NftablesDataplane:
+        return self._keep(NftablesDataplane(self._config))
+
+    @cached_property
+    def _ipvs(self) -> IpvsDataplane:
+        from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
+
+        return self._keep(IpvsDataplane(self._config))
+
+    @cached_property
+    def _carrier(self) -> Carrier:
+        from proxymode_agent.switch.handover.carrier import Carrier
+
+        return self._keep(Carrier(self._state_dir))
+
+    @cached_property
+    def _remains(self) -> Remains:
+        from proxymode_agent.takeover import Remains
+
+        return self._keep(Remains())
+
+    def _keep(self, opened: _C) -> _C:
+        """Close it with this object."""
+        self._opened.callback(opened.close)
+        return opened
 
     def _verify(self, to: Mode, state: ServiceState) -> None:
         for _ in range(_VERIFY_TRIES):

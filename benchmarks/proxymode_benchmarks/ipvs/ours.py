@@ -15,8 +15,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from proxymode_agent.dataplane.ipvs import IpvsDataplane
 from proxymode_agent.dataplane.ipvs.addresses import Addresses
+from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
 from proxymode_agent.dataplane.ipvs.model import BindAddress
 from proxymode_agent.kube.objects import ObjectKey, decode_endpoint_slice, decode_service
 from proxymode_agent.services.model import DataplaneConfig, PodNetworks

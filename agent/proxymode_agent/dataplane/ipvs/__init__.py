@@ -1,5 +1,1 @@
 """The ipvs mode: virtual servers, their addresses on kube-ipvs0, and a small nf_tables table beside them."""
-
-from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
-
-__all__ = ["IpvsDataplane"]

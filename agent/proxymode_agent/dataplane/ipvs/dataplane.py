@@ -29,6 +29,7 @@ from proxymode_agent.dataplane.ipvs.model import (
     frontend_key,
 )
 from proxymode_agent.dataplane.ipvs.ownership import excluded, is_ours, node_addresses
+from proxymode_agent.dataplane.ipvs.presence import forget_routes
 from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
 from proxymode_agent.dataplane.ipvs.schedulers import Schedulers
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
@@ -181,18 +182,14 @@ class IpvsDataplane:
     def release_addresses(self) -> None:
         """Remove the addresses, our routes and kube-ipvs0, unless it has excluded addresses. Raises DataplaneError.
 
-        A route to an address that a socket of the node speaks from stays; see `forget_routes`.
+        A route to an address that a socket of the node speaks from stays; see `presence`.
         """
         self._wanted = None
         if self.present() and self._addresses.device_exists():
             self._addresses.release(list(self._bound()))
             if not self._addresses.bound():
                 self._addresses.delete_device()
-        self.forget_routes()
-
-    def forget_routes(self) -> None:
-        """Remove our routes to addresses that are neither bound nor spoken from any more. Raises DataplaneError."""
-        self._addresses.delete_routes(self._addresses.stray_routes())
+        forget_routes(self._addresses)
 
     def remove_table(self) -> None:
         """Delete the nf_tables table, and with it the memory of what is ours. Raises DataplaneError."""

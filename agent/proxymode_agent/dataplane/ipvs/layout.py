@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.ipvs.model import Element, Set, Verdict
+from proxymode_agent.dataplane.ipvs.presence import TABLE
 from proxymode_agent.dataplane.nfnetlink import (
     IP6_DADDR,
     IP6_SADDR,
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
 
     from proxymode_agent.services.model import DataplaneConfig
 
-NAME: Final = "proxymode-ipvs"
 COMMENT: Final = "proxymode: what IPVS alone cannot do"
 FAMILIES: Final = {4: NfProto.IPV4, 16: NfProto.IPV6}
 VERDICTS: Final = {
@@ -98,7 +98,7 @@ class Layout:
 
     @cached_property
     def table(self) -> Table:
-        return Table(FAMILIES[self.length], NAME, COMMENT)
+        return Table(FAMILIES[self.length], TABLE, COMMENT)
 
     @cached_property
     def sets(self) -> dict[Set, NftSet]:

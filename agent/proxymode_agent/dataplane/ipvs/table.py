@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.dataplane.ipvs.layout import FAMILIES, NAME, VERDICTS, Layout, by_set
+from proxymode_agent.dataplane.ipvs.layout import FAMILIES, VERDICTS, Layout, by_set
 from proxymode_agent.dataplane.ipvs.model import Element, Set, Verdict
+from proxymode_agent.dataplane.ipvs.presence import TABLE, has_table
 from proxymode_agent.dataplane.nfnetlink import (
     Connection,
     NfnetlinkError,
@@ -47,7 +48,7 @@ class SideTable:
 
     def present(self) -> bool:
         """Whether a table of this name exists in either family."""
-        return any(self._exists(layout) for layout in self._layouts.values())
+        return has_table(self._kernel)
 
     def mend(self) -> tuple[int, frozenset[int]]:
         """Put chains and rules right where the sets are as declared; how many tables were mended, and the families
@@ -119,10 +120,10 @@ class SideTable:
         self._kernel.commit(Transaction.of(*delete_elements(of, old), *add_elements(of, new)))
 
     def _exists(self, layout: Layout) -> bool:
-        return any(dumped.table.name == NAME for dumped in self._kernel.tables(layout.table.family))
+        return any(dumped.table.name == TABLE for dumped in self._kernel.tables(layout.table.family))
 
     def _is(self, layout: Layout) -> bool:
-        tables = [dumped for dumped in self._kernel.tables(layout.table.family) if dumped.table.name == NAME]
+        tables = [dumped for dumped in self._kernel.tables(layout.table.family) if dumped.table.name == TABLE]
         if not tables or tables[0].dormant or not self._sets_are(layout):
             return False
         if set(self._kernel.chains(layout.table)) != layout.bodies.keys():
