@@ -11,8 +11,9 @@ import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from proxymode_api.modes import KubeProxyPolicy
 from proxymode_api.proxymode import ProxyMode
 from proxymode_operator import objects
 from proxymode_operator.kubeapi import Kind
@@ -21,6 +22,7 @@ from proxymode_operator.objects import StoredNodeProxyMode, Unreadable
 from proxymode_operator.rollout.assess import SILENT_AFTER
 from proxymode_operator.rollout.model import Fleet, Node
 from proxymode_operator.rollout.selection import Selection, select
+from proxymode_operator.shapes import IdentityShape, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from proxymode_api.deprecation import Minor
     from proxymode_operator.kubeapi import ListedObject
     from proxymode_operator.rollout.model import Asked
+    from proxymode_operator.shapes import Received
 
 RELEASE: Final = ""
 """The key of the nodes that no ProxyMode decides about but whose NodeProxyMode still names one."""
@@ -59,17 +62,19 @@ class Cache:
         self._obstacles: dict[KubeProxyOptions, str] = {}
         self._nodes: dict[str, Node] = {}
         """Nodes joined with their NodeProxyModes, until one of the two changes."""
+        self._handed: set[str] = set()
+        """Nodes that were told another policy towards kube-proxy than Ignore."""
 
     # Filling it
 
-    def put(self, kind: Kind, raw: dict[str, Any]) -> None:
+    def put(self, kind: Kind, raw: Received) -> None:
         """An object as received; ignored when something newer is known."""
-        meta = raw["metadata"]
-        name, uid, version = meta["name"], meta["uid"], int(meta["resourceVersion"])
+        meta = read(IdentityShape, raw).metadata
+        name, uid, version = meta.name, meta.uid, int(meta.resource_version)
         known = self._entries[kind].get(name)
         if self._gone.get(uid, -1) >= 0 or (known is not None and known.version >= version):
             return
-        if meta.get("deletionTimestamp") and kind is Kind.PROXY_MODE:
+        if meta.deletion_timestamp and kind is Kind.PROXY_MODE:
             # It decides no more, whatever finalizer somebody else's controller still holds.
             self._remove(kind, name, uid, version)
             return
@@ -77,6 +82,7 @@ class Cache:
         if kind is Kind.NODE_PROXY_MODE:
             before = _as_stored(known.value) if known is not None else None
             value = _heard(objects.node_proxy_mode(raw, before), before, self._clock())
+            (self._handed.add if _handed(value) else self._handed.discard)(name)
         else:
             value = objects.node(raw) if kind is Kind.NODE else objects.proxy_mode(raw)
         self._entries[kind][name] = _Entry(uid, version, value)
@@ -87,10 +93,10 @@ class Cache:
         for key in keys:
             self._changed(key)
 
-    def delete(self, kind: Kind, raw: dict[str, Any]) -> None:
+    def delete(self, kind: Kind, raw: Received) -> None:
         """The object of this uid is gone; one of the same name that was made since stays."""
-        meta = raw["metadata"]
-        self._remove(kind, meta["name"], meta["uid"], int(meta["resourceVersion"]))
+        meta = read(IdentityShape, raw).metadata
+        self._remove(kind, meta.name, meta.uid, int(meta.resource_version))
 
     def forget(self, kind: Kind, name: str, uid: str) -> None:
         """The API server says that there is no such object."""
@@ -106,6 +112,8 @@ class Cache:
         before = self._keys_now(kind, known.value)
         del self._entries[kind][name]
         self._nodes.pop(name, None)
+        if kind is Kind.NODE_PROXY_MODE:
+            self._handed.discard(name)
         CACHED.labels(kind.value).set(len(self._entries[kind]))
         WATCH_EVENTS.labels(kind.value, "true").inc()
         if kind is not Kind.NODE_PROXY_MODE:
@@ -169,9 +177,9 @@ class Cache:
             obstacle=self._obstacles.get(found.spec.kube_proxy, ""),
         )
 
-    def nodes(self) -> tuple[Node, ...]:
-        """All Nodes, with what was asked of each and what its agent reported."""
-        return tuple(self._joined(name) for name in self._entries[Kind.NODE])
+    def handed(self) -> tuple[Node, ...]:
+        """The Nodes that were told to take Services over from kube-proxy or to hand them back, sorted."""
+        return tuple(self._joined(name) for name in sorted(self._handed) if name in self._entries[Kind.NODE])
 
     def silent(self) -> int:
         """Nodes with a NodeProxyMode of theirs whose agent was not heard of lately, or never."""
@@ -253,6 +261,11 @@ class Cache:
             # Not computed here: while thousands of objects are listed, that would be done for each of them.
             return self._all_keys() if self._selection is None else {self._selection.decided.get(value.name, RELEASE)}
         return self._all_keys() if kind is Kind.PROXY_MODE else set()
+
+
+def _handed(stored: StoredNodeProxyMode) -> bool:
+    asked = stored.asked
+    return asked is not None and asked.intent.options.kube_proxy.policy is not KubeProxyPolicy.IGNORE
 
 
 def _heard(new: StoredNodeProxyMode, old: StoredNodeProxyMode | None, now: datetime) -> StoredNodeProxyMode:

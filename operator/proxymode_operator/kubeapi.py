@@ -16,28 +16,33 @@ import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
+from urllib.request import getproxies
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
 from proxymode_api import API_VERSION, GROUP, VERSION
 from proxymode_operator.metrics import REQUESTS
+from proxymode_operator.shapes import EventShape, IdentityShape, ListShape, RefusalShape, read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from proxymode_operator.rollout.model import Notice
+    from proxymode_operator.shapes import Json, Received
 
 FIELD_MANAGER: Final = "proxymode-operator"
 TIMEOUT_SECONDS: Final = 30.0
 PAGE: Final = 500
 WATCH_SECONDS: Final = 300.0
 """A watch is ended by the API server after this to twice this."""
+COLLECT_SECONDS: Final = 0.1
+"""A watch that has brought something small is not read for so long."""
+_MUCH: Final = 64 * 1024
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-Json = dict[str, Any]
 
 
 class Kind(StrEnum):
@@ -75,14 +80,14 @@ class ListedObject(NamedTuple):
 class Page(NamedTuple):
     """Some of a list's objects, and the version of the whole list."""
 
-    items: list[Json]
+    items: Sequence[Received]
     resource_version: str
 
 
-def identity(raw: Json) -> ListedObject:
+def identity(raw: Received) -> ListedObject:
     """Of an object with its metadata."""
-    meta = raw["metadata"]
-    return ListedObject(meta["name"], meta["uid"], int(meta["resourceVersion"]))
+    meta = read(IdentityShape, raw).metadata
+    return ListedObject(meta.name, meta.uid, int(meta.resource_version))
 
 
 class Fence(Protocol):
@@ -106,6 +111,8 @@ class Open:
 async def configuration(kubeconfig: Path | None) -> k8s.Configuration:
     """From a kubeconfig file, or from the pod's service account. Raises ConfigException with what is wrong where."""
     found = k8s.Configuration()
+    # To look for a proxy takes aiohttp two threads for each request.
+    found.client_session_kwargs = {"trust_env": bool(getproxies())}
     try:
         if kubeconfig is not None:
             await k8s_config.load_kube_config(  # type: ignore[no-untyped-call]
@@ -135,7 +142,7 @@ class KubeApi:
 
     async def get(self, path: str, **query: str) -> Json:
         """One object."""
-        return await self._request("GET", path, query)
+        return _decoded(await self._request("GET", path, query))
 
     async def list_metadata(self, kind: Kind) -> AsyncIterator[ListedObject]:
         """Every object's identity, page by page, without its body."""
@@ -147,14 +154,17 @@ class KubeApi:
         """Every object, page by page."""
         query = {"limit": str(PAGE)}
         while True:
-            page = await self._request("GET", PATHS[kind], query, accept=accept)
-            yield Page(page["items"] or [], page["metadata"]["resourceVersion"])  # null where the list is empty
-            token = page["metadata"].get("continue")
-            if not token:
+            text = await self._request("GET", PATHS[kind], query, accept=accept)
+            try:
+                page = read(ListShape, text)
+            except msgspec.MsgspecError as error:
+                raise ApiError(0, "NotAList", f"GET {PATHS[kind]}: {error}") from error
+            yield Page(page.items or (), page.metadata.resource_version)
+            if not page.metadata.continue_:
                 return
-            query["continue"] = token
+            query["continue"] = page.metadata.continue_
 
-    async def watch(self, kind: Kind, version: str) -> AsyncIterator[tuple[str, Json]]:
+    async def watch(self, kind: Kind, version: str) -> AsyncIterator[tuple[str, Received]]:
         """Type and object of every event since this version, bookmarks included, until the API server ends the watch,
         which it is asked to do after some minutes. Raises ApiError; code 410: the version is too old."""
         seconds = WATCH_SECONDS * random.uniform(1, 2)  # not all watches of all replicas at one time
@@ -172,35 +182,38 @@ class KubeApi:
             async with answer.response as response:
                 if response.status >= 400:
                     raise _refusal(response.status, "watch", PATHS[kind], await response.read(), response.reason)
-                async for event in lines(response.content):
-                    if event["type"] == "ERROR":
-                        status = event["object"]
-                        raise ApiError(int(status.get("code", 0)), str(status.get("reason")), f"watch {PATHS[kind]}")
-                    yield event["type"], event["object"]
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                async for event in lines(_chunks(response)):
+                    if event.type == "ERROR":
+                        status = read(RefusalShape, event.object)
+                        raise ApiError(status.code, status.reason, f"watch {PATHS[kind]}")
+                    yield event.type, event.object
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError) as error:
             raise ApiError(0, type(error).__name__, f"watch {PATHS[kind]}: {error}") from error
 
-    async def apply(self, kind: Kind, name: str, body: Json, *, subresource: str = "") -> Json:
+    async def apply(self, kind: Kind, name: str, body: Json, *, subresource: str = "") -> Received:
         """Server-side apply of everything we own in the object; takes over what others wrote in those fields."""
         self.fence.check()
         path = f"{PATHS[kind]}/{name}" + (f"/{subresource}" if subresource else "")
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+        text = await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+        return msgspec.Raw(text)
 
     async def apply_at(self, path: str, body: Json, *, manager: str) -> Json:
         """Server-side apply to the object at `path`, which is nobody's of ours, as a field manager of its own."""
         self.fence.check()
         query = {"fieldManager": manager, "force": "true"}
-        return await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+        text = await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+        return _decoded(text)
 
-    async def merge(self, kind: Kind, name: str, body: Json, *, manager: str) -> Json:
+    async def merge(self, kind: Kind, name: str, body: Json, *, manager: str) -> Received:
         """A merge patch (RFC 7386); null takes a field away, whoever wrote it."""
         self.fence.check()
         query = {"fieldManager": manager}
         path = f"{PATHS[kind]}/{name}"
-        return await self._request("PATCH", path, query, body, content_type="application/merge-patch+json")
+        text = await self._request("PATCH", path, query, body, content_type="application/merge-patch+json")
+        return msgspec.Raw(text)
 
-    async def remove_annotation(self, kind: Kind, name: str, annotation: str, uid: str) -> Json:
+    async def remove_annotation(self, kind: Kind, name: str, annotation: str, uid: str) -> Received:
         """Removes one annotation of the object with this uid."""
         body = {"metadata": {"uid": uid, "annotations": {annotation: None}}}
         return await self.merge(kind, name, body, manager=FIELD_MANAGER)
@@ -209,11 +222,11 @@ class KubeApi:
         """Creates an object; Leases are not `fenced`, they are the fence."""
         if fenced:
             self.fence.check()
-        return await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, body)
+        return _decoded(await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, body))
 
     async def replace(self, path: str, body: Json) -> Json:
         """Replaces an object, if it is still the version in `body`. Only for Leases."""
-        return await self._request("PUT", path, {"fieldManager": FIELD_MANAGER}, body)
+        return _decoded(await self._request("PUT", path, {"fieldManager": FIELD_MANAGER}, body))
 
     async def post_notice(self, proxy_mode: str, uid: str, notice: Notice) -> None:
         """An Event about a ProxyMode (events.k8s.io/v1). Events about cluster-scoped objects live in `default`."""
@@ -242,19 +255,19 @@ class KubeApi:
         *,
         content_type: str = "application/json",
         accept: str = "application/json",
-    ) -> Json:
+    ) -> bytes:
         request = await self._serialized(method, path, query, body, content_type=content_type, accept=accept)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 response = await self._client.call_api(*request)
-                text = await response.read()  # type: ignore[no-untyped-call]
+                text: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             REQUESTS.labels(method, "0").inc()
             raise ApiError(0, type(error).__name__, f"{method} {path}: {error}") from error
         REQUESTS.labels(method, str(response.status)).inc()
         if response.status >= 400:
             raise _refusal(response.status, method, path, text, response.reason)
-        return _decoded(text)
+        return text
 
     async def _serialized(
         self,
@@ -283,13 +296,25 @@ def micro_time(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-async def lines(content: aiohttp.StreamReader) -> AsyncIterator[Json]:
-    """A watch's events: one JSON object a line, of any length."""
+async def lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[EventShape]:
+    """A watch's events: one JSON object a line, of any length. Raises msgspec.MsgspecError for what is none."""
     rest = b""
-    async for chunk in content.iter_any():
+    async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            yield json.loads(line)
+            yield read(EventShape, line)
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """What comes in, and after anything small nothing more for a moment: most of what an event costs is to wake up for
+    it, and a fleet's heartbeats are never urgent. What comes meanwhile comes in one go."""
+    async for chunk in response.content.iter_any():
+        yield chunk
+        connection = response.connection
+        if len(chunk) < _MUCH and connection is not None and connection.protocol is not None:
+            connection.protocol.pause_reading()
+            await asyncio.sleep(COLLECT_SECONDS)
+            connection.protocol.resume_reading()
 
 
 def _refusal(code: int, method: str, path: str, text: bytes, reason: str | None) -> ApiError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_operator.kubeapi import ApiError, Kind, identity
 from proxymode_operator.metrics import WATCH_RESTARTS
+from proxymode_operator.shapes import IdentityShape, read
 
 if TYPE_CHECKING:
     from proxymode_operator.cache import Cache
@@ -44,7 +45,7 @@ async def follow(api: KubeApi, cache: Cache, kind: Kind) -> None:
             if version is None:
                 version = await _list(api, cache, kind)
             async for event, raw in api.watch(kind, version):
-                version = raw["metadata"]["resourceVersion"]
+                version = read(IdentityShape, raw).metadata.resource_version
                 backoff = _FIRST_BACKOFF_SECONDS
                 if event == "DELETED":
                     cache.delete(kind, raw)

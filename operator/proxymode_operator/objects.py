@@ -7,17 +7,18 @@ Deliberately keeps nothing; that is `cache`.
 
 from __future__ import annotations
 
-import contextlib
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 from pydantic import ValidationError
 
 from proxymode_api import API_VERSION
 from proxymode_api.annotations import SKIP_ANNOTATION
 from proxymode_api.common import ConditionStatus
-from proxymode_api.nodeproxymode import NodeProxyModeSpec, NodeProxyModeStatus, SwitchOutcome, Verdict
+from proxymode_api.nodeproxymode import NodeProxyModeSpec, SwitchOutcome, Verdict
 from proxymode_api.proxymode import ProxyMode
 from proxymode_operator.rollout.model import (
     TURN_ANNOTATION,
@@ -29,12 +30,12 @@ from proxymode_operator.rollout.model import (
     Write,
     dataplane_options,
 )
+from proxymode_operator.shapes import NodeProxyModeShape, NodeProxyModeSpecShape, NodeShape, StatusShape, read
 
 if TYPE_CHECKING:
-    from proxymode_api.nodeproxymode import LastSwitch
     from proxymode_api.proxymode_status import ProxyModeStatus
+    from proxymode_operator.shapes import Json, MetaShape, Received, SwitchShape
 
-Json = dict[str, Any]
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _REASON_SHOWN: Final = 200
 """Characters of a person's reason that go into conditions, which have a bound."""
@@ -61,58 +62,58 @@ class StoredNodeProxyMode:
     notes: tuple[str | None, str | None]
 
 
-def node(raw: Json) -> Node:
+def node(raw: Received) -> Node:
     """A core/v1 Node, without its NodeProxyMode."""
-    meta, status = raw["metadata"], raw.get("status", {})
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
+    found = read(NodeShape, raw)
+    conditions = found.status.conditions
     return Node(
-        name=meta["name"],
-        uid=meta["uid"],
-        labels=meta.get("labels", {}),
-        created=_time(meta.get("creationTimestamp")) or _EPOCH,
-        ready=ready,
-        cordoned=bool(raw.get("spec", {}).get("unschedulable")),
+        name=found.metadata.name,
+        uid=found.metadata.uid,
+        labels=found.metadata.labels,
+        created=found.metadata.creation_timestamp or _EPOCH,
+        ready=any(c.type == "Ready" and c.status == ConditionStatus.TRUE for c in conditions),
+        cordoned=found.spec.unschedulable,
     )
 
 
-def node_proxy_mode(raw: Json, known: StoredNodeProxyMode | None = None) -> StoredNodeProxyMode:
+def node_proxy_mode(raw: Received, known: StoredNodeProxyMode | None = None) -> StoredNodeProxyMode:
     """A NodeProxyMode: what was asked and what its agent reported.
 
     `known`: what an earlier version of it said. Nearly all that comes is a heartbeat, whose spec need not be read anew.
     """
-    meta = raw["metadata"]
-    owner = next((o["uid"] for o in meta.get("ownerReferences", ()) if o.get("kind") == "Node"), "")
-    report: Report | None = None
-    annotations = meta.get("annotations", {})
-    notes = (annotations.get(TURN_ANNOTATION), annotations.get(SKIP_ANNOTATION))
-    if known is not None and known.asked is not None and (known.uid, known.notes) == (meta["uid"], notes):
-        asked = _same_asked(known.asked, meta) or _asked(raw, notes)
-    else:
-        asked = _asked(raw, notes)
-    with contextlib.suppress(ValidationError):
-        report = _report(NodeProxyModeStatus.model_validate(raw.get("status", {})))
-    return StoredNodeProxyMode(
-        name=meta["name"], uid=meta["uid"], owner_uid=owner, asked=asked, report=report, notes=notes
-    )
-
-
-def _same_asked(known: Asked, meta: Json) -> Asked | None:
-    """None where the spec is another: every change of it makes a generation."""
-    if known.generation == 0 or known.generation != meta.get("generation"):
-        return None
-    return replace(known, resource_version=meta["resourceVersion"])
-
-
-def _asked(raw: Json, notes: tuple[str | None, str | None]) -> Asked | None:
-    meta, (turn, skip) = raw["metadata"], notes
+    found: NodeProxyModeShape | NodeProxyModeSpecShape
     try:
-        spec = NodeProxyModeSpec.model_validate(raw.get("spec", {}))
+        found = read(NodeProxyModeShape, raw)
+        report = _report(found.status)
+    except msgspec.ValidationError:
+        found, report = read(NodeProxyModeSpecShape, raw), None
+    meta = found.metadata
+    owner = next((o.uid for o in meta.owner_references if o.kind == "Node"), "")
+    notes = (meta.annotations.get(TURN_ANNOTATION), meta.annotations.get(SKIP_ANNOTATION))
+    if known is not None and known.asked is not None and (known.uid, known.notes) == (meta.uid, notes):
+        asked = _same_asked(known.asked, meta) or _asked(meta, found.spec, notes)
+    else:
+        asked = _asked(meta, found.spec, notes)
+    return StoredNodeProxyMode(name=meta.name, uid=meta.uid, owner_uid=owner, asked=asked, report=report, notes=notes)
+
+
+def _same_asked(known: Asked, meta: MetaShape) -> Asked | None:
+    """None where the spec is another: every change of it makes a generation."""
+    if known.generation == 0 or known.generation != meta.generation:
+        return None
+    return replace(known, resource_version=meta.resource_version)
+
+
+def _asked(meta: MetaShape, stored: Json, notes: tuple[str | None, str | None]) -> Asked | None:
+    turn, skip = notes
+    try:
+        spec = NodeProxyModeSpec.model_validate(stored)
     except ValidationError:
         return None
     return Asked(
-        uid=meta["uid"],
-        resource_version=meta["resourceVersion"],
-        generation=meta.get("generation", 0),
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        generation=meta.generation,
         intent=_intent(spec, Turn.loads(turn)),
         skip="" if skip is None else _reason(skip),
     )
@@ -138,13 +139,13 @@ def _intent(spec: NodeProxyModeSpec, turn: Turn | None) -> Intent:
     )
 
 
-def _report(status: NodeProxyModeStatus) -> Report | None:
+def _report(status: StatusShape) -> Report | None:
     if status.heartbeat_time is None:
         return None
     conditions = {condition.type: condition for condition in status.conditions}
     ready = conditions.get("Ready")
     is_ready = ready is not None and ready.status is ConditionStatus.TRUE
-    since = [ready.last_transition_time] if ready is not None else []
+    since = [ready.last_transition_time] if ready is not None and ready.last_transition_time is not None else []
     if is_ready and status.last_switch is not None and status.last_switch.completed_at is not None:
         # Ready may stay True all through a switch; minReadySeconds counts from its end.
         # In whole seconds, as the present is told: else one that is done would be waited for until the next second.
@@ -171,19 +172,20 @@ def _report(status: NodeProxyModeStatus) -> Report | None:
     )
 
 
-def _switch_seconds(last: LastSwitch | None) -> float | None:
+def _switch_seconds(last: SwitchShape | None) -> float | None:
     """By the node's clock alone."""
     if last is None or last.completed_at is None or last.outcome is not SwitchOutcome.SUCCEEDED:
         return None
     return max(0.0, (last.completed_at - last.started_at).total_seconds())
 
 
-def proxy_mode(raw: Json) -> ProxyMode | Unreadable:
+def proxy_mode(raw: Received) -> ProxyMode | Unreadable:
     """A ProxyMode, or why it cannot be read."""
+    found = raw if isinstance(raw, dict) else json.loads(bytes(raw))
     try:
-        return ProxyMode.model_validate(raw)
+        return ProxyMode.model_validate(found)
     except ValidationError as error:
-        meta = raw["metadata"]
+        meta = found["metadata"]
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         return Unreadable(meta["name"], meta["uid"], f"{field}: {first['msg']}")
@@ -215,7 +217,3 @@ def status_body(proxy_mode: ProxyMode, status: ProxyModeStatus) -> Json:
         "metadata": {"name": meta.name, "uid": meta.uid, "resourceVersion": meta.resource_version},
         "status": status.wire(),
     }
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

@@ -254,3 +254,17 @@ def test_ghosts_are_dropped_and_those_concerned_asked(bench: Bench) -> None:
     bench.cache.drop_ghosts(Kind.NODE, [], known)
     assert set(bench.cache.known(Kind.NODE)) == {"n2"}, "it came after the list had begun"
     assert "a" in bench.asked()
+
+
+def test_nodes_are_handed_as_long_as_they_are_told_another_policy_than_ignore(bench: Bench) -> None:
+    assert bench.cache.handed() == ()
+    take_over = npm("n1", spec={"mode": "ipvs", "kubeProxy": {"policy": "TakeOver"}})
+    bench.cache.put(Kind.NODE_PROXY_MODE, take_over)
+    bench.cache.put(Kind.NODE_PROXY_MODE, npm("nowhere", spec={"kubeProxy": {"policy": "TakeOver"}}))
+    assert [each.name for each in bench.cache.handed()] == ["n1"], "and none without a Node"
+    bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", spec={"mode": "ipvs"}))
+    assert bench.cache.handed() == ()
+    bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", spec={"kubeProxy": {"policy": "HandBack"}}))
+    assert [each.name for each in bench.cache.handed()] == ["n1"]
+    bench.cache.delete(Kind.NODE_PROXY_MODE, npm("n1"))
+    assert bench.cache.handed() == ()

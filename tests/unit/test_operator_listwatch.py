@@ -113,15 +113,15 @@ def test_an_error_is_survived_without_listing_again() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_events_are_lines_wherever_the_network_cuts_them(size: int) -> None:
-    text = b'{"a": 1}\n{"b": "' + b"x" * 300_000 + b'"}\n'
+    large = b'{"b": "' + b"x" * 300_000 + b'"}'
+    text = b'{"type": "ADDED", "object": {"a": 1}}\n{"type": "DELETED", "object": ' + large + b"}\n"
 
-    class Content:
-        async def iter_any(self) -> AsyncIterator[bytes]:
-            step = size * 1000 if size > 1 else 1_000_000
-            for start in range(0, len(text), step):
-                yield text[start : start + step]
+    async def chunks() -> AsyncIterator[bytes]:
+        step = size * 1000 if size > 1 else 1_000_000
+        for start in range(0, len(text), step):
+            yield text[start : start + step]
 
-    async def read() -> list[Json]:
-        return [event async for event in kubeapi.lines(cast("Any", Content()))]
+    async def read() -> list[tuple[str, bytes]]:
+        return [(event.type, bytes(event.object)) async for event in kubeapi.lines(chunks())]
 
-    assert [list(event) for event in asyncio.run(read())] == [["a"], ["b"]]
+    assert asyncio.run(read()) == [("ADDED", b'{"a": 1}'), ("DELETED", large)]

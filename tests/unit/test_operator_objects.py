@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxymode_api.annotations import SKIP_ANNOTATION
-from proxymode_api.common import DataplaneOptions, Mode
+from proxymode_api.common import Condition, DataplaneOptions, Mode, Model
+from proxymode_api.nodeproxymode import LastSwitch, NodeProxyModeStatus, Preflight, PreflightResult
 from proxymode_api.proxymode import ProxyMode
 from proxymode_operator import objects
 from proxymode_operator.objects import Unreadable
 from proxymode_operator.rollout.model import TURN_ANNOTATION, Intent, Template, Turn, Write, WriteKind
+from proxymode_operator.shapes import ConditionShape, PreflightShape, ResultShape, StatusShape, SwitchShape, read
 
 NOW = datetime(2026, 11, 21, 4, 5, 6, tzinfo=UTC)
 
@@ -159,6 +164,48 @@ def test_what_a_switch_took_counts_once_it_has_succeeded(switch: dict[str, str],
 
 def test_a_status_of_another_time_is_no_report() -> None:
     assert reported(phase="Levitating") is None
+
+
+def test_what_is_read_of_a_status_is_what_the_api_says_it_is() -> None:
+    """The shape names some of the API's fields; each must be there, by its name on the wire and with its default."""
+    pairs: list[tuple[type[msgspec.Struct], type[Model]]] = [
+        (StatusShape, NodeProxyModeStatus),
+        (PreflightShape, Preflight),
+        (ResultShape, PreflightResult),
+        (SwitchShape, LastSwitch),
+        (ConditionShape, Condition),
+    ]
+    for shape, model in pairs:
+        required = {name for name, field in model.model_fields.items() if field.is_required()}
+        filled = {
+            str(model.model_fields[name].alias): _example(model.model_fields[name].annotation) for name in required
+        }
+        ours, theirs = read(shape, filled), model.model_validate(filled)
+        for name, on_the_wire in zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True):
+            assert on_the_wire == model.model_fields[name].alias
+            there = getattr(theirs, name)
+            assert getattr(ours, name) == (tuple(there) if isinstance(there, list) else there), name
+
+
+def _example(annotation: Any) -> Any:
+    """A value of this type, as JSON."""
+    if annotation is datetime:
+        return "2026-11-21T03:00:00Z"
+    return next(iter(annotation)).value if issubclass(annotation, Enum) else "x"
+
+
+def test_bytes_and_what_others_have_decoded_say_the_same() -> None:
+    raw = stored(write(Intent(mode=Mode.IPVS))) | {"status": status()}
+    data = msgspec.Raw(json.dumps(raw).encode())
+    assert objects.node_proxy_mode(data) == objects.node_proxy_mode(raw)
+    machine = {
+        "metadata": {"name": "n1", "uid": "u", "labels": {"zone": "a"}, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"unschedulable": True},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "example.org/Odd", "status": "odd"}]},
+    }
+    found = objects.node(msgspec.Raw(json.dumps(machine).encode()))
+    assert found == objects.node(machine)
+    assert (found.ready, found.cordoned, found.labels) == (True, True, {"zone": "a"})
 
 
 def test_a_proxy_mode_that_cannot_be_read_says_where() -> None:

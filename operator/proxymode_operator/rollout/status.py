@@ -115,7 +115,9 @@ def _progressing(s: Situation) -> tuple[bool, Reason, str]:
     current = s.current
     name = current.status.name if current else ""
     if status is FleetStatus.AWAITING_APPROVAL:
-        how = f"kubectl annotate proxymode {s.fleet.proxy_mode.metadata.name} {PROMOTE_ANNOTATION}={name}"
+        fleet = s.fleet.proxy_mode.metadata.name
+        by_hand = f"kubectl annotate proxymode {fleet} {PROMOTE_ANNOTATION}={name}"
+        how = f"kubectl proxymode promote {fleet}, or without the plugin {by_hand}"
         return False, Reason.AWAITING_APPROVAL, f"stage {name} waits to be promoted: {how}"
     if status is FleetStatus.SOAKING:
         until = f" until {current.due:%Y-%m-%dT%H:%M:%SZ}" if current and current.due else ""

@@ -70,7 +70,7 @@ class TakeOver:
 
     async def look(self) -> bool:
         """Do what is to be done now; whether all of it could be done."""
-        nodes = self._cache.nodes()
+        nodes = self._cache.handed()
         kept_off: dict[DaemonSetName, bool] = {}
         done = True
         for name, keep_off in daemon_sets(nodes).items():

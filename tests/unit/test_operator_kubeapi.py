@@ -1,0 +1,69 @@
+"""Lists and watches over HTTP, as the operator's own client reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client as k8s
+
+from fake_api import fake_api, listed, obj, watched
+from proxymode_operator.kubeapi import ApiError, Kind, KubeApi, identity
+
+if TYPE_CHECKING:
+    from fake_api import Answer
+
+
+async def everything_watched(*script: Answer) -> list[tuple[str, str]]:
+    """Type and name of every event, until the watch ends."""
+    async with fake_api(*script) as server, KubeApi(k8s.Configuration(host=server.url.rstrip("/"))) as api:
+        events = api.watch(Kind.NODE, "7")
+        return [(kind, identity(raw).name) async for kind, raw in events]
+
+
+def everything_listed(*script: Answer) -> list[str]:
+    async def scenario() -> list[str]:
+        async with fake_api(*script) as server, KubeApi(k8s.Configuration(host=server.url.rstrip("/"))) as api:
+            return [identity(raw).name async for page in api.list_pages(Kind.NODE) for raw in page.items]
+
+    return asyncio.run(scenario())
+
+
+def test_all_that_a_watch_brings_is_there_though_it_is_read_with_pauses() -> None:
+    small = [("ADDED", obj(f"n{index}", index, uid="u")) for index in range(3)]
+    large = [("MODIFIED", obj(f"large{index}", index, padding="x" * 50_000)) for index in range(60)]
+
+    async def bit_by_bit(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for kind, each in [*small, *large, *small]:
+            line = json.dumps({"type": kind, "object": each}).encode() + b"\n"
+            await response.write(line[:20])
+            await response.write(line[20:])
+        return response
+
+    found = asyncio.run(everything_watched(bit_by_bit))
+    assert found == [(kind, each["metadata"]["name"]) for kind, each in [*small, *large, *small]]
+
+
+@pytest.mark.parametrize("line", [b"<html>\n", b'{"type": "ADDED"}\n'])
+def test_what_is_no_event_ends_the_watch_with_an_error(line: bytes) -> None:
+    with pytest.raises(ApiError, match="watch /api/v1/nodes"):
+        asyncio.run(everything_watched(watched(line)))
+
+
+def test_a_list_that_is_empty_or_has_pages_is_read_and_one_that_is_none_is_an_error() -> None:
+    assert everything_listed(listed(9, obj("a", 1), more="token"), listed(9, obj("b", 2))) == ["a", "b"]
+
+    async def nothing(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"resourceVersion": "9"}, "items": None})
+
+    async def page_of_a_proxy(_: web.Request) -> web.Response:
+        return web.Response(text="<html>", content_type="text/html")
+
+    assert everything_listed(nothing) == []
+    with pytest.raises(ApiError, match="GET /api/v1/nodes"):
+        everything_listed(page_of_a_proxy)
