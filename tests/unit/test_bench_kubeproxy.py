@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxymode_api.modes import Mode
+from proxymode_benchmarks import binary
 from proxymode_benchmarks.sync import kubeproxy
-from proxymode_benchmarks.sync.kubeproxy import KubeProxyRun, binary, configuration
+from proxymode_benchmarks.sync.kubeproxy import KubeProxyRun
 from proxymode_benchmarks.sync.proxy import ProcessError
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def stand_in(folder: Path, text: str = STAND_IN) -> Path:
 
 def test_a_run_is_measured_with_its_children(tmp_path: Path) -> None:
     generations = iter([7, 7, 7])
-    run = KubeProxyRun(stand_in(tmp_path), tmp_path / "kubeconfig", tmp_path, lambda: next(generations, 8))
+    run = KubeProxyRun(stand_in(tmp_path), tmp_path / "kubeconfig", tmp_path, generation=lambda: next(generations, 8))
     with run as process:
         start = process.wait_until_synced()
         assert start.sync == 0.5, "of both families"
@@ -64,7 +66,7 @@ def test_a_run_is_measured_with_its_children(tmp_path: Path) -> None:
         assert start.rss > 50_000_000, "the process and its largest child"
         assert start.written is None
         assert process.cpu() >= start.cpu
-        pid = run._process.pid
+        pid = run.pid
     assert run._process.returncode is not None, pid
 
 
@@ -72,7 +74,7 @@ def test_a_run_that_ends_says_why(tmp_path: Path) -> None:
     program = stand_in(tmp_path, "#!{python}\nimport sys\nsys.exit('no such mode')\n")
     with (
         pytest.raises(ProcessError, match=r"status 1[\s\S]*no such mode"),
-        KubeProxyRun(program, tmp_path / "kubeconfig", tmp_path, lambda: 7) as process,
+        KubeProxyRun(program, tmp_path / "kubeconfig", tmp_path, generation=lambda: 7) as process,
     ):
         process.wait_until_synced()
 
@@ -81,24 +83,33 @@ def test_a_run_that_does_not_sync_is_given_up(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(kubeproxy, "DEADLINE_SECONDS", 0.05)
     with (
         pytest.raises(ProcessError, match="not synced within"),
-        KubeProxyRun(stand_in(tmp_path), tmp_path / "kubeconfig", tmp_path, lambda: 7) as process,
+        KubeProxyRun(stand_in(tmp_path), tmp_path / "kubeconfig", tmp_path, generation=lambda: 7) as process,
     ):
         process.wait_until_synced()
 
 
 def test_the_configuration_names_the_mode_and_where_the_cluster_is(tmp_path: Path) -> None:
-    config = json.loads(configuration(tmp_path / "kubeconfig", 1, 2))
+    text = binary.configuration(
+        Mode.IPVS,
+        node="node1",
+        cluster_cidrs=["10.244.0.0/16", "fd00::/64"],
+        kubeconfig=tmp_path / "kubeconfig",
+        metrics_port=1,
+        health_port=2,
+    )
+    config = json.loads(text)
     assert config["clientConnection"] == {"kubeconfig": str(tmp_path / "kubeconfig")}
-    assert (config["mode"], config["detectLocalMode"]) == ("nftables", "ClusterCIDR")
+    assert (config["mode"], config["detectLocalMode"]) == ("ipvs", "ClusterCIDR")
+    assert (config["hostnameOverride"], config["clusterCIDR"]) == ("node1", "10.244.0.0/16,fd00::/64")
     assert (config["metricsBindAddress"], config["healthzBindAddress"]) == ("127.0.0.1:1", "127.0.0.1:2")
 
 
 def test_the_binary_is_where_envtest_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
-    assert binary() is None
+    assert binary.find() is None
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
-    assert binary() is None
+    assert binary.find() is None
     program = stand_in(tmp_path)
-    assert binary() == program
+    assert binary.find() == program
     program.chmod(0o644)
-    assert binary() is None
+    assert binary.find() is None

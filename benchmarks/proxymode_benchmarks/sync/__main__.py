@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from proxymode_benchmarks import binary
 from proxymode_benchmarks.sync import figures, kernel, kubeproxy, peer, runs
 from proxymode_benchmarks.sync.cases import CASES, Case
 from proxymode_benchmarks.sync.cluster import Cluster
@@ -28,7 +29,7 @@ def main() -> int:
         parser.error("needs root: it makes a network namespace and programs nf_tables in it")
     build.assets()  # takes minutes, and the network, the first time
     kernel.own_namespace()
-    program = kubeproxy.binary()
+    program = binary.find()
     name = f"kube-proxy itself, {program}" if program is not None else peer.NAME
     comparisons = []
     for case in options.cases:
