@@ -86,8 +86,9 @@ def nodes(ctx: typer.Context) -> list[str]:
 
 
 def stages(ctx: typer.Context) -> list[str]:
-    """Stages of the only ProxyMode."""
-    return _ask(ctx, lambda cluster: [stage.name for stage in cluster.proxy_mode(None).spec.rollout.stages])
+    """Stages of the ProxyMode that is named, or of the only one."""
+    name = ctx.params.get("name")
+    return _ask(ctx, lambda cluster: [stage.name for stage in cluster.proxy_mode(name).spec.rollout.stages])
 
 
 def contexts(ctx: typer.Context) -> list[str]:

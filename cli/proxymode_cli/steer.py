@@ -46,22 +46,18 @@ def resume(access: Access, name: Name = None, *, form: Output = None) -> None:
 
 def promote(
     access: Access,
+    name: Name = None,
+    *,
     stage: Annotated[
         Optional[str],  # noqa: UP045 - typer 0.29 resolves this form for every Python
-        typer.Argument(metavar="STAGE", help="By default the stage that waits.", autocompletion=completing.stages),
-    ] = None,
-    *,
-    everything: Annotated[bool, typer.Option("--all", help="All stages of this rollout.")] = False,
-    name: Annotated[
-        Optional[str],  # noqa: UP045
         typer.Option(
-            "--proxymode",
-            "-p",
-            metavar="PROXYMODE",
-            help="Needed only where there are several.",
-            autocompletion=completing.proxy_modes,
+            "--stage",
+            metavar="STAGE",
+            help="This one, also ahead; by default the stage that waits.",
+            autocompletion=completing.stages,
         ),
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All stages of this rollout.")] = False,
     form: Output = None,
 ) -> None:
     """Approve a stage that waits for a person."""

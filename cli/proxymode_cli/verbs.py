@@ -54,14 +54,14 @@ def promote(found: ProxyMode, stage: str | None, *, everything: bool) -> Deed:
     names = [entry.name for entry in found.spec.rollout.stages]
     if everything:
         if stage is not None:
-            raise UserError("name a stage or give --all, not both", ExitCode.USAGE)
+            raise UserError("give --stage or --all, not both", ExitCode.USAGE)
         return Deed(_annotation(PROMOTE_ANNOTATION, PROMOTE_ALL), "all stages approved")
     if stage is None:
         waiting = [entry.name for entry in found.status.stages if entry.phase is StagePhase.AWAITING_APPROVAL]
         if not waiting:
             raise UserError(
-                f"no stage of {found.metadata.name} waits for approval; name one of {', '.join(names)} to approve it "
-                "ahead, or give --all",
+                f"no stage of {found.metadata.name} waits for approval; give --stage with one of {', '.join(names)} to "
+                "approve it ahead, or --all",
                 ExitCode.USAGE,
             )
         stage = waiting[0]

@@ -219,7 +219,7 @@ def _stage(stage: StageView, width: int, view: FleetView) -> Text:
     if report.phase == "Soaking" and report.completed_at is not None:
         line.append(f" for {words.age(report.completed_at, view.at)} of {stage.soak}", "dim")
     if report.phase == "AwaitingApproval":
-        line.append(f"   kubectl proxymode promote {stage.name}", "yellow")
+        line.append("   kubectl proxymode promote", "yellow")
     if missing := words.left_out(report.blocked, report.skipped):
         line.append(f"   {missing}", "yellow")
     return line

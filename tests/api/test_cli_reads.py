@@ -331,7 +331,8 @@ async def test_bash_completes_commands_options_and_names(fleet: ApiServer) -> No
     assert "--kubeconfig" in await complete(fleet, "status", "--k")
     assert await complete(fleet, "plan", "") == ["fleet"]
     assert await complete(fleet, "node", "cli-") == ["cli-1", "cli-2", "cli-3"]
-    assert await complete(fleet, "promote", "") == ["canary", "all"]
+    assert await complete(fleet, "promote", "") == ["fleet"]
+    assert await complete(fleet, "promote", "fleet", "--stage", "") == ["canary", "all"]
     assert await complete(fleet, "explain", "ip-vs-m") == ["ip-vs-module"]
 
 

@@ -160,7 +160,7 @@ async def test_promote_approves_the_stage_that_waits(fleet: ApiServer, store: St
 
 
 async def test_promote_a_stage_by_name(fleet: ApiServer, store: Store) -> None:
-    assert (await plugin(fleet, "promote", "canary", "--proxymode", "fleet")).code == 0
+    assert (await plugin(fleet, "promote", "fleet", "--stage", "canary")).code == 0
     assert (await store.get(FLEET))["metadata"]["annotations"]["proxymode.io/promote"] == "canary"
 
 
@@ -254,8 +254,8 @@ async def test_watch_ends_with_1_when_the_rollout_has_stopped(fleet: ApiServer, 
         (("node", "cli-9"), 4, "node 'cli-9' not found"),
         (("preflight", "cli-9"), 4, "node 'cli-9' not found"),
         (("pause", "flet"), 4, "ProxyMode 'flet' not found; there is fleet"),
-        (("promote", "zone-z"), 4, "fleet has no stage 'zone-z'; it has canary, all"),
-        (("promote", "canary", "--all"), 2, "name a stage or give --all, not both"),
+        (("promote", "--stage", "zone-z"), 4, "fleet has no stage 'zone-z'; it has canary, all"),
+        (("promote", "--stage", "canary", "--all"), 2, "give --stage or --all, not both"),
         (("status", "--context", "elsewhere"), 3, "elsewhere"),
         (("status", "--kubeconfig", "/nonexistent/config"), 3, "/nonexistent/config"),
     ],

@@ -148,7 +148,7 @@ def test_a_stage_that_waits_says_how_to_let_it_go() -> None:
     proxy_mode = copy.deepcopy(world.PROXY_MODE)
     proxy_mode["status"]["stages"][1]["phase"] = "AwaitingApproval"
     view = world.fleet(proxy_mode)
-    assert any("kubectl proxymode promote half" in line for line in lines(tree(view, view.rollouts[0])))
+    assert any("kubectl proxymode promote" in line for line in lines(tree(view, view.rollouts[0])))
 
 
 def test_without_a_terminal_each_change_is_a_line_once() -> None:
