@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from proxymode_testbeds.apiserver import ApiServer
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/getting-started.md")
+PAGES = ("README.md", "docs/getting-started.md", "docs/demo.md")
+TYPED = PAGES[:2]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```console\n(?P<text>.*?)```", re.DOTALL)
 
 KUBEADM = """
@@ -75,7 +76,7 @@ def test_the_agent_takes_these_flags(block: Block) -> None:
         flags.parse(arguments)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", TYPED)
 async def test_what_a_reader_types_works(page: str, empty_api: ApiServer) -> None:
     await empty_api.kubectl("apply", "--filename=-", stdin=KUBEADM)
     for block in blocks(page):
