@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import TYPE_CHECKING
 
+from proxymode_agent.dataplane.ipvs.addresses import Found
 from proxymode_agent.dataplane.ipvs.model import Element, Set, frontend_key
 from proxymode_agent.dataplane.ipvs.ownership import excluded, is_ours, node_addresses
 from proxymode_agent.services.model import DataplaneConfig, Frontend, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 def packed(text: str) -> bytes:
@@ -34,16 +39,20 @@ def test_a_virtual_server_is_ours_by_its_address_or_by_our_tables_memory_but_nev
     assert not excluded(CAREFUL, packed("2001:db8::1"))
 
 
+def found(local: Collection[bytes], *unreachable: bytes) -> Found:
+    return Found(bound={}, elsewhere=frozenset((*local, *unreachable)), local=frozenset(local), stray=frozenset())
+
+
 def test_node_ports_answer_on_all_addresses_or_on_the_chosen_ones() -> None:
     local = {NODE, SECOND, POD_SIDE, NODE6}
-    everywhere = node_addresses(DataplaneConfig(node_ips=(NODE, NODE6)), local, {*local, packed("127.0.0.1")})
+    everywhere = node_addresses(DataplaneConfig(node_ips=(NODE, NODE6)), found(local, packed("127.0.0.1")))
     assert everywhere.node_ports == local
     assert everywhere.sources == {4: NODE, 16: NODE6}
     assert everywhere.own == {*local, packed("127.0.0.1")}
     chosen = DataplaneConfig(node_port_addresses=(ipaddress.ip_network("192.168.0.0/16"), ipaddress.ip_network("::/0")))
-    assert node_addresses(chosen, local, local).node_ports == {NODE, SECOND, NODE6}
+    assert node_addresses(chosen, found(local)).node_ports == {NODE, SECOND, NODE6}
 
 
 def test_the_node_speaks_from_the_first_of_its_addresses_that_it_has() -> None:
     config = DataplaneConfig(node_ips=(packed("192.168.50.99"), SECOND, NODE))
-    assert node_addresses(config, {NODE, SECOND}, ()).sources == {4: SECOND}
+    assert node_addresses(config, found({NODE, SECOND})).sources == {4: SECOND}

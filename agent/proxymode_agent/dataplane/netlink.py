@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 NLM_F_REQUEST: Final = 0x1
 NLM_F_ACK: Final = 0x4
@@ -21,10 +23,12 @@ NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 NLM_F_EXCL: Final = 0x200
 NLM_F_CREATE: Final = 0x400
+_NLMSG_NOOP: Final = 1
 _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
 _SOL_NETLINK: Final = 270
 _NETLINK_CAP_ACK: Final = 10
+_NETLINK_GET_STRICT_CHK: Final = 12
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 
@@ -43,18 +47,28 @@ class Message(NamedTuple):
     body: bytes
 
 
+def request_header(kind: int, flags: int, size: int) -> bytes:
+    """The header of a request that is submitted, before a body of `size` bytes, which are a multiple of four."""
+    return _HEADER.pack(_HEADER.size + size, kind, NLM_F_REQUEST | flags, 0, 0)
+
+
 class DumpInterruptedError(OSError):
     """The table changed during every one of several dumps, so none of them is a consistent picture."""
 
 
 class NetlinkSocket:
-    """One AF_NETLINK socket in the network namespace of the thread that opens it. Not thread-safe."""
+    """One AF_NETLINK socket in the network namespace of the thread that opens it. Not thread-safe.
 
-    def __init__(self, protocol: int) -> None:
+    `strict`: rtnetlink's dumps hold to what the request asks for, a route's table, protocol and device (Linux 4.20).
+    """
+
+    def __init__(self, protocol: int, *, strict: bool = False) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         for option, size in ((_SO_SNDBUFFORCE, 4 << 20), (_SO_RCVBUFFORCE, 16 << 20)):
             self._socket.setsockopt(socket.SOL_SOCKET, option, size)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        if strict:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
         self._socket.settimeout(_ANSWER_SECONDS)
         self._sequence = 0
@@ -72,6 +86,22 @@ class NetlinkSocket:
         refused: dict[int, int] = {}
         for start in range(0, len(messages), _BATCH):
             refused.update(self._batch(messages[start : start + _BATCH], start))
+        return refused
+
+    def submit(self, requests: Iterable[bytes]) -> Counter[int]:
+        """Send requests, each one or more messages with their headers, in order; returns how often the kernel refused
+        with which errno.
+
+        For tens of thousands: messages are not numbered, a batch is told by the answer to an empty message after it.
+        Raises OSError when the kernel does not answer.
+        """
+        refused: Counter[int] = Counter()
+        waiting = iter(requests)
+        while batch := list(islice(waiting, _BATCH)):
+            self._sequence += 1
+            batch.append(_HEADER.pack(_HEADER.size, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, self._sequence, 0))
+            self._socket.send(b"".join(batch))
+            refused.update(self._refusals())
         return refused
 
     def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
@@ -103,6 +133,20 @@ class NetlinkSocket:
                         _raise_for(-_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0])
                         return
                     yield answer_kind, flags, view[offset + _HEADER.size : offset + size]
+                offset += (size + 3) & ~3
+
+    def _refusals(self) -> Iterator[int]:
+        """Each errno that comes before the answer to the last message."""
+        while True:
+            length = self._socket.recv_into(self._buffer)
+            offset = 0
+            while offset < length:
+                size, kind, _, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
+                if kind == _NLMSG_ERROR:
+                    if sequence == self._sequence:
+                        return
+                    if sequence == 0:
+                        yield -_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0]
                 offset += (size + 3) & ~3
 
     def _batch(self, messages: Sequence[Message], first_index: int) -> dict[int, int]:

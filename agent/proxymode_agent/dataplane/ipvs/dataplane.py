@@ -14,7 +14,7 @@ from proxymode_agent.dataplane.affinity import Remembered, addressed, sticky
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import sysctls, templates, timeouts
-from proxymode_agent.dataplane.ipvs.addresses import Addresses
+from proxymode_agent.dataplane.ipvs.addresses import Addresses, unused
 from proxymode_agent.dataplane.ipvs.count import Count
 from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining, opens, rerouted
 from proxymode_agent.dataplane.ipvs.drain import Drain
@@ -41,8 +41,9 @@ from proxymode_agent.services.model import Family, Frontend
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
+    from proxymode_agent.dataplane.ipvs.addresses import Found
     from proxymode_agent.dataplane.ipvs.model import AddressChange, Element, ServerChange
     from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
 
@@ -88,7 +89,7 @@ class IpvsDataplane:
             result = self._sync_changed(wanted, state, changed)
         if result is None:
             wanted = self._fresh(state)
-            result = self._sync_all(wanted, state, partial(is_ours, self._config))
+            result = self._sync_all(wanted, partial(is_ours, self._config))
         self._wanted = wanted
         self._virtual_servers = self._count.virtual_servers()
         return result
@@ -102,7 +103,7 @@ class IpvsDataplane:
         self._wanted = None
         wanted = self._fresh(state)
         result = self._sync_all(
-            wanted, state, lambda elements, bound: lambda frontend: not excluded(self._config, frontend.address)
+            wanted, lambda elements, bound: lambda frontend: not excluded(self._config, frontend.address)
         )
         if result.refused:
             name, reason = result.refused[0]
@@ -171,7 +172,7 @@ class IpvsDataplane:
         self._wanted = None
         if not self.present() or not available():
             return 0
-        ours = is_ours(self._config, self._table.elements(), self._bound())
+        ours = is_ours(self._config, self._table.elements(), self._bound(self._addresses.read()))
         servers = self._open_servers()
         changes = [DeleteVirtualServer(frontend) for frontend in servers.read(ours)]
         refused = servers.apply(changes)
@@ -186,8 +187,8 @@ class IpvsDataplane:
         """
         self._wanted = None
         if self.present() and self._addresses.device_exists():
-            self._addresses.release(list(self._bound()))
-            if not self._addresses.bound():
+            self._addresses.release(list(self._bound(self._addresses.read())))
+            if not self._addresses.read().bound:
                 self._addresses.delete_device()
         forget_routes(self._addresses)
 
@@ -200,19 +201,17 @@ class IpvsDataplane:
         asked = self._schedulers.asked(state.ports.values())
         replacements = self._schedulers.replacements(asked, self._open_servers().has_scheduler)
         self._table.watch.begin()
-        return Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements)
+        return Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements, state.ports)
 
     def _node_addresses(self) -> NodeAddresses:
-        return node_addresses(self._config, self._addresses.local(), self._addresses.elsewhere())
+        return node_addresses(self._config, self._addresses.read())
 
     def _sync_all(
         self,
         wanted: Wanted,
-        state: ServiceState,
         whose: Callable[[Iterable[Element], Iterable[bytes]], Callable[[Frontend], bool]],
     ) -> SyncResult:
         """`whose`: from elements of the table and bound addresses, which virtual servers may be changed."""
-        wanted.replace(state.ports)
         after = wanted.state()
         servers = self._open_servers()  # loads the module, which brings the sysctls
         written = sysctls.apply(sysctls.wanted(os.uname().release, strict_arp=self._config.ipvs_strict_arp))
@@ -230,7 +229,8 @@ class IpvsDataplane:
             written += 1 + len(new)
             elements = {e: value for e, value in elements.items() if e.family != length} | new
         written += self._addresses.claim_device()
-        bound = self._bound(keep=after.addresses.keys())
+        addresses = self._addresses.read()
+        bound = self._bound(addresses, keep=after.addresses.keys())
         ours = whose(elements, bound)
         before = IpvsState(
             virtual_servers=servers.read(lambda frontend: frontend in after.virtual_servers or ours(frontend)),
@@ -242,7 +242,7 @@ class IpvsDataplane:
         changes = diff(before, after, self._drain.overdue(now))
         applied, refused = self._apply(wanted, changes)
         self._forget_flows(before, after)
-        strays = self._addresses.stray_routes()
+        strays = unused(addresses.stray - after.addresses.keys())
         self._addresses.delete_routes(strays)
         self._refused = refused
         return self._result(wanted, written + applied + len(strays))
@@ -289,11 +289,11 @@ class IpvsDataplane:
         }
         self._table.put(opened, changes.there)
         if changes.bind:
-            refused += self._addresses.apply(changes.bind)
+            refused += self._addresses.bind(changes.bind)
         self._table.delete(changes.forget)
         refused += servers.apply(changes.delete_servers)
         if changes.release:
-            refused += self._addresses.apply(changes.release)
+            refused += self._addresses.unbind(changes.release)
         self._table.delete(changes.delete)
         refused += servers.apply(changes.sweep)
         self._drain.changed(changes.servers, self._clock())
@@ -314,13 +314,12 @@ class IpvsDataplane:
             self._servers = Servers()
         return self._servers
 
-    def _bound(self, keep: Iterable[bytes] = ()) -> dict[bytes, bytes | None]:
+    def _bound(self, addresses: Found, keep: Container[bytes] = ()) -> dict[bytes, bytes | None]:
         """The addresses on kube-ipvs0, without excluded ones that are not in `keep`."""
-        kept = set(keep)
         return {
             address: source
-            for address, source in self._addresses.bound().items()
-            if address in kept or not excluded(self._config, address)
+            for address, source in addresses.bound.items()
+            if address in keep or not excluded(self._config, address)
         }
 
     def _set_timeouts(self, servers: Servers) -> int:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.ipvs.model import (
     AddRealServer,
-    AddressChange,
     AddVirtualServer,
     BindAddress,
     DeleteRealServer,
@@ -48,10 +47,10 @@ class Changes:
     close: Mapping[Element, Verdict | None]
     servers: tuple[ServerChange, ...]
     open: Mapping[Element, Verdict | None]
-    bind: tuple[AddressChange, ...]
+    bind: tuple[BindAddress, ...]
     forget: frozenset[Element]
     delete_servers: tuple[ServerChange, ...]
-    release: tuple[AddressChange, ...]
+    release: tuple[ReleaseAddress, ...]
     delete: frozenset[Element]
     there: frozenset[Element]
     sweep: tuple[DeleteRealServer, ...]

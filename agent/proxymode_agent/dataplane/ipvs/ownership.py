@@ -8,8 +8,9 @@ from proxymode_agent.dataplane.ipvs.model import Set, frontend_key
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Iterable
 
+    from proxymode_agent.dataplane.ipvs.addresses import Found
     from proxymode_agent.dataplane.ipvs.model import Element
     from proxymode_agent.services.model import DataplaneConfig, Frontend, Network
 
@@ -32,15 +33,17 @@ def is_ours(config: DataplaneConfig, elements: Iterable[Element], bound: Iterabl
     return ours
 
 
-def node_addresses(config: DataplaneConfig, local: Collection[bytes], elsewhere: Iterable[bytes]) -> NodeAddresses:
-    """`local`: the node's addresses that others can reach; `elsewhere`: all but those on kube-ipvs0."""
+def node_addresses(config: DataplaneConfig, found: Found) -> NodeAddresses:
+    """Which of the addresses that the node has are for Services."""
     networks = config.node_port_addresses
     return NodeAddresses(
         node_ports=frozenset(
-            address for address in local if networks is None or any(_contains(network, address) for network in networks)
+            address
+            for address in found.local
+            if networks is None or any(_contains(network, address) for network in networks)
         ),
-        sources={len(address): address for address in reversed(config.node_ips) if address in local},
-        own=frozenset(elsewhere),
+        sources={len(address): address for address in reversed(config.node_ips) if address in found.local},
+        own=found.elsewhere,
     )
 
 

@@ -53,8 +53,15 @@ class Wanted:
     the least name; when that port goes, the next one gets it in the same change.
     """
 
-    def __init__(self, scheduler: str, node: NodeAddresses, replacements: Mapping[str, str] | None = None) -> None:
-        """`scheduler`: of Services that ask for none; `replacements`: what those get that the kernel does not have."""
+    def __init__(
+        self,
+        scheduler: str,
+        node: NodeAddresses,
+        replacements: Mapping[str, str] | None = None,
+        ports: Mapping[ServicePortName, ServicePort] | None = None,
+    ) -> None:
+        """`scheduler`: of Services that ask for none; `replacements`: what those get that the kernel does not have;
+        `ports`: those to begin with."""
         self.node = node
         self._scheduler = scheduler
         self._replacements = replacements or {}
@@ -64,6 +71,8 @@ class Wanted:
         self._addresses: Counter[bytes] = Counter()
         self._hairpin: Counter[bytes] = Counter()
         self._endpoints = 0
+        for name, port in (ports or {}).items():
+            self._learn(name, port)
 
     @property
     def services(self) -> int:
