@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
-from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Layout
+from proxymode_agent.dataplane.conntrack.layout import LAYOUTS, Layout
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.nftables import flows
 from proxymode_agent.services.model import Family, Protocol, ServicePort, ServiceState
@@ -208,8 +208,8 @@ def test_the_kernel_picks_the_flows_itself(shared_fleet: Topology, made: Nftable
 
     def selected(port: int | None) -> set[tuple[int, int]]:
         with contextlib.closing(ConntrackTable()) as table:
-            entries = table.select(layout, flows.criteria(port))
-            return {(entry.protocol, entry.original.destination_port) for entry in entries}
+            found = table.select(layout, flows.criteria(port))
+            return {(flow.protocol[0], int.from_bytes(flow.destination_port[:2], "big")) for flow in found}
 
     assert shared_fleet.call("node1", selected, 54) == {(Protocol.UDP, 54)}
     assert shared_fleet.call("node1", selected, None) >= {(Protocol.UDP, 53), (Protocol.UDP, 54)}

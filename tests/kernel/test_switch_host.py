@@ -15,20 +15,19 @@ import pytest
 
 from nftables_bed import node_config, service, state
 from proxymode_agent.dataplane.conntrack import messages
-from proxymode_agent.dataplane.conntrack.entries import CTA_PROTOINFO, CTA_STATUS, CTA_TIMEOUT, LAYOUTS, Status
+from proxymode_agent.dataplane.conntrack.flow import Status
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.dataplane.netlink import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket
-from proxymode_agent.dataplane.nfnetlink.attributes import encode
+from proxymode_agent.dataplane.netlink import NLM_F_CREATE, NLM_F_EXCL, NetlinkSocket, request_header
 from proxymode_agent.dataplane.nftables import NftablesDataplane
 from proxymode_agent.switch import Outcome, Switcher, SwitchError, connections
-from proxymode_agent.switch.handover import carrier
+from proxymode_agent.switch.handover import carrier, remembered
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_testbeds.traffic.ask import ask
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from proxymode_agent.dataplane.conntrack.entries import Entry
+    from proxymode_agent.dataplane.conntrack.flow import Flow
     from proxymode_agent.services.model import ServiceState
     from proxymode_agent.switch import Connections
     from proxymode_testbeds.fixtures import FleetMaker, Traffic
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 WEB = "10.96.0.50"
 FORGETS = 4
-CT_NEW = 0x100  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW
 
 
 @pytest.fixture
@@ -54,17 +52,10 @@ def web() -> ServiceState:
     return state(service("web", WEB, 80, [("10.244.1.11", 8080), ("10.244.2.11", 8080)]))
 
 
-def as_ipvs(entry: Entry) -> list[Message]:
+def as_ipvs(flow: Flow) -> bytes:
     """An entry goes, and comes again as IPVS would have left it."""
-    layout = LAYOUTS[len(entry.original.source) == 16]
-    established = Status.SEEN_REPLY | Status.ASSURED | Status.CONFIRMED
-    attributes = (
-        (CTA_STATUS, established.to_bytes(4, "big")),
-        (CTA_TIMEOUT, (86400).to_bytes(4, "big")),
-        (CTA_PROTOINFO, ((1, ((1, bytes([3])),)),)),
-    )
-    body = layout.header + messages.original_of(entry) + messages.reply_of(entry) + encode(attributes)
-    return [*messages.delete([entry]), Message(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, body)]
+    entry = messages.dumped(flow._replace(status=Status.SEEN_REPLY | Status.ASSURED | Status.CONFIRMED))
+    return messages.delete(flow) + request_header(messages.CT_NEW, NLM_F_CREATE | NLM_F_EXCL, len(entry)) + entry
 
 
 def hand_over(
@@ -78,26 +69,26 @@ def hand_over(
         looks += 1
         if looks <= FORGETS:
             with ConntrackTable() as table:
-                table.delete(list(table.entries()))
+                table.delete(list(table.flows()))
         return looks < FORGETS - 1  # the list is empty before the last entry is gone
 
-    monkeypatch.setattr(carrier._Remembered, "any", forgets_in_turns)
+    monkeypatch.setattr(remembered.Remembered, "any", forgets_in_turns)
     with ConntrackTable() as table, closing(NetlinkSocket(12)) as netlink, closing(carrier.Carrier(folder)) as moves:
         for process in everybody:  # there is no IPVS to translate their packets
             process.signal(signal.SIGSTOP)
-        forward = (connections.upright(entry, services) for entry in table.entries())
-        ours = [entry for entry in forward if entry.by_nftables and entry.established]
-        assert netlink.transact([message for entry in ours for message in as_ipvs(entry)]) == {}
-        entries = list(table.entries())
-        held = connections.held_by(Mode.IPVS, entries, services)
-        moves.catch(entries, services)
+        forward = (connections.upright(flow, services) for flow in table.flows())
+        ours = [flow for flow in forward if flow.by_nftables and flow.established]
+        assert not netlink.submit(map(as_ipvs, ours))
+        held = moves.catch(ports)
+        assert held.keys() == {messages.original_of(flow) for flow in ours}
         moves.carry(ports)
         for process in everybody:
             process.signal(signal.SIGCONT)
         moves.restore(ports)
         moves.end()
         assert not moves.ended & held.keys(), "nobody has closed them"
-        return connections.compare(held, table.entries())
+        assert looks > FORGETS
+        return connections.compare(held, table.check(held))
 
 
 def test_connections_that_talk_are_carried_over_and_counted(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from proxymode_agent.dataplane.conntrack.entries import Entry, Path, Status
+from conntrack_oracle import Entry, Path
+from conntrack_oracle import flow as as_flow
+from proxymode_agent.dataplane.conntrack.flow import Status
 from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
 from proxymode_agent.dataplane.nftables.flows import (
     StaleFlows,
@@ -22,7 +24,8 @@ from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxymode_agent.dataplane.conntrack.entries import Layout
+    from proxymode_agent.dataplane.conntrack.flow import Flow
+    from proxymode_agent.dataplane.conntrack.layout import Layout
     from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 
 VIP, NODE, CLIENT = bytes([10, 96, 0, 53]), bytes([192, 168, 50, 1]), bytes([10, 244, 1, 9])
@@ -33,9 +36,9 @@ REROUTED = {UdpFrontend(VIP, 53): frozenset([HERE]), UdpFrontend(None, 30053): f
 
 def flow(
     to: tuple[bytes, int], answers_from: tuple[bytes, int], *, protocol: int = IPPROTO_UDP, translated: bool = True
-) -> Entry:
+) -> Flow:
     status = Status.CONFIRMED | (Status.DST_NAT if translated else 0)
-    return Entry(protocol, Path(CLIENT, 4000, *to), Path(*answers_from, CLIENT, 4000), status, 30, 0, b"id00", None)
+    return as_flow(Entry(protocol, Path(CLIENT, 4000, *to), Path(*answers_from, CLIENT, 4000), status))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def flow(
         pytest.param(flow((NODE, 30053), (NODE, 30053), translated=False), False, id="somebody else's port 30053"),
     ],
 )
-def test_staleness(entry: Entry, stale: bool) -> None:
+def test_staleness(entry: Flow, stale: bool) -> None:
     assert is_stale(entry, REROUTED) is stale
 
 
@@ -61,13 +64,13 @@ class Conntrack:
 
     def __init__(self) -> None:
         self.looks = 0
-        self.deleted: list[Entry] = []
+        self.deleted: list[Flow] = []
 
-    def select(self, layout: Layout, criteria: bytes) -> list[Entry]:
+    def select(self, layout: Layout, criteria: bytes) -> list[Flow]:
         self.looks += 1
         return [flow((VIP, 53), HERE), flow((VIP, 53), GONE)]
 
-    def delete(self, entries: Sequence[Entry]) -> None:
+    def delete(self, entries: Sequence[Flow]) -> None:
         self.deleted += entries
 
 
@@ -90,7 +93,7 @@ def test_conntrack_is_looked_through_only_where_a_flow_may_be_stale(
         stale.add([(key, pack_endpoints(Endpoint(*one) for one in endpoints))])
         stale.delete()
     assert conntrack.looks == looks
-    assert [(entry.reply.source, entry.reply.source_port) for entry in conntrack.deleted] == deleted
+    assert [(entry.back, int.from_bytes(entry.back_port[:2], "big")) for entry in conntrack.deleted] == deleted
 
 
 def test_frontends_and_endpoints_are_read_back_from_their_bytes() -> None:

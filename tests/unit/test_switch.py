@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conntrack_oracle import Entry as ConntrackEntry
+from conntrack_oracle import Path as Direction
+from conntrack_oracle import flow
 from proxymode_agent.dataplane.base import Dataplane, DataplaneError
-from proxymode_agent.dataplane.conntrack.entries import Entry, Status, Tcp
-from proxymode_agent.dataplane.conntrack.entries import Path as Direction
+from proxymode_agent.dataplane.conntrack.flow import Flow, Status
+from proxymode_agent.dataplane.conntrack.messages import original_of, reply_of
+from proxymode_agent.dataplane.conntrack.table import Checked
 from proxymode_agent.services.model import (
     DataplaneConfig,
     Family,
@@ -449,18 +453,11 @@ def test_a_journal_that_makes_no_sense_counts_as_none_and_is_told(
     assert "switch journal ignored" in caplog.text
 
 
-def conntrack(client_port: int, *, state: int = 3, nat: bool = False, pod: int = 11, vip: int = 10) -> Entry:
+def conntrack(client_port: int, *, state: int = 3, nat: bool = False, pod: int = 11, vip: int = 10) -> Flow:
     client, service, endpoint = (bytes((10, 0, 0, last)) for last in (1, vip, pod))
-    return Entry(
-        6,
-        Direction(client, client_port, service, 80),
-        Direction(endpoint, 8080, client, client_port),
-        Status.SEEN_REPLY | (Status.DST_NAT if nat else 0),
-        100,
-        0,
-        b"",
-        Tcp(state, 0, 0, 0, 0),
-    )
+    there, back = Direction(client, client_port, service, 80), Direction(endpoint, 8080, client, client_port)
+    status = Status.SEEN_REPLY | (Status.DST_NAT if nat else 0)
+    return flow(ConntrackEntry(6, there, back, status, info=(state, 0, 0, 0, 0)))
 
 
 def test_connections_are_counted_by_who_translates_them_and_compared_by_endpoint() -> None:
@@ -477,10 +474,10 @@ def test_connections_are_counted_by_who_translates_them_and_compared_by_endpoint
         conntrack(6),
     ]
     held = counting.held_by(Mode.IPVS, entries, services)
-    assert {key.original.source_port for key in held} == {1, 6}
-    assert {key.original.source_port for key in counting.held_by(Mode.NFTABLES, entries, services)} == {2}
-    assert {key.original.source_port for key in counting.opening(entries, services)} == {4}
-    after = [conntrack(1, nat=True), conntrack(6, nat=True, pod=12)]
+    assert held == {original_of(one): reply_of(one) for one in (entries[0], entries[5])}
+    assert set(counting.held_by(Mode.NFTABLES, entries, services)) == {original_of(entries[1])}
+    assert counting.opening(entries, services) == {original_of(entries[3])}
+    after = Checked({original_of(conntrack(1))}, [conntrack(6, nat=True, pod=12)])
     assert counting.compare(held, after) == Connections(found=2, kept=1)
 
 

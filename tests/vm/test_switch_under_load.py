@@ -9,7 +9,6 @@ import itertools
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from proxymode_agent.dataplane.conntrack.entries import TCP_ESTABLISHED, Entry
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.switch import Outcome, Switcher
 from proxymode_agent.switch.plan import plan
@@ -19,6 +18,7 @@ from switch_load import ESTABLISHED, agent, clients, let_run, services, stop, sw
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from proxymode_agent.dataplane.conntrack.flow import Flow
     from proxymode_testbeds.fixtures import Traffic
     from proxymode_testbeds.topology import Topology
     from service_node import Idle, NodeMaker, ServiceNode
@@ -66,10 +66,11 @@ def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
     assert idle.number <= len(node.call(open_connections)) <= idle.number + 2 * round_trips
 
 
-def open_connections() -> list[Entry]:
+def open_connections() -> list[Flow]:
     """What conntrack takes for open connections through a Service."""
     with ConntrackTable() as table:
-        return [entry for entry in table.entries() if entry.tcp is not None and entry.tcp.state == TCP_ESTABLISHED]
+        translated = (one for one in table.flows() if (one.back, one.seen_as) != (one.destination, one.source))
+        return [flow for flow in translated if flow.established]
 
 
 def test_killed_after_any_step_the_next_agent_finishes_and_nothing_is_lost(

@@ -1,24 +1,25 @@
 """Which established connections hang on a mode, and which of them still do what they did. Pure, over conntrack entries.
 
-TCP only: a UDP "connection" is a guess of conntrack's.
+TCP and SCTP only: a UDP "connection" is a guess of conntrack's.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_agent.dataplane.conntrack.entries import TCP_ESTABLISHED, Entry, Key, Status, forwards, key_of
+from proxymode_agent.dataplane.conntrack.flow import Flow, Status
+from proxymode_agent.dataplane.conntrack.messages import original_of, reply_of
 from proxymode_agent.switch.record import Connections
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
-    from proxymode_agent.dataplane.conntrack.entries import Path
+    from proxymode_agent.dataplane.conntrack.table import Checked
     from proxymode_agent.services.model import Frontend, ServiceState
 
-Held = dict[Key, "Path"]
-"""Connections by key, with the reply direction: from which endpoint, and to whom."""
+Held = dict[bytes, bytes]
+"""Connections by CTA_TUPLE_ORIG, with CTA_TUPLE_REPLY: from which endpoint, and to whom."""
 
 
 class Frontends(NamedTuple):
@@ -27,9 +28,9 @@ class Frontends(NamedTuple):
     addressed_ports: frozenset[Frontend]
     node_ports: frozenset[tuple[int, int]]
 
-    def include(self, entry: Entry) -> bool:
+    def include(self, flow: Flow) -> bool:
         """Whether the connection was made to one of them."""
-        return self.addressed(entry.protocol, entry.original.destination, entry.original.destination_port)
+        return self.addressed(flow.protocol[0], flow.destination, int.from_bytes(flow.destination_port[:2], "big"))
 
     def addressed(self, protocol: int, address: bytes, port: int) -> bool:
         """Whether one of them has this address and port."""
@@ -50,54 +51,52 @@ def frontends(state: ServiceState) -> Frontends:
     )
 
 
-def upright(entry: Entry, services: Frontends) -> Entry:
+def upright(flow: Flow, services: Frontends) -> Flow:
     """The entry as it would be had the client's packet made it, where the endpoint's did, by the hand-over's maps: then
     the client's direction is its reply, and netfilter translates its source where otherwise the destination."""
-    if not entry.status & Status.SRC_NAT or services.include(entry):
-        return entry
-    turned = forwards(entry._replace(status=entry.status | Status.DST_NAT))
-    return turned if services.include(turned) else entry
+    if not flow.status & Status.SRC_NAT or services.include(flow):
+        return flow
+    turned = made_by_client(flow)
+    return turned if services.include(turned) else flow
 
 
-def held_by(mode: Mode, entries: Iterable[Entry], services: Frontends) -> Held:
+def made_by_client(flow: Flow) -> Flow:
+    """An entry that the endpoint's packet made, the other way round."""
+    return flow.turned()._replace(status=flow.status | Status.DST_NAT)
+
+
+def held_by(mode: Mode, flows: Iterable[Flow], services: Frontends) -> Held:
     """Established connections to Services that `mode` translates."""
     return {
-        key_of(entry): entry.reply
-        for entry in (upright(one, services) for one in entries)
-        if entry.established and _translates(mode, entry) and services.include(entry)
+        original_of(flow): reply_of(flow)
+        for flow in (upright(one, services) for one in flows)
+        if flow.established and _translates(mode, flow) and services.include(flow)
     }
 
 
-def opening(entries: Iterable[Entry], services: Frontends) -> set[Key]:
-    """Connections to Services whose handshake goes through IPVS right now."""
-    return {
-        key_of(entry)
-        for entry in entries
-        if entry.tcp is not None and entry.tcp.state < TCP_ESTABLISHED and entry.by_ipvs and services.include(entry)
-    }
+def opening(flows: Iterable[Flow], services: Frontends) -> set[bytes]:
+    """CTA_TUPLE_ORIG of connections to Services whose handshake goes through IPVS right now."""
+    return {original_of(flow) for flow in flows if flow.opening and flow.by_ipvs and services.include(flow)}
 
 
-def found(wanted: Container[Key], entries: Iterable[Entry]) -> dict[Key, Entry]:
-    """What a dump has for `wanted`, all the right way round.
-
-    An entry that the endpoint's packet made, by the maps, has the client's direction as its reply, and netfilter
-    translates its source where otherwise it translates the destination.
-    """
-    seen: dict[Key, Entry] = {}
-    for entry in entries:
-        if key_of(entry) in wanted:
-            seen[key_of(entry)] = entry
-        elif entry.status & Status.SRC_NAT and Key(entry.protocol, entry.reply) in wanted:
-            seen[Key(entry.protocol, entry.reply)] = forwards(entry._replace(status=entry.status | Status.DST_NAT))
+def found(wanted: Container[bytes], flows: Iterable[Flow]) -> dict[bytes, Flow]:
+    """What a dump has for `wanted`, all the right way round."""
+    seen: dict[bytes, Flow] = {}
+    for flow in flows:
+        turned = made_by_client(flow)
+        if original_of(flow) in wanted:
+            seen[original_of(flow)] = flow
+        elif flow.status & Status.SRC_NAT and original_of(turned) in wanted:
+            seen[original_of(turned)] = turned
     return seen
 
 
-def compare(before: Mapping[Key, Path], entries: Iterable[Entry]) -> Connections:
+def compare(before: Mapping[bytes, bytes], after: Checked) -> Connections:
     """What became of connections. One that ended by itself meanwhile is kept as long as conntrack remembers its end."""
-    after = found(before, entries)
-    kept = sum(1 for key, entry in after.items() if entry.by_nftables and entry.reply == before[key])
-    return Connections(found=len(before), kept=kept)
+    others = found(before, after.others)
+    kept = sum(1 for original, flow in others.items() if flow.by_nftables and reply_of(flow) == before[original])
+    return Connections(found=len(before), kept=len(after.good) + kept)
 
 
-def _translates(mode: Mode, entry: Entry) -> bool:
-    return entry.by_ipvs if mode is Mode.IPVS else entry.by_nftables
+def _translates(mode: Mode, flow: Flow) -> bool:
+    return flow.by_ipvs if mode is Mode.IPVS else flow.by_nftables

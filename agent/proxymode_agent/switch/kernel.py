@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxymode_agent.dataplane.base import Dataplane, SyncResult
-    from proxymode_agent.dataplane.conntrack.entries import Entry, Key
     from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
     from proxymode_agent.services.model import DataplaneConfig, ServiceState
     from proxymode_agent.switch.connections import Held
@@ -152,7 +151,8 @@ class Kernel:
             case Step.COUNT | Step.DRAIN:
                 self._count(to, state)
             case Step.CATCH:
-                self._carrier.catch(self._count(to, state), connections.frontends(state))
+                self._carrier.ended = set()
+                self._held = self._carrier.catch(state)
             case Step.CARRY:
                 self._carrier.carry(state)
             case Step.REMOVE_VIRTUAL_SERVERS:
@@ -178,7 +178,7 @@ class Kernel:
             case Step.COMPARE:
                 held = {key: path for key, path in self._held.items() if key not in self._carrier.ended}
                 with ConntrackTable() as table:
-                    self.connections = connections.compare(held, table.entries())
+                    self.connections = connections.compare(held, table.check(held))
 
     @cached_property
     def _nftables(self) -> NftablesDataplane:
@@ -240,22 +240,20 @@ class Kernel:
         while. Those that live long stay, so the wait has an end."""
         services = connections.frontends(state)
         deadline = time.monotonic() + _SETTLE_SECONDS
-        before: set[Key] | None = None
+        before: set[bytes] | None = None
         quiet_since = time.monotonic()
         with ConntrackTable() as table:
             while time.monotonic() < deadline:
-                entries = list(table.entries())
-                now = connections.held_by(Mode.IPVS, entries, services).keys() | connections.opening(entries, services)
+                flows = list(table.flows())
+                now = connections.held_by(Mode.IPVS, flows, services).keys() | connections.opening(flows, services)
                 if now != before:
                     before, quiet_since = now, time.monotonic()
                 elif time.monotonic() - quiet_since >= _SETTLE_QUIET_SECONDS:
                     return
                 time.sleep(_SETTLE_POLL_SECONDS)
 
-    def _count(self, to: Mode, state: ServiceState) -> list[Entry]:
+    def _count(self, to: Mode, state: ServiceState) -> None:
         old = old_mode(self.present(), to) or Mode.NFTABLES  # without one of ours: by kube-proxy's NAT, like nftables
         self._carrier.ended = set()
         with ConntrackTable() as table:
-            entries = list(table.entries())
-        self._held = connections.held_by(old, entries, connections.frontends(state))
-        return entries
+            self._held = connections.held_by(old, table.flows(), connections.frontends(state))

@@ -15,7 +15,6 @@ import contextlib
 import gc
 import json
 import multiprocessing
-import os
 import resource
 import subprocess
 import sys
@@ -25,10 +24,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proxymode_agent.dataplane.conntrack import entries as ct
+from proxymode_agent.dataplane.conntrack import flow as ct
+from proxymode_agent.dataplane.conntrack import messages
+from proxymode_agent.dataplane.conntrack.layout import ATTRIBUTE, CTA_ID, CTA_MARK, CTA_TIMEOUT
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.dataplane.netlink import NLM_F_CREATE, NLM_F_EXCL, Message, NetlinkSocket
-from proxymode_agent.dataplane.nfnetlink.attributes import encode
+from proxymode_agent.dataplane.netlink import NLM_F_CREATE, NLM_F_EXCL, NetlinkSocket, request_header
 from proxymode_agent.services.model import (
     Endpoint,
     Family,
@@ -40,7 +40,6 @@ from proxymode_agent.services.model import (
 )
 from proxymode_agent.switch import connections
 from proxymode_agent.switch.handover.carrier import Carrier
-from proxymode_api.modes import Mode
 from proxymode_benchmarks.sync import kernel
 
 if TYPE_CHECKING:
@@ -51,8 +50,6 @@ SERVICES: Final = 5_000
 TARGET_MS: Final = {10_000: 200, 50_000: 1_000}
 TARGET_MB: Final = 150
 _NETLINK_NETFILTER: Final = 12
-_CT_NEW: Final = 0x100
-_LAYOUT: Final = ct.LAYOUTS[0]
 
 
 class Phase(NamedTuple):
@@ -105,20 +102,18 @@ def measure(number: int) -> dict[str, Any]:
     gc.freeze()  # as the agent does after its first sync
     phases: list[Phase] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Carrier(Path(folder))) as carrier:
-        with _timed("catch", phases), ConntrackTable() as found:
-            entries, frontends = list(found.entries()), connections.frontends(state)
-            held = connections.held_by(Mode.IPVS, entries, frontends)
-            carrier.catch(entries, frontends)
+        with _timed("catch", phases):
+            held = carrier.catch(state)
         with _timed("carry", phases):
             carrier.carry(state)
         with ConntrackTable() as found:
-            found.delete(list(found.entries()))
+            found.delete(list(found.flows()))
         with _timed("restore", phases):
             carrier.restore(state)
         with _timed("end", phases):
             carrier.end()
         with _timed("compare", phases), ConntrackTable() as found:
-            result = connections.compare(held, found.entries())
+            result = connections.compare(held, found.check(held))
     if result.found != number:
         raise RuntimeError(f"{result.found} of {number} connections were found")
     return {
@@ -154,41 +149,46 @@ def fill(number: int) -> None:
     """So many established connections through IPVS."""
     netlink = NetlinkSocket(_NETLINK_NETFILTER)
     try:
-        refused = netlink.transact([_through_ipvs(index) for index in range(number)])
+        refused = netlink.submit(map(_through_ipvs, range(number)))
     finally:
         netlink.close()
     if refused:
-        error = next(iter(refused.values()))
-        raise OSError(error, f"{len(refused)} conntrack entries not made: {os.strerror(error)}")
+        raise OSError(next(iter(refused)), f"{refused.total()} conntrack entries not made: {dict(refused)}")
 
 
-def _through_ipvs(index: int) -> Message:
-    client, port = (0x0A010000 + index % 200).to_bytes(4, "big"), 1024 + index // 200
+def _through_ipvs(index: int) -> bytes:
+    """A request for an entry as IPVS leaves it."""
+    client, port = (0x0A010000 + index % 200).to_bytes(4, "big"), _number(1024 + index // 200)
     service = index % SERVICES
     endpoint = _pod(service, index // SERVICES % 2)
-    return Message(
-        _CT_NEW,
-        NLM_F_CREATE | NLM_F_EXCL,
-        _LAYOUT.header
-        + encode(
-            (
-                (ct.CTA_TUPLE_ORIG, _tuple(ct.Path(client, port, _vip(service), 80))),
-                (ct.CTA_TUPLE_REPLY, _tuple(ct.Path(endpoint.address, endpoint.port, client, port))),
-                (ct.CTA_STATUS, int(ct.Status.SEEN_REPLY | ct.Status.ASSURED | ct.Status.CONFIRMED).to_bytes(4, "big")),
-                (ct.CTA_TIMEOUT, (86400).to_bytes(4, "big")),
-                (ct.CTA_PROTOINFO, ((1, ((1, bytes([ct.TCP_ESTABLISHED])),)),)),
-            )
-        ),
+    state = bytes((ct.TCP_ESTABLISHED, 0, 0, 0))
+    entry = messages.dumped(
+        ct.Flow(
+            client,
+            _vip(service),
+            bytes((Protocol.TCP, 0, 0, 0)),
+            port,
+            _number(80),
+            endpoint.address,
+            client,
+            _number(endpoint.port),
+            port,
+            ct.Status.SEEN_REPLY | ct.Status.ASSURED | ct.Status.CONFIRMED,
+            ATTRIBUTE.pack(8, CTA_MARK) + bytes(4),
+            ATTRIBUTE.pack(8, CTA_ID) + bytes(4),
+            ATTRIBUTE.pack(8, CTA_TIMEOUT) + (86400).to_bytes(4, "big"),
+            b"".join(
+                head + value
+                for head, value in zip(ct.info_headers(Protocol.TCP), (state, *[bytes(4)] * 4), strict=True)
+            ),
+        )
     )
+    return request_header(messages.CT_NEW, NLM_F_CREATE | NLM_F_EXCL, len(entry)) + entry
 
 
-def _tuple(path: ct.Path) -> tuple[tuple[int, tuple[tuple[int, bytes], ...]], ...]:
-    """CTA_TUPLE_IP and CTA_TUPLE_PROTO."""
-    source, destination = (port.to_bytes(2, "big") for port in (path.source_port, path.destination_port))
-    return (
-        (1, ((1, path.source), (2, path.destination))),
-        (2, ((1, bytes([Protocol.TCP])), (2, source), (3, destination))),
-    )
+def _number(port: int) -> bytes:
+    """As it is in a message."""
+    return port.to_bytes(2, "big") + bytes(2)
 
 
 def _vip(service: int) -> bytes:

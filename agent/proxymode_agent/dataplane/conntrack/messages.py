@@ -1,4 +1,4 @@
-"""ctnetlink requests that delete and create entries, packed with one struct a part. Pure: values in, bytes out.
+"""ctnetlink requests that delete and create entries, put together from a Flow's pieces. Pure: values in, bytes out.
 
 An entry is created as netfilter's NAT would have made it: CTA_NAT_DST is the endpoint, CTA_NAT_SRC the address that it
 sees if it does not see the client. TCP window checking is told to be liberal, for nobody told the new entry the
@@ -7,159 +7,177 @@ windows (IP_CT_TCP_FLAG_BE_LIBERAL, include/uapi/linux/netfilter/nf_conntrack_tc
 
 from __future__ import annotations
 
-import struct
-from typing import TYPE_CHECKING, Final
+import socket
+from functools import cache, lru_cache
+from typing import Final, NamedTuple
 
-from proxymode_agent.dataplane.conntrack.entries import (
-    CTA_ID,
-    CTA_MARK,
-    CTA_PROTOINFO,
+from proxymode_agent.dataplane.conntrack.flow import STATE, Flow, Status
+from proxymode_agent.dataplane.conntrack.layout import (
+    ATTRIBUTE,
+    BY_LENGTH,
     CTA_STATUS,
     CTA_TIMEOUT,
     CTA_TUPLE_ORIG,
     CTA_TUPLE_REPLY,
-    LAYOUTS,
-    Entry,
-    Layout,
-    Path,
-    Status,
-    Tcp,
+    NESTED,
 )
-from proxymode_agent.dataplane.netlink import NLM_F_CREATE, NLM_F_EXCL, Message
+from proxymode_agent.dataplane.netlink import NLM_F_CREATE, NLM_F_EXCL, request_header
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-_CT_NEW: Final = 0x100  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW
+CT_NEW: Final = 0x100  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW
 _CT_DELETE: Final = 0x102
 _CTA_NAT_SRC: Final = 6
 _CTA_NAT_DST: Final = 13
 _CTA_NAT_PROTO: Final = 3
-_NESTED: Final = 0x8000
+_CTA_PROTONAT_PORT_MIN: Final = 1
 _TCP_BE_LIBERAL: Final = 0x08
-_ATTRIBUTE: Final = struct.Struct("=HH")
-_NUMBER: Final = struct.Struct(">I")
-_PROTOINFO_HEAD: Final = struct.pack("=HHHH", 48, _NESTED | CTA_PROTOINFO, 44, _NESTED | 1)  # CTA_PROTOINFO_TCP
-_PROTOINFO_BODY: Final = struct.Struct("=4sB3x4sB3x4sB3x4sBBxx4sBBxx")
-_STATE, _SCALE_ORIGINAL, _SCALE_REPLY = (_ATTRIBUTE.pack(5, kind) for kind in (1, 2, 3))
-_FLAGS_ORIGINAL, _FLAGS_REPLY = (_ATTRIBUTE.pack(6, kind) for kind in (4, 5))
-_PORT_SOURCE, _PORT_DESTINATION = (_ATTRIBUTE.pack(6, kind) for kind in (2, 3))  # CTA_PROTO_SRC_PORT, _DST_PORT
-_NAT_PORTS: Final = _ATTRIBUTE.pack(20, _NESTED | _CTA_NAT_PROTO)
-_PORT_MIN, _PORT_MAX = (_ATTRIBUTE.pack(6, kind) for kind in (1, 2))  # CTA_PROTONAT_PORT_MIN, _MAX
-_PORT: Final = struct.Struct(">Hxx")
+_TCP_FLAGS: Final = (STATE + 24, STATE + 32)  # of the original direction and of the reply
+_SECOND: Final = ATTRIBUTE.pack(8, CTA_TIMEOUT) + bytes((0, 0, 0, 1))
 
 
-def delete(entries: Iterable[Entry]) -> list[Message]:
-    """Delete each entry; ENOENT where it is gone already."""
-    return [_delete(entry) for entry in entries]
+class _Heads(NamedTuple):
+    """What is the same in the requests for all entries of one address family."""
+
+    header: bytes
+    original: bytes
+    reply: bytes
+    destination: bytes
+    protocol: bytes
+    source_port: bytes
+    destination_port: bytes
+    nat_source: bytes
+    nat_destination: bytes
+    nat_port: bytes
+    tuple_bytes: int
+    nat_bytes: int
 
 
-def replace(entries: Iterable[Entry]) -> list[Message]:
-    """For each entry two requests: delete it, create it with netfilter's NAT."""
-    return [message for entry in entries for message in (_delete(entry), _create(entry))]
+@cache
+def _heads(length: int) -> _Heads:
+    layout = BY_LENGTH[length]
+    original, addresses, destination, protocol, *ports = layout.headers(CTA_TUPLE_ORIG)
+    nat_bytes = 4 + 4 + length + 12
+    least = ATTRIBUTE.pack(4 + length, 1 if length == 4 else 4)  # CTA_NAT_V4_MINIP, CTA_NAT_V6_MINIP
+    return _Heads(
+        header=layout.header,
+        original=original + addresses,
+        reply=layout.headers(CTA_TUPLE_REPLY)[0] + addresses,
+        destination=destination,
+        protocol=protocol,
+        source_port=ports[0],
+        destination_port=ports[1],
+        nat_source=ATTRIBUTE.pack(nat_bytes, NESTED | _CTA_NAT_SRC) + least,
+        nat_destination=ATTRIBUTE.pack(nat_bytes, NESTED | _CTA_NAT_DST) + least,
+        nat_port=ATTRIBUTE.pack(12, NESTED | _CTA_NAT_PROTO) + ATTRIBUTE.pack(6, _CTA_PROTONAT_PORT_MIN),
+        tuple_bytes=layout.parts.size,
+        nat_bytes=nat_bytes,
+    )
 
 
-def create(entries: Iterable[Entry]) -> list[Message]:
-    """Create entries with netfilter's NAT; EEXIST where one with the same addresses and ports is."""
-    return [_create(entry) for entry in entries]
-
-
-def _layout(entry: Entry) -> Layout:
-    return LAYOUTS[len(entry.original.source) == 16]
-
-
-def _delete(entry: Entry) -> Message:
-    """By both its addresses and its identity, so that a successor with the same addresses is spared."""
-    layout = _layout(entry)
-    body = layout.header + original_of(entry)
-    return Message(_CT_DELETE, 0, body + _ATTRIBUTE.pack(8, CTA_ID) + entry.id)
-
-
-def _create(entry: Entry) -> Message:
-    layout = _layout(entry)
-    original, reply = entry.original, entry.reply
-    mirrored = Path(original.destination, original.destination_port, original.source, original.source_port)
-    parts = [
-        layout.header,
-        original_of(entry),
-        _tuple(layout, CTA_TUPLE_REPLY, entry.protocol, mirrored),
-        _nat(layout, _CTA_NAT_DST, reply.source, reply.source_port),
-    ]
-    if reply[2:] != original[:2]:
-        parts.append(_nat(layout, _CTA_NAT_SRC, reply.destination, reply.destination_port))
-    status = entry.status & (Status.SEEN_REPLY | Status.ASSURED) | Status.CONFIRMED
-    parts.append(_ATTRIBUTE.pack(8, CTA_STATUS) + _NUMBER.pack(status))
-    parts.append(_ATTRIBUTE.pack(8, CTA_TIMEOUT) + _NUMBER.pack(max(1, entry.timeout)))
-    if entry.mark:
-        parts.append(_ATTRIBUTE.pack(8, CTA_MARK) + _NUMBER.pack(entry.mark))
-    if entry.tcp is not None:
-        parts.append(_protoinfo(entry.tcp))
-    return Message(_CT_NEW, NLM_F_CREATE | NLM_F_EXCL, b"".join(parts))
-
-
-def original_of(entry: Entry) -> bytes:
-    """An entry's CTA_TUPLE_ORIG."""
-    layout = _layout(entry)
-    return entry.tuples[: layout.tuple_bytes] or _tuple(layout, CTA_TUPLE_ORIG, entry.protocol, entry.original)
-
-
-def reply_of(entry: Entry) -> bytes:
-    """An entry's CTA_TUPLE_REPLY."""
-    layout = _layout(entry)
-    return entry.tuples[layout.tuple_bytes :] or _tuple(layout, CTA_TUPLE_REPLY, entry.protocol, entry.reply)
-
-
-def _tuple(layout: Layout, kind: int, protocol: int, path: Path) -> bytes:
+def original_of(flow: Flow) -> bytes:
+    """CTA_TUPLE_ORIG: what names an entry."""
+    heads = _heads(len(flow.source))
     return b"".join(
         (
-            _ATTRIBUTE.pack(layout.tuple_bytes, _NESTED | kind),
-            layout.ip_head,
-            path.source,
-            layout.ip_middle,
-            path.destination,
-            layout.protocol_head,
-            bytes((protocol, 0, 0, 0)),
-            _PORT_SOURCE,
-            _PORT.pack(path.source_port),
-            _PORT_DESTINATION,
-            _PORT.pack(path.destination_port),
+            heads.original,
+            flow.source,
+            heads.destination,
+            flow.destination,
+            heads.protocol,
+            flow.protocol,
+            heads.source_port,
+            flow.source_port,
+            heads.destination_port,
+            flow.destination_port,
         )
     )
 
 
-def _nat(layout: Layout, kind: int, address: bytes, port: int) -> bytes:
-    """CTA_NAT_SRC or CTA_NAT_DST with one address and one port."""
-    least, most = (1, 2) if layout.length == 4 else (4, 5)  # CTA_NAT_V4_MINIP ..., CTA_NAT_V6_MINIP ...
-    one = 4 + layout.length
+def reply_of(flow: Flow) -> bytes:
+    """CTA_TUPLE_REPLY: from whom answers come, and to whom."""
+    heads = _heads(len(flow.source))
     return b"".join(
         (
-            _ATTRIBUTE.pack(4 + 2 * one + 20, _NESTED | kind),
-            _ATTRIBUTE.pack(one, least),
-            address,
-            _ATTRIBUTE.pack(one, most),
-            address,
-            _NAT_PORTS,
-            _PORT_MIN,
-            _PORT.pack(port),
-            _PORT_MAX,
-            _PORT.pack(port),
+            heads.reply,
+            flow.back,
+            heads.destination,
+            flow.seen_as,
+            heads.protocol,
+            flow.protocol,
+            heads.source_port,
+            flow.back_port,
+            heads.destination_port,
+            flow.seen_as_port,
         )
     )
 
 
-def _protoinfo(tcp: Tcp) -> bytes:
-    """State, window scales, and flags with the masks that say which of them count."""
-    return _PROTOINFO_HEAD + _PROTOINFO_BODY.pack(
-        _STATE,
-        tcp.state,
-        _SCALE_ORIGINAL,
-        tcp.scale_original,
-        _SCALE_REPLY,
-        tcp.scale_reply,
-        _FLAGS_ORIGINAL,
-        tcp.flags_original | _TCP_BE_LIBERAL,
-        0xFF,
-        _FLAGS_REPLY,
-        tcp.flags_reply | _TCP_BE_LIBERAL,
-        0xFF,
+def dumped(flow: Flow) -> bytes:
+    """The entry as the kernel would dump it."""
+    return b"".join(
+        (
+            _heads(len(flow.source)).header,
+            original_of(flow),
+            reply_of(flow),
+            ATTRIBUTE.pack(8, CTA_STATUS),
+            flow.status.to_bytes(4, "big"),
+            flow.mark,
+            flow.id,
+            flow.timeout,
+            flow.info,
+        )
     )
+
+
+def delete(flow: Flow) -> bytes:
+    """Delete the entry; ENOENT where it is gone already. By its identity too, so that a successor is spared."""
+    heads = _heads(len(flow.source))
+    size = len(heads.header) + heads.tuple_bytes + len(flow.id)
+    return b"".join((request_header(_CT_DELETE, 0, size), heads.header, original_of(flow), flow.id))
+
+
+def create(flow: Flow) -> bytes:
+    """Create the entry with netfilter's NAT; EEXIST where one has its addresses and ports in whichever direction."""
+    heads = _heads(len(flow.source))
+    masqueraded = flow.masqueraded
+    size = len(heads.header) + 2 * heads.tuple_bytes + (1 + masqueraded) * heads.nat_bytes + 3 * 8 + len(flow.info)
+    return b"".join(
+        (
+            request_header(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, size),
+            heads.header,
+            original_of(flow),
+            heads.reply,
+            flow.destination,
+            heads.destination,
+            flow.source,
+            heads.protocol,
+            flow.protocol,
+            heads.source_port,
+            flow.destination_port,
+            heads.destination_port,
+            flow.source_port,
+            heads.nat_destination,
+            flow.back,
+            heads.nat_port,
+            flow.back_port,
+            *((heads.nat_source, flow.seen_as, heads.nat_port, flow.seen_as_port) if masqueraded else ()),
+            _status(flow.status),
+            flow.timeout if any(flow.timeout[4:]) else _SECOND,
+            flow.mark,
+            _liberal(flow.info) if flow.protocol[0] == socket.IPPROTO_TCP else flow.info,
+        )
+    )
+
+
+@cache
+def _status(status: int) -> bytes:
+    wanted = status & (Status.SEEN_REPLY | Status.ASSURED) | Status.CONFIRMED
+    return ATTRIBUTE.pack(8, CTA_STATUS) + wanted.to_bytes(4, "big")
+
+
+@lru_cache(maxsize=1024)
+def _liberal(info: bytes) -> bytes:
+    """TCP's CTA_PROTOINFO with flags, and the masks that say which of them count."""
+    changed = bytearray(info)
+    for at in _TCP_FLAGS:
+        changed[at : at + 2] = changed[at] | _TCP_BE_LIBERAL, 0xFF
+    return bytes(changed)

@@ -1,98 +1,170 @@
-"""Dumped conntrack entries by one struct each. Pure.
+"""Dumped conntrack entries taken apart, by one struct each. Pure: bytes in, a Flow out.
 
 Messages about entries of one protocol nearly always have the same attributes in the same places. Where those are is
 learned from one message; that another is alike is told by its length and its attribute headers, compared as one
-number. What is not alike has to be walked through attribute by attribute, which takes three times as long.
+number. What is not alike is walked through attribute by attribute, which takes several times as long.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-_NFGENMSG: Final = 4
-_HEADER: Final = struct.Struct("=HH")
-_TYPE_MASK: Final = 0x3FFF
-_FORMS: Final = {4: "4s", 16: "16s"}
-_CTA_PROTOINFO: Final = 4
-_IN_ORDER: Final = {3: ("I", 4), 8: ("I", 4), 12: ("4s", 4), 7: ("I", 4)}  # CTA_STATUS, _MARK, _ID, _TIMEOUT
-_TCP_FIELDS: Final = 5  # CTA_PROTOINFO_TCP_STATE to _FLAGS_REPLY, each the first byte of eight
+from proxymode_agent.dataplane.conntrack.flow import INFO, STATE, Flow, info_headers
+from proxymode_agent.dataplane.conntrack.layout import (
+    ATTRIBUTE,
+    BY_FAMILY,
+    CTA_ID,
+    CTA_MARK,
+    CTA_PROTOINFO,
+    CTA_STATUS,
+    CTA_TIMEOUT,
+    CTA_TUPLE_ORIG,
+    CTA_TUPLE_REPLY,
+    CTA_ZONE,
+    NFGENMSG,
+    TYPE_MASK,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxymode_agent.dataplane.conntrack.layout import Layout
+
+_PLAIN: Final = (CTA_STATUS, CTA_MARK, CTA_ID, CTA_TIMEOUT)  # in the kernel's order; eight bytes each
+_OF_A_LENGTH: Final = 4  # shapes that are known at a time
 
 
 class Shape(NamedTuple):
-    """`values`: source, destination, protocol, ports; back: the same without the protocol; status, mark, id, timeout;
-    of TCP state, window scales, flags. Addresses and id are bytes."""
+    """Where the pieces of a Flow lie in a message."""
 
     mask: int
     headers: int
-    values: struct.Struct
+    pieces: struct.Struct
 
     def fits(self, message: bytes) -> bool:
         """Whether the message has the same attributes in the same places."""
         return int.from_bytes(message, "little") & self.mask == self.headers
 
 
-def learn(length: int, message: bytes) -> Shape | None:
-    """The shape of a message with addresses of `length` bytes; None if it is not what the kernel usually writes."""
-    fields: list[tuple[int, str, int]] = []
-    fixed: list[tuple[int, int]] = [(0, _NFGENMSG)]
-    offset = _NFGENMSG
-    protocol = 0
-    for original in (True, False):
-        number = offset + 24 + 2 * length
-        fields += [(offset + 12, _FORMS[length], length), (offset + 16 + length, _FORMS[length], length)]
-        if original:
-            fields.append((number, "B", 1))
-            protocol = message[number]
-        fields += [(number + 8, "H", 2), (number + 16, "H", 2)]
-        fixed += [(offset, 12), (offset + 12 + length, 4), (number - 8, 9), (number + 4, 4), (number + 12, 4)]
-        offset = number + 20
-    wanted = [*_IN_ORDER]
-    while offset < len(message):
-        size, kind = _HEADER.unpack_from(message, offset)
-        kind &= _TYPE_MASK
-        fixed.append((offset, 4))
-        if wanted and kind == wanted[0]:
-            fields.append((offset + 4, *_IN_ORDER[wanted.pop(0)]))
-        elif kind == _CTA_PROTOINFO and protocol == socket.IPPROTO_TCP:
-            if wanted or size != 8 + 8 * _TCP_FIELDS:
-                return None
-            fixed.append((offset + 4, 4))
-            fields += [(offset + 12 + 8 * number, "B", 1) for number in range(_TCP_FIELDS)]
-            fixed += [(offset + 8 + 8 * number, 4) for number in range(_TCP_FIELDS)]
-        offset += max(4, (size + 3) & ~3)
-    if wanted or offset != len(message) or protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
-        return None
-    return _shape(message, fields, fixed)
-
-
-def _shape(message: bytes, fields: list[tuple[int, str, int]], fixed: list[tuple[int, int]]) -> Shape:
-    form, end = [">"], 0
-    for offset, kind, size in fields:
-        form += [f"{offset - end}x", kind]
-        end = offset + size
-    form.append(f"{len(message) - end}x")
-    mask = bytearray(len(message))
-    for offset, size in fixed:
-        mask[offset : offset + size] = b"\xff" * size
-    number = int.from_bytes(mask, "little")
-    return Shape(number, int.from_bytes(message, "little") & number, struct.Struct("".join(form)))
-
-
 class Shapes:
     """The shapes seen so far, by the length of their messages."""
 
     def __init__(self) -> None:
-        self._known: dict[int, Shape] = {}
+        self._known: dict[int, list[Shape]] = {}
 
-    def values(self, message: bytes) -> tuple[Any, ...] | None:
-        """A message's values, see Shape; None where none is like it."""
-        shape = self._known.get(len(message))
-        return None if shape is None or not shape.fits(message) else shape.values.unpack(message)
+    def parse(self, message: bytes) -> Flow | None:
+        """The entry in the body of an IPCTNL_MSG_CT_NEW; None for other protocols and for entries in zones."""
+        for shape in self._known.get(len(message), ()):
+            if shape.fits(message):
+                return Flow._make(shape.pieces.unpack(message))
+        flow = walk(message)
+        new = flow and learn(message)
+        if new:
+            known = self._known.setdefault(len(message), [])
+            known[:] = [new, *known[: _OF_A_LENGTH - 1]]
+        return flow
 
-    def learn(self, length: int, message: bytes) -> None:
-        """From now on messages like this one are known, and others of its length are not."""
-        shape = learn(length, message)
-        if shape is not None:
-            self._known[len(message)] = shape
+
+def learn(message: bytes) -> Shape | None:
+    """The shape of a message that `walk` understands; None if it is not what the kernel usually writes."""
+    layout = BY_FAMILY[message[0]]
+    protocol = message[_number_at(layout, layout.original)]
+    pieces: list[tuple[int, str, int]] = []
+    headers = [(0, NFGENMSG)]
+    for where in (layout.original, layout.reply):
+        address, number = (layout.length, f"{layout.length}s"), _number_at(layout, where)
+        pieces += [(where.start + 12, *address[::-1]), (where.start + 16 + layout.length, *address[::-1])]
+        headers += [(where.start, 12), (where.start + 12 + layout.length, 4), (number - 8, 8)]
+        if where is layout.original:
+            pieces.append((number, "4s", 4))
+        pieces += [(number + 8, "4s", 4), (number + 16, "4s", 4)]
+        headers += [(number, 1), (number + 4, 4), (number + 12, 4)]
+    missing = [*_PLAIN]
+    info = (len(message), 0)
+    for offset, size, kind in _attributes(message, layout.reply.stop):
+        headers.append((offset, 4))
+        if missing and kind == missing[0]:
+            pieces.append((offset, "4xI" if kind == CTA_STATUS else "8s", 8))
+            del missing[0]
+        elif kind == CTA_PROTOINFO and not missing:
+            info = (offset, size)
+    there = dict(_headers_of(message, *info))
+    if missing or tuple(there.values()) != info_headers(protocol):
+        return None
+    pieces.append((info[0], f"{info[1]}s", info[1]))
+    return _shape(message, pieces, [*headers, *((at, len(header)) for at, header in there.items())])
+
+
+def walk(message: bytes) -> Flow | None:
+    """The entry in a message with any attributes in any order, as if they were the usual ones."""
+    layout = BY_FAMILY.get(message[0])
+    if layout is None or len(message) < layout.reply.stop:
+        return None
+    original, reply = (layout.parts.unpack_from(message, where.start) for where in (layout.original, layout.reply))
+    for kind, parts in ((CTA_TUPLE_ORIG, original), (CTA_TUPLE_REPLY, reply)):
+        if (parts[0], *parts[1::2]) != layout.headers(kind):
+            return None
+    source, destination, protocol, source_port, destination_port = original[2::2]
+    back, seen_as, _, back_port, seen_as_port = reply[2::2]
+    found = {kind: message[at : at + size] for at, size, kind in _attributes(message, layout.reply.stop)}
+    if protocol[0] not in INFO or CTA_ZONE in found:
+        return None
+    status, mark, ident, timeout = (found.get(kind, ATTRIBUTE.pack(8, kind) + bytes(4)) for kind in _PLAIN)
+    return Flow(
+        source,
+        destination,
+        protocol,
+        source_port,
+        destination_port,
+        back,
+        seen_as,
+        back_port,
+        seen_as_port,
+        int.from_bytes(status[4:], "big"),
+        mark,
+        ident,
+        timeout,
+        _usual_info(protocol[0], found.get(CTA_PROTOINFO, b"")),
+    )
+
+
+def _usual_info(protocol: int, attribute: bytes) -> bytes:
+    """CTA_PROTOINFO with all values of the protocol in their order; zeros for those that are not there."""
+    headers = info_headers(protocol)
+    values = {kind: attribute[at + 4 : at + size] for at, size, kind in _attributes(attribute, 8)}
+    return b"".join(header + values.get(number, b"").ljust(4, b"\0")[:4] for number, header in enumerate(headers, 1))
+
+
+def _number_at(layout: Layout, where: slice) -> int:
+    """Where a tuple has the protocol's number."""
+    start: int = where.start
+    return start + 24 + 2 * layout.length
+
+
+def _headers_of(message: bytes, start: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """The headers in CTA_PROTOINFO, each before a value of four bytes: the first has twelve, the others four."""
+    for at in range(start, start + size - STATE, 8):
+        first = at if at == start else at + 8
+        yield first, message[first : at + STATE]
+
+
+def _attributes(message: bytes, offset: int) -> Iterator[tuple[int, int, int]]:
+    """Where each attribute begins, how long it is, and which it is."""
+    while offset < len(message):
+        size, kind = ATTRIBUTE.unpack_from(message, offset)
+        yield offset, size, kind & TYPE_MASK
+        offset += max(4, (size + 3) & ~3)
+
+
+def _shape(message: bytes, pieces: list[tuple[int, str, int]], headers: list[tuple[int, int]]) -> Shape:
+    form, end = [">"], 0
+    for offset, kind, size in pieces:
+        form += [f"{offset - end}x", kind]
+        end = offset + size
+    form.append(f"{len(message) - end}x")
+    mask = bytearray(len(message))
+    for offset, size in headers:
+        mask[offset : offset + size] = b"\xff" * size
+    number = int.from_bytes(mask, "little")
+    return Shape(number, int.from_bytes(message, "little") & number, struct.Struct("".join(form)))

@@ -13,12 +13,13 @@ from socket import IPPROTO_UDP
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.base import DataplaneError
-from proxymode_agent.dataplane.conntrack.entries import LAYOUTS, Entry, Layout
+from proxymode_agent.dataplane.conntrack.layout import BY_LENGTH
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from proxymode_agent.dataplane.conntrack.flow import Flow
     from proxymode_agent.dataplane.conntrack.table import ConntrackTable
     from proxymode_agent.services.model import Family
 
@@ -57,20 +58,20 @@ def endpoint_of(value: bytes) -> tuple[bytes, int]:
     return value[:-4], int.from_bytes(value[-4:-2], "big")
 
 
-def is_stale(entry: Entry, rerouted: Mapping[UdpFrontend, Collection[tuple[bytes, int]]]) -> bool:
+def is_stale(flow: Flow, rerouted: Mapping[UdpFrontend, Collection[tuple[bytes, int]]]) -> bool:
     """Whether a flow goes where its frontend leads nobody any more.
 
-    Answers come from `reply.source`. Sent to a Service address, that must be an endpoint of now; a node port's number
+    Answers come `back` from somewhere. Sent to a Service address, that must be an endpoint of now; a node port's number
     may be anything's on other addresses, so there only flows count that were translated.
     """
-    if entry.protocol != IPPROTO_UDP:
+    if flow.protocol[0] != IPPROTO_UDP:
         return False
-    original, answers_from = entry.original, (entry.reply.source, entry.reply.source_port)
-    endpoints = rerouted.get(UdpFrontend(original.destination, original.destination_port))
+    port, back_port = (int.from_bytes(one[:2], "big") for one in (flow.destination_port, flow.back_port))
+    endpoints = rerouted.get(UdpFrontend(flow.destination, port))
     if endpoints is not None:
-        return answers_from not in endpoints
-    endpoints = rerouted.get(UdpFrontend(None, original.destination_port))
-    return endpoints is not None and entry.by_nftables and answers_from not in endpoints
+        return (flow.back, back_port) not in endpoints
+    endpoints = rerouted.get(UdpFrontend(None, port))
+    return endpoints is not None and flow.by_nftables and (flow.back, back_port) not in endpoints
 
 
 def criteria(port: int | None) -> bytes:
@@ -97,7 +98,7 @@ class StaleFlows:
 
     def __init__(self, family: Family, conntrack: ConntrackTable) -> None:
         self._conntrack = conntrack
-        self._layout: Layout = LAYOUTS[family == 16]
+        self._layout = BY_LENGTH[family]
         self._rerouted: dict[UdpFrontend, frozenset[tuple[bytes, int]]] = {}
         self._serving: dict[bytes, frozenset[bytes]] = {}
 
@@ -117,8 +118,8 @@ class StaleFlows:
         ports = {frontend.port for frontend in self._rerouted}
         try:
             for port in ports if len(ports) <= ASKED_SINGLY else (None,):
-                entries = self._conntrack.select(self._layout, criteria(port))
-                self._conntrack.delete([entry for entry in entries if is_stale(entry, self._rerouted)])
+                flows = self._conntrack.select(self._layout, criteria(port))
+                self._conntrack.delete([flow for flow in flows if is_stale(flow, self._rerouted)])
         except OSError as error:
             raise DataplaneError(f"conntrack: stale UDP flows are still there: {error}") from error
         self._rerouted.clear()

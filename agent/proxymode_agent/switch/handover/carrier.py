@@ -8,37 +8,36 @@ list of flows is on disk before that, so that an agent that is killed in between
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError
-from proxymode_agent.dataplane.conntrack import messages
-from proxymode_agent.dataplane.conntrack.entries import Tcp, entry_of, key_of
+from proxymode_agent.dataplane.conntrack.layout import BY_FAMILY
+from proxymode_agent.dataplane.conntrack.messages import dumped, original_of, reply_of
+from proxymode_agent.dataplane.conntrack.shapes import Shapes
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.switch.connections import found, frontends
+from proxymode_agent.switch.connections import frontends
 from proxymode_agent.switch.handover import flows
 from proxymode_agent.switch.handover.maps import CatchTable
+from proxymode_agent.switch.handover.notes import Notes
+from proxymode_agent.switch.handover.remembered import Remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from proxymode_agent.dataplane.conntrack.entries import Entry, Key
+    from proxymode_agent.dataplane.conntrack.flow import Flow
     from proxymode_agent.services.model import ServiceState
-    from proxymode_agent.switch.connections import Frontends
+    from proxymode_agent.switch.connections import Held
 
 _log = logging.getLogger(__name__)
 _MOVE_ROUNDS: Final = 20
 _RESTORE_SECONDS: Final = 30.0
-_RESTORE_POLL_SECONDS: Final = 0.005
+_LOOK_SECONDS: Final = 0.25
 _PUT_BACK_TIMES: Final = 4
-_QUIET_LOOKS: Final = 2
 _SPARE_ENTRIES: Final = 64  # as many as one batch deletes and creates
-_PROTOCOLS: Final = {"TCP": 6, "UDP": 17}
 
 
 class Carrier:
@@ -48,120 +47,135 @@ class Carrier:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        self._file = state_dir / "flows.json"
+        self._notes = Notes(state_dir / "flows")
         self._catch = CatchTable()
-        self.ended: set[Key] = set()
-        """Connections that their own ends closed while they were being carried over."""
+        self._shapes = Shapes()
+        self._noted: dict[bytes, bytes] = {}  # open flows as the kernel dumped them, by CTA_TUPLE_ORIG
+        self._caught: set[bytes] = set()  # CTA_TUPLE_ORIG of all flows in the maps
+        self._moving: list[bytes] = []  # CTA_TUPLE_ORIG of open flows that IPVS translates
+        self.ended: set[bytes] = set()
+        """CTA_TUPLE_ORIG of connections that their own ends closed while they were being carried over."""
 
     def close(self) -> None:
         self._catch.close()
 
     def under_way(self) -> bool:
         """Whether a hand-over was begun and not ended."""
-        return self._file.exists() or self._catch.present()
+        return self._notes.exist() or self._catch.present()
 
-    def catch(self, entries: Iterable[Entry], services: Frontends) -> None:
-        """Load the maps for all connections to Services among `entries`. Those on netfilter's NAT already are among
-        them: one may have the addresses and ports of a connection that IPVS still remembers."""
+    def catch(self, state: ServiceState) -> Held:
+        """Load the maps for all connections to Services. Those on netfilter's NAT already are among them: one may have
+        the addresses and ports of a connection that IPVS still remembers. Returns the established ones of IPVS."""
         _check_room()
-        entries = list(entries)
-        held = flows.on_ipvs(entries, services) + flows.on_nat(entries, services)
-        self._catch.add(caught for entry in held for caught in flows.catches(entry))
+        services = frontends(state)
+        catches = flows.nothing_caught()
+        held: Held = {}
+        self._forget()
+        self._noted = self._notes.read()  # a former attempt may have got further: what it wrote down still counts
+        with ConntrackTable() as table:
+            for dump, message in table.dump():
+                flow = flows.on_ipvs(dump, services)
+                on_ipvs = flow is not None
+                flow = flow or flows.on_nat(dump, services)
+                if flow is None:
+                    continue
+                original = original_of(flow)
+                flows.catch(flow, catches)
+                self._caught.add(original)
+                if flow.open:
+                    self._noted[original] = message if flow is dump else dumped(flow)
+                if on_ipvs and flow.open:
+                    self._moving.append(original)
+                if on_ipvs and flow.established:
+                    held[original] = reply_of(flow)
+        self._catch.add(catches)
+        return held
 
     def carry(self, state: ServiceState) -> None:
-        """Move all entries, and write down which connections there are: before, because the kernel may refuse to create
-        what was deleted, and after, because new ones have come."""
+        """Move all entries that were caught, then those that were being opened or closed, as they are now.
+
+        Which flows there are is written down before: the kernel may refuse to create what was deleted.
+        """
+        self._notes.write(self._noted)
         services = frontends(state)
-        known = self._read()  # a former attempt may have got further than this one: what it wrote down still counts
         with ConntrackTable() as table:
-            entries = list(table.entries())
-            left = flows.on_ipvs(entries, services)
-            known |= {key_of(entry): entry for entry in left if entry.tcp is None or entry.established}
-            self._write(known.values())
+            table.replace(self._flows(self._moving))
             for _ in range(_MOVE_ROUNDS):
-                self.ended.update(key_of(entry) for entry in left if entry.tcp is not None and not entry.established)
-                table.replace(left)
-                _, entries = table.check(_tuples(known.values()), others=True)
-                left = flows.on_ipvs(entries, services)
+                dump = (flow for flow, _ in table.dump(untranslated=True))
+                left = {original_of(flow): flow for flow in (flows.on_ipvs(one, services) for one in dump) if flow}
                 if not left:
-                    break
-            else:
-                raise DataplaneError(f"{len(left)} connections stay with IPVS after {_MOVE_ROUNDS} attempts")
-        new = {key_of(entry): entry for entry in flows.on_nat(entries, services) if key_of(entry) not in known}
-        if new:
-            self._write([*known.values(), *new.values()])
+                    return
+                self._take_in(left)
+                table.replace(left.values())
+        raise DataplaneError(f"{len(left)} connections stay with IPVS after {_MOVE_ROUNDS} attempts")
 
     def restore(self, state: ServiceState) -> None:
         """Put back missing entries until IPVS has forgotten its connections and nothing is missing any more.
 
         From then on nobody but time and its own ends takes an entry away: one that was put back again and again and is
         still missing has ended, or another connection has its addresses and ports. With many short flows there is
-        always such a one. Again and again, because the kernel's list of IPVS connections is empty before the last of
-        their entries is gone; for the same reason it is over only when twice nothing was missing.
+        always such a one.
         """
-        wanted = {key: entry for key, entry in self._read().items() if key not in self.ended}
-        keys = {messages.original_of(entry): key for key, entry in wanted.items()}
-        tuples = _tuples(wanted.values())
-        put_back_for_good: Counter[Key] = Counter()
-        quiet = 0
-        remembered = _Remembered(frontends(state))
-        deadline = time.monotonic() + _RESTORE_SECONDS
+        self._noted = self._noted or self._notes.read()
+        wanted = {
+            original: message[BY_FAMILY[message[0]].reply]
+            for original, message in self._noted.items()
+            if original not in self.ended
+        }
+        put_back_for_good: Counter[bytes] = Counter()
         put_back = 0
+        ipvs = Remembered(frontends(state))
+        deadline = time.monotonic() + _RESTORE_SECONDS
+        forgotten = ipvs.forgotten(within=0)
         with ConntrackTable() as table:
             while True:
-                began = time.monotonic()
-                forgotten = not remembered.any()  # before the dump: what it forgets later is seen next time
-                good, others = table.check(tuples)
-                unsure = {key: wanted[key] for original, key in keys.items() if original not in good}
-                seen = found(unsure, others)
-                gone = {key for key in unsure.keys() - seen.keys() if put_back_for_good[key] >= _PUT_BACK_TIMES}
-                over = flows.ended(seen) | gone
-                for key in over:
-                    original = messages.original_of(wanted.pop(key))
-                    del tuples[original], keys[original], unsure[key]
-                self.ended |= over
-                repair = flows.repair(unsure, seen)
+                repair = flows.repair(wanted, table.check(wanted))
+                gone = {original for original in repair.missing if put_back_for_good[original] >= _PUT_BACK_TIMES}
+                for original in repair.ended | gone:
+                    del wanted[original]
+                self.ended |= repair.ended | gone
+                missing = [original for original in repair.missing if original not in gone]
+                refused = table.create(self._flows(missing))
+                wrong = zip(repair.wrong.values(), self._flows(repair.wrong), strict=True)
+                table.replace(flow._replace(id=ident) for ident, flow in wrong)
+                put_back += len(missing) + len(repair.wrong)
                 if forgotten:
-                    put_back_for_good.update(map(key_of, repair.missing))
-                table.create(repair.missing)
-                table.replace(repair.wrong)
-                put_back += len(repair.missing) + len(repair.wrong)
-                quiet = quiet + 1 if forgotten and not repair.missing and not repair.wrong else 0
-                if quiet == _QUIET_LOOKS:
-                    break
+                    if not refused and not repair.wrong:
+                        break
+                    put_back_for_good.update(missing)
                 if time.monotonic() > deadline:
                     raise DataplaneError(
-                        f"after {_RESTORE_SECONDS:g} s IPVS has "
-                        f"{'no' if forgotten else 'still'} connections to Services, and {len(repair.missing)} "
-                        f"conntrack entries are missing and {len(repair.wrong)} wrong"
+                        f"after {_RESTORE_SECONDS:g} s IPVS has {'no' if forgotten else 'still'} connections to "
+                        f"Services, and {len(missing)} conntrack entries are missing and {len(repair.wrong)} wrong"
                     )
-                time.sleep(max(_RESTORE_POLL_SECONDS, time.monotonic() - began))
+                forgotten = ipvs.forgotten(within=_LOOK_SECONDS)
         _log.info("connections restored", extra={"connections": len(wanted), "put_back": put_back})
 
     def end(self) -> None:
         """Remove the maps and the list."""
         self._catch.remove()
-        self._file.unlink(missing_ok=True)
+        self._notes.remove()
+        self._forget()
 
-    def _read(self) -> dict[Key, Entry]:
-        try:
-            rows = json.loads(self._file.read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            _log.warning("list of connections ignored", extra={"file": str(self._file), "reason": repr(error)})
-            return {}
-        return {key_of(entry): entry for entry in map(_from_row, rows)}
+    def _forget(self) -> None:
+        self._noted, self._caught, self._moving = {}, set(), []
 
-    def _write(self, entries: Iterable[Entry]) -> None:
-        """On disk when this returns."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        new = self._file.with_suffix(".new")
-        with new.open("w") as file:
-            file.write(json.dumps([_to_row(entry) for entry in entries]))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._file)
+    def _take_in(self, left: dict[bytes, Flow]) -> None:
+        """Catch and write down what was not there yet; nothing is put back that its ends are about to close."""
+        catches = flows.nothing_caught()
+        for original in left.keys() - self._caught:
+            flows.catch(left[original], catches)
+            self._caught.add(original)
+        self._catch.add(catches)
+        self.ended.update(original for original, flow in left.items() if not flow.open)
+        new = {original: dumped(flow) for original, flow in left.items() if flow.open and original not in self._noted}
+        if new:
+            self._noted |= new
+            self._notes.write(self._noted)
+
+    def _flows(self, originals: Iterable[bytes]) -> Iterator[Flow]:
+        """What was noted, taken apart."""
+        return (flow for flow in (self._shapes.parse(self._noted[one]) for one in originals) if flow is not None)
 
 
 def _check_room() -> None:
@@ -173,51 +187,3 @@ def _check_room() -> None:
             f"the conntrack table has {count} of {most} entries and a hand-over needs {_SPARE_ENTRIES} to spare: "
             "raise net.netfilter.nf_conntrack_max"
         )
-
-
-def _tuples(entries: Iterable[Entry]) -> dict[bytes, bytes]:
-    return {messages.original_of(entry): messages.reply_of(entry) for entry in entries}
-
-
-def _to_row(entry: Entry) -> list[Any]:
-    tuples = messages.original_of(entry) + messages.reply_of(entry)
-    return [tuples.hex(), entry.status, entry.timeout, entry.mark, entry.tcp]
-
-
-def _from_row(row: list[Any]) -> Entry:
-    tuples, status, timeout, mark, tcp = row
-    return entry_of(bytes.fromhex(tuples), status, timeout, mark, Tcp(*tcp) if tcp is not None else None)
-
-
-class _Remembered:
-    """What IPVS remembers of connections to Services, in whichever state.
-
-    /proc/net/ip_vs_conn is the kernel's only list of them (net/netfilter/ipvs/ip_vs_conn.c): protocol, client, frontend
-    and real server, in hexadecimal.
-    """
-
-    def __init__(self, services: Frontends) -> None:
-        self._services = services
-        self._judged: dict[tuple[str, str, str], bool] = {}
-
-    def any(self) -> bool:
-        """Whether there is any connection."""
-        try:
-            lines = Path("/proc/thread-self/net/ip_vs_conn").read_text().splitlines()[1:]
-        except FileNotFoundError:
-            return False
-        for line in lines:
-            protocol, _, _, address, port = line.split(maxsplit=5)[:5]
-            frontend = (protocol, address, port)
-            if frontend not in self._judged:
-                self._judged[frontend] = self._to_service(*frontend)
-            if self._judged[frontend]:
-                return True
-        return False
-
-    def _to_service(self, protocol: str, address: str, port: str) -> bool:
-        number = _PROTOCOLS.get(protocol)
-        if number is None:
-            return False
-        packed = bytes.fromhex(address.replace(":", "").strip("[]"))
-        return self._services.addressed(number, packed, int(port, 16))

@@ -11,70 +11,77 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_agent.dataplane.conntrack.entries import Entry, Key, Path, forwards
-from proxymode_agent.switch.connections import upright
+from proxymode_agent.dataplane.conntrack.layout import BY_LENGTH
+from proxymode_agent.dataplane.conntrack.messages import reply_of
+from proxymode_agent.switch.connections import found, upright
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
+    from proxymode_agent.dataplane.conntrack.flow import Flow
+    from proxymode_agent.dataplane.conntrack.table import Checked
     from proxymode_agent.switch.connections import Frontends
 
 
-class Catch(NamedTuple):
-    """What netfilter's NAT does with a flow's packet that finds no entry: new destination and source, if any."""
+class Catches(NamedTuple):
+    """What netfilter's NAT does with flows' packets that find no entry: new destinations and new sources, by packet.
 
-    protocol: int
-    packet: Path
-    destination: tuple[bytes, int] | None
-    source: tuple[bytes, int] | None
+    Keys: protocol, source, port, destination, port; values: address, port; all numbers filled up to four bytes.
+    """
+
+    destinations: dict[bytes, bytes]
+    sources: dict[bytes, bytes]
+
+
+def nothing_caught() -> dict[int, Catches]:
+    """By length of addresses."""
+    return {length: Catches({}, {}) for length in BY_LENGTH}
 
 
 class Repair(NamedTuple):
-    """Entries that are not there at all, and entries in the place of which something else is, with its identity."""
+    """Of the wanted flows, by CTA_TUPLE_ORIG: those without any entry, those that their own ends are closing, and those
+    in the place of which something else is, with its CTA_ID."""
 
-    missing: list[Entry]
-    wrong: list[Entry]
-
-
-def on_ipvs(entries: Iterable[Entry], services: Frontends) -> list[Entry]:
-    """Entries of connections to Services that IPVS translates, all the right way round."""
-    turned = (forwards(entry) if entry.backwards else entry for entry in entries)
-    return [entry for entry in turned if entry.by_ipvs and services.include(entry)]
+    missing: list[bytes]
+    ended: set[bytes]
+    wrong: dict[bytes, bytes]
 
 
-def on_nat(entries: Iterable[Entry], services: Frontends) -> list[Entry]:
-    """Entries of open connections to Services that netfilter's NAT translates. UDP has no end that could be seen."""
-    return [
-        entry
-        for entry in (upright(one, services) for one in entries)
-        if entry.by_nftables and (entry.tcp is None or entry.established) and services.include(entry)
-    ]
+def on_ipvs(flow: Flow, services: Frontends) -> Flow | None:
+    """The flow the right way round if it is to a Service and IPVS translates it."""
+    turned = flow.turned() if flow.backwards else flow
+    return turned if turned.by_ipvs and services.include(turned) else None
 
 
-def catches(entry: Entry) -> tuple[Catch, Catch]:
-    """The translations for a packet of the client and for one of the endpoint."""
-    original, reply = entry.original, entry.reply
-    client, frontend = original[:2], original[2:]
-    endpoint, seen_as = reply[:2], reply[2:]
-    masqueraded = seen_as != client
-    return (
-        Catch(entry.protocol, original, endpoint, seen_as if masqueraded else None),
-        Catch(entry.protocol, reply, client if masqueraded else None, frontend),
-    )
+def on_nat(flow: Flow, services: Frontends) -> Flow | None:
+    """The flow the right way round if it is an open one to a Service and netfilter's NAT translates it."""
+    turned = upright(flow, services)
+    return turned if turned.by_nftables and turned.open and services.include(turned) else None
 
 
-def repair(wanted: Mapping[Key, Entry], seen: Mapping[Key, Entry]) -> Repair:
-    """What of `wanted` is missing in what was `found`, or is translated in some other way."""
+def catch(flow: Flow, catches: Mapping[int, Catches]) -> None:
+    """Add the translations for a packet of the client and for one of the endpoint."""
+    source, destination, protocol, source_port, destination_port, back, seen_as, back_port, seen_as_port = flow[:9]
+    client = b"".join((protocol, source, source_port, destination, destination_port))
+    endpoint = b"".join((protocol, back, back_port, seen_as, seen_as_port))
+    destinations, sources = catches[len(source)]
+    destinations[client] = back + back_port
+    sources[endpoint] = destination + destination_port
+    if flow.masqueraded:
+        sources[client] = seen_as + seen_as_port
+        destinations[endpoint] = source + source_port
+
+
+def repair(wanted: Mapping[bytes, bytes], checked: Checked) -> Repair:
+    """What of `wanted`, CTA_TUPLE_ORIG to CTA_TUPLE_REPLY, is to be put back or needs no more care."""
+    seen = found(wanted, checked.others)
+    ended = {original for original, flow in seen.items() if flow.by_nftables and not flow.open}
     return Repair(
-        missing=[entry for key, entry in wanted.items() if key not in seen],
-        wrong=[
-            entry._replace(id=seen[key].id)
-            for key, entry in wanted.items()
-            if key in seen and not (seen[key].by_nftables and seen[key].reply == entry.reply)
-        ],
+        missing=[original for original in wanted if original not in checked.good and original not in seen],
+        ended=ended,
+        wrong={
+            original: flow.id
+            for original, flow in seen.items()
+            if original not in ended and not (flow.by_nftables and reply_of(flow) == wanted[original])
+        },
     )
-
-
-def ended(seen: Mapping[Key, Entry]) -> set[Key]:
-    """Which of what was `found` are being closed by their own ends: nothing to put back any more."""
-    return {key for key, entry in seen.items() if entry.tcp is not None and not entry.established and entry.by_nftables}

@@ -37,9 +37,9 @@ from proxymode_agent.dataplane.nfnetlink.expressions import register
 from proxymode_agent.dataplane.nfnetlink.uapi import NatAttr, NatFlag, NatType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
-    from proxymode_agent.switch.handover.flows import Catch
+    from proxymode_agent.switch.handover.flows import Catches
 
 NAME: Final = "proxymode-handover"
 _BEFORE_DNAT: Final = -110
@@ -102,15 +102,13 @@ class CatchTable:
     def close(self) -> None:
         self._kernel.close()
 
-    def add(self, catches: Iterable[Catch]) -> int:
-        """Make the tables if they are not there, and add what they lack; how many elements were added.
+    def add(self, catches: Mapping[int, Catches]) -> int:
+        """Make the tables if they are not there, and add what they lack, by length of addresses; how many elements were
+        added.
 
         What is there stays: after a crash it may be all that keeps a flow alive.
         """
-        by_length: dict[int, list[Catch]] = {family.length: [] for family in _FAMILIES}
-        for catch in catches:
-            by_length[len(catch.packet.source)].append(catch)
-        return sum(self._add(family, by_length[family.length]) for family in _FAMILIES)
+        return sum(self._add(family, catches[family.length]) for family in _FAMILIES)
 
     def present(self) -> bool:
         """Whether the table is there in either family."""
@@ -122,51 +120,38 @@ class CatchTable:
             if self._exists(family):
                 self._kernel.commit(Transaction.of(family.table.delete()))
 
-    def _add(self, family: _Family, catches: list[Catch]) -> int:
-        destinations, sources = family.map("destinations"), family.map("sources")
-        if not self._exists(family):
-            if not catches:
-                return 0
-            chains = [
-                (Chain(family.table, name, Hook("nat", hook, priority)), nat, map_name)
-                for name, hook, priority, nat, map_name in _CHAINS
-            ]
-            self._kernel.commit(
-                Transaction.of(
-                    family.table.add(),
-                    destinations.add(),
-                    sources.add(),
-                    *(chain.add() for chain, _, _ in chains),
-                    *(family.rule(chain, nat, map_name).add() for chain, nat, map_name in chains),
-                )
-            )
+    def _add(self, family: _Family, catches: Catches) -> int:
+        if not catches.sources:
+            return 0
+        there = self._exists(family)
+        if not there:
+            self._make(family)
         added = 0
-        for of, elements in (
-            (sources, {_key(catch): _value(*catch.source) for catch in catches if catch.source}),
-            (destinations, {_key(catch): _value(*catch.destination) for catch in catches if catch.destination}),
-        ):
-            there = {key for key, _ in self._kernel.elements(of)}
-            new = [(key, value) for key, value in elements.items() if key not in there]
-            added += self._kernel.commit_all(one_by_one(add_elements(of, new)))
+        for name, elements in (("sources", catches.sources), ("destinations", catches.destinations)):
+            of = family.map(name)
+            if there:
+                old = {key for key, _ in self._kernel.elements(of)}
+                elements = {key: value for key, value in elements.items() if key not in old}
+            added += self._kernel.commit_all(one_by_one(add_elements(of, elements.items())))
         return added
+
+    def _make(self, family: _Family) -> None:
+        chains = [
+            (Chain(family.table, name, Hook("nat", hook, priority)), nat, map_name)
+            for name, hook, priority, nat, map_name in _CHAINS
+        ]
+        self._kernel.commit(
+            Transaction.of(
+                family.table.add(),
+                family.map("destinations").add(),
+                family.map("sources").add(),
+                *(chain.add() for chain, _, _ in chains),
+                *(family.rule(chain, nat, map_name).add() for chain, nat, map_name in chains),
+            )
+        )
 
     def _exists(self, family: _Family) -> bool:
         return any(dumped.table.name == NAME for dumped in self._kernel.tables(family.proto))
-
-
-def _key(catch: Catch) -> bytes:
-    path = catch.packet
-    return b"".join(
-        (
-            bytes((catch.protocol, 0, 0, 0)),
-            _value(path.source, path.source_port),
-            _value(path.destination, path.destination_port),
-        )
-    )
-
-
-def _value(address: bytes, port: int) -> bytes:
-    return address + port.to_bytes(2, "big") + b"\0\0"
 
 
 def _nat(kind: NatType, family: NfProto, address: int, port: int) -> Expression:
