@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from proxymode_api.proxymode_status import FleetStatus
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator import objects
 from proxymode_operator.cache import RELEASE
-from proxymode_operator.kubeapi import ApiError, Kind
+from proxymode_operator.kubeapi import ApiError, Kind, NotLeaderError
 from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS, STATUS
 from proxymode_operator.queue import ConflictError
 from proxymode_operator.rollout.model import Notice
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WRITES_AT_ONCE: Final = 8
-WRITES_PER_RECONCILE: Final = 100
-"""The rest follows in the next one: what was asked meanwhile (a pause) is heard in between."""
+WRITES_AT_ONCE: Final = 16
+WRITING_SECONDS: Final = 0.25
+"""After this no further write of a reconcile begins. The rest follows in the next one: what was reported and asked
+meanwhile (a pause) is heard in between, however long an API server in trouble takes."""
 LOOK_AGAIN_SECONDS: Final = 300.0
 """A clock that is set while we wait for a time of day is noticed within this."""
 
@@ -91,8 +93,7 @@ class Reconciler:
             await self._store_status(proxy_mode, decisions.status)
         await self._post_all(proxy_mode, decisions.notices)
         self._gates.start(key, proxy_mode.spec.mode.value, decisions.questions)
-        await self._write(decisions.writes[:WRITES_PER_RECONCILE])
-        if len(decisions.writes) > WRITES_PER_RECONCILE:
+        if await self._write(decisions.writes) < len(decisions.writes):
             return 0.0
         for heard in decisions.heard:
             await self._drop(proxy_mode, heard.annotation)
@@ -125,20 +126,32 @@ class Reconciler:
                 },
             )
 
-    async def _write(self, writes: Sequence[Write]) -> None:
-        """All of them, several at a time; the first error is raised once all are tried."""
-        slots = asyncio.Semaphore(WRITES_AT_ONCE)
+    async def _write(self, writes: Sequence[Write]) -> int:
+        """How many of them, from the first on, were written in the time that there is, and at least WRITES_AT_ONCE.
+        Raises the first error once all of these are tried; a conflict only where there is no other."""
+        loop = asyncio.get_running_loop()
+        waiting = deque(writes)
+        ends = loop.time() + WRITING_SECONDS
+        errors: list[Exception] = []
 
-        async def one(write: Write) -> None:
-            async with slots:
-                await self._write_one(write)
+        async def work() -> None:
+            while waiting:
+                try:
+                    await self._write_one(waiting.popleft())
+                except (ApiError, ConflictError, NotLeaderError) as error:
+                    errors.append(error)
+                if loop.time() >= ends:
+                    return
 
-        results = await asyncio.gather(*(one(write) for write in writes), return_exceptions=True)
-        errors = [result for result in results if isinstance(result, BaseException)]
+        async with asyncio.TaskGroup() as tasks:
+            for _ in writes[:WRITES_AT_ONCE]:
+                tasks.create_task(work())
+        begun = len(writes) - len(waiting)
         for error in sorted(errors, key=lambda e: isinstance(e, ConflictError)):
             if isinstance(error, ConflictError):
-                raise ConflictError(str(error), progress=len(errors) < len(results)) from error
+                raise ConflictError(str(error), progress=len(errors) < begun) from error
             raise error
+        return begun
 
     async def _write_one(self, write: Write) -> None:
         try:
@@ -183,8 +196,8 @@ class Reconciler:
     async def _release(self) -> float | None:
         """Nodes that no ProxyMode decides about any more keep what they have; one Event for each former ProxyMode."""
         asked, uids = self._cache.released()
-        writes = release(asked, uids)[:WRITES_PER_RECONCILE]
-        await self._write(writes)
+        writes = release(asked, uids)
+        writes = writes[: await self._write(writes)]
         former: dict[str, list[Asked]] = {}
         for write in writes:
             assert write.base is not None

@@ -167,7 +167,8 @@ def test_an_event_that_cannot_be_posted_is_let_go() -> None:
 
 
 def test_many_writes_are_done_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WRITES_PER_RECONCILE", 1)
+    monkeypatch.setattr(module, "WRITES_AT_ONCE", 1)
+    monkeypatch.setattr(module, "WRITING_SECONDS", 0.0)
     bench = Bench()
     assert bench.reconcile() == 0.0
     assert [call for call in bench.server.calls if call.startswith("Node")] == ["NodeProxyMode n1"]
