@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from proxymode_api.common import DataplaneOptions
-from proxymode_api.deprecation import KubeProxyMode, parse_minor
+from proxymode_api.deprecation import KubeProxyMode, default_mode
 from proxymode_api.modes import Mode
 from proxymode_cli.asking import NODES, OS_LABEL, labels
 from proxymode_cli.errors import NotInstalledError
-from proxymode_cli.joining import fleet_view, with_configured
+from proxymode_cli.joining import fleet_view, minor, with_configured
 from proxymode_cli.migration import objects
 from proxymode_cli.migration.model import FAMILIES, Family, Situation
 from proxymode_cli.migration.table import analyse
@@ -19,6 +19,7 @@ from proxymode_cli.migration.table import analyse
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxymode_api.deprecation import Minor
     from proxymode_api.nodeproxymode import NodeProxyMode
     from proxymode_cli.cluster import Cluster
     from proxymode_cli.migration.model import Report
@@ -66,7 +67,8 @@ def overview(cluster: Cluster) -> FleetView:
     if all(node.mode is not None for node in view.nodes):
         return view
     config_map, _ = cluster.read_or_note(KUBE_PROXY, "kube-proxy's ConfigMap")
-    kube_proxy = objects.kube_proxy_config(config_map) if config_map is not None else None
+    version = minor(view.cluster_version)
+    kube_proxy = objects.kube_proxy_config(config_map, version) if config_map is not None else None
     return view if kube_proxy is None else with_configured(view, KubeProxyMode(kube_proxy.family.value))
 
 
@@ -80,8 +82,9 @@ def migration(cluster: Cluster, to: Mode | None, name: str | None, namespace: st
     states = cluster.node_proxy_modes_if_any()
     daemon_sets = tuple(map(objects.daemon_set, reader.items(DAEMON_SETS, "DaemonSets")))
     config_map = reader.one(KUBE_PROXY, "kube-proxy's ConfigMap")
-    kube_proxy = objects.kube_proxy_config(config_map) if config_map is not None else None
-    nodes = _nodes(reader, states, kube_proxy)
+    version = minor(cluster.version())
+    kube_proxy = objects.kube_proxy_config(config_map, version) if config_map is not None else None
+    nodes = _nodes(reader, states, kube_proxy.family if kube_proxy is not None else None, version)
     services = [objects.service(item) for item in reader.items(_services(namespace), "Services")]
     situation = Situation(
         to=to or (known.spec.mode if known is not None else Mode.NFTABLES),
@@ -95,31 +98,32 @@ def migration(cluster: Cluster, to: Mode | None, name: str | None, namespace: st
             reader.one(INSTALLATION, "Calico's Installation"), reader.one(FELIX, "Calico's FelixConfiguration")
         ),
         metallb_l2=bool(reader.items(L2_ADVERTISEMENTS, "MetalLB's L2Advertisements")),
-        cluster=parse_minor(cluster.version()),
+        cluster=version,
     )
     return analyse(situation, tuple(reader.notes))
 
 
 def _nodes(
-    reader: _Reader, states: Mapping[str, NodeProxyMode], kube_proxy: objects.KubeProxyConfig | None
+    reader: _Reader, states: Mapping[str, NodeProxyMode], configured: Family | None, version: Minor | None
 ) -> tuple[objects.NodeFacts, ...]:
     items = {
         str(item["metadata"]["name"]): item
         for item in reader.items(NODES, "Nodes")
         if labels(item).get(OS_LABEL, "linux") == "linux"
     }
+    default = Family(default_mode(version).value)
     found = []
     assumed = []
     for name in sorted(items.keys() | states.keys()):
         family = FAMILIES.get(states[name].status.mode) if name in states else None
         if family is None:
             assumed.append(name)
-            family = kube_proxy.family if kube_proxy is not None else Family.IPTABLES
+            family = configured or default
         found.append(objects.node(items.get(name, {"metadata": {"name": name}}), family))
-    if assumed and kube_proxy is None:
+    if assumed and configured is None:
         reader.notes.append(
             f"what {len(assumed)} nodes run is not known: no agent has reported and kube-proxy's ConfigMap is not "
-            "there; taken for iptables, Kubernetes' default"
+            f"there; taken for {default}, Kubernetes' default"
         )
     return tuple(found)
 

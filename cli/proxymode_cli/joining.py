@@ -170,6 +170,14 @@ def rollout_view(found: ProxyMode, nodes: tuple[NodeView, ...]) -> RolloutView:
     )
 
 
+def minor(cluster_version: str) -> Minor | None:
+    """The cluster's minor version; None where its API server says none that can be read."""
+    try:
+        return parse_minor(cluster_version)
+    except ValueError:
+        return None
+
+
 def _reach(stage: Stage) -> str:
     if stage.percent is not None:
         return f"{stage.percent} %"
@@ -185,11 +193,7 @@ def _deprecation(nodes: Iterable[NodeView], cluster_version: str, unreported: Ku
 
     `unreported`: what nodes run that no agent reports on.
     """
-    cluster: Minor | None
-    try:
-        cluster = parse_minor(cluster_version)
-    except ValueError:
-        cluster = None
+    cluster = minor(cluster_version)
     modes = (unreported if node.mode is None else _UPSTREAM.get(node.mode) for node in nodes)
     running = Counter(mode for mode in modes if mode is not None)
     sentences = []

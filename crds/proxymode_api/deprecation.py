@@ -84,6 +84,13 @@ RETIREMENTS: Final[dict[KubeProxyMode, Retirement]] = {
 """The modes that upstream gave up or has merged that it will. nftables becomes the default in 1.40 (KEP-5343), which
 makes iptables the legacy mode, but no removal of iptables is decided."""
 
+_NFTABLES_BY_DEFAULT: Final = Minor(1, 40)
+
+
+def default_mode(cluster: Minor | None) -> KubeProxyMode:
+    """What kube-proxy runs on Linux where its configuration names no mode (KEP-5343); None: a version before 1.40."""
+    return KubeProxyMode.IPTABLES if cluster is None or cluster < _NFTABLES_BY_DEFAULT else KubeProxyMode.NFTABLES
+
 
 class DeprecationState(StrEnum):
     """How far upstream has gone with a mode, seen from one cluster's version."""

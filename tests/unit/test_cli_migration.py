@@ -67,9 +67,9 @@ def daemon_set(name: str, *arguments: str, image: str = "example/image:1", **env
     )
 
 
-def config(**found: Any) -> objects.KubeProxyConfig:
+def config(cluster: Minor | None = None, **found: Any) -> objects.KubeProxyConfig:
     made = objects.kube_proxy_config(
-        {"data": {"config.conf": yaml.safe_dump({"kind": "KubeProxyConfiguration"} | found)}}
+        {"data": {"config.conf": yaml.safe_dump({"kind": "KubeProxyConfiguration"} | found)}}, cluster
     )
     assert made is not None
     return made
@@ -352,12 +352,18 @@ def test_primary_addresses_are_the_first_of_each_family() -> None:
 
 @pytest.mark.parametrize("text", ["", "][", "[]", "mode: userspace"])
 def test_a_config_map_that_is_none_of_kube_proxys_says_nothing(text: str) -> None:
-    assert objects.kube_proxy_config({"data": {"config.conf": text}}) is None
+    assert objects.kube_proxy_config({"data": {"config.conf": text}}, None) is None
 
 
 def test_kube_proxys_default_mode_is_iptables_with_localhost() -> None:
     found = config(mode="")
     assert (found.family, found.localhost_node_ports) == (Family.IPTABLES, True)
+
+
+def test_from_1_40_kube_proxys_default_mode_is_nftables() -> None:
+    assert config(Minor(1, 39), mode="").family is Family.IPTABLES
+    assert config(Minor(1, 40), mode="").family is Family.NFTABLES
+    assert config(Minor(1, 40), mode="iptables").family is Family.IPTABLES
 
 
 def text_of(report: Report, **options: Any) -> str:

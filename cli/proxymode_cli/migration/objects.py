@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
+from proxymode_api.deprecation import default_mode
 from proxymode_cli.migration.model import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from proxymode_api.deprecation import Minor
 
 SERVICE_PROXY_LABEL: Final = "service.kubernetes.io/service-proxy-name"
 
@@ -149,8 +152,11 @@ def _addresses(found: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[s
     return tuple(primary.values()), tuple(others)
 
 
-def kube_proxy_config(config_map: Mapping[str, Any]) -> KubeProxyConfig | None:
-    """Of kube-proxy's ConfigMap as kubeadm makes it (key config.conf); None: it holds no such configuration."""
+def kube_proxy_config(config_map: Mapping[str, Any], cluster: Minor | None) -> KubeProxyConfig | None:
+    """Of kube-proxy's ConfigMap as kubeadm makes it (key config.conf); None: it holds no such configuration.
+
+    `cluster`: its version decides what an empty mode means.
+    """
     text = _map(config_map, "data").get("config.conf") or _map(config_map, "data").get("config") or ""
     try:
         found = yaml.safe_load(text)
@@ -159,7 +165,7 @@ def kube_proxy_config(config_map: Mapping[str, Any]) -> KubeProxyConfig | None:
     if not isinstance(found, dict):
         return None
     ipvs, iptables = _map(found, "ipvs"), _map(found, "iptables")
-    mode = found.get("mode") or Family.IPTABLES.value
+    mode = found.get("mode") or default_mode(cluster).value
     if mode not in list(Family):
         return None
     localhost = iptables.get("localhostNodePorts")
