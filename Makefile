@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # a test file's tests share what they set up
 PROOF_ARGS ?=
-GUEST := $(BIN)/python -m proxymode_testbeds.vm run --
+GUEST := $(BIN)/python -m proxymode_testbeds.vm run -- env KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS)
 SWITCHES := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py)  # they count lost connections: nothing beside them
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -80,11 +80,11 @@ test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
 
 .PHONY: test-vm-nftables
 test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside the VM; slow, not part of `make test`
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/kernel tests/packets $(PYTEST_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/kernel tests/packets $(PYTEST_ARGS)
 
 .PHONY: test-vm-packets
 test-vm-packets: install ## where packets go in ipvs mode: every line of docs/behaviour.md, on 6.1, inside the VM; minutes, not part of `make test`
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/packets/test_packets.py --dataplane ipvs $(PYTEST_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/packets/test_packets.py --dataplane ipvs $(PYTEST_ARGS)
 
 .PHONY: proof-updates
 proof-updates: install ## a million first packets under each kind of nftables update, on this host; slow
@@ -92,15 +92,15 @@ proof-updates: install ## a million first packets under each kind of nftables up
 
 .PHONY: proof-updates-vm
 proof-updates-vm: install ## the same on 6.1, inside the VM; an hour, or with PROOF_ARGS="1000000 'ip6 sticky'" less
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/python tests/kernel/proof_updates.py $(PROOF_ARGS)
 
 .PHONY: proof-switches
 proof-switches: install ## twenty switches under load, and one killed after each step and left half-done for ten seconds; inside the VM, slow
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/test_switch_under_load.py --round-trips 10 --half-done 10 $(PROOF_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/test_switch_under_load.py --round-trips 10 --half-done 10 $(PROOF_ARGS)
 
 .PHONY: proof-takeover
 proof-takeover: install ## from kube-proxy in each of its modes to each of ours and back, under load, inside the VM; minutes
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/proof_takeover.py $(PROOF_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/vm/proof_takeover.py $(PROOF_ARGS)
 
 .PHONY: sim
 sim: install ## a fleet of NODES=5000 simulated agents, the real operator and API server: progress, then a line of JSON
@@ -120,7 +120,7 @@ bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a 
 
 .PHONY: bench-sync-vm
 bench-sync-vm: install ## the same on 6.1, everything in the emulated VM, API server included: 1000x2 and 5000x2, a quarter of an hour
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.sync $(or $(CASES),1000x2 5000x2)
+	@$(GUEST) $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.sync $(or $(CASES),1000x2 5000x2)
 
 .PHONY: bench-switch
 bench-switch: install ## a node's change of mode under load inside the VM, kube-proxy's way and ours, and what a hand-over costs here: tables, then a line of JSON
@@ -128,7 +128,7 @@ bench-switch: install ## a node's change of mode under load inside the VM, kube-
 
 .PHONY: bench-ipvs
 bench-ipvs: install ## Services into IPVS on 6.1, inside the VM, beside ipvsadm -R and ip -batch: a table, then a line of JSON; CASES=1000x10 for one case
-	@$(BIN)/python -m proxymode_testbeds.vm run -- $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.ipvs $(CASES)
+	@$(GUEST) $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.ipvs $(CASES)
 
 .PHONY: generate
 generate: install ## CRDs, policies, docs/metrics.md and dashboard from the code, docs/behaviour.md from the packet tables, formatted code

@@ -6,13 +6,18 @@ First what becomes of traffic, in a guest with Debian's kernel; then what a hand
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import platform
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any, Final
 
-from proxymode_benchmarks.switch import scale
+from proxymode_benchmarks import binary
+from proxymode_benchmarks.switch import kube_proxy, node, scale
+from proxymode_testbeds.apiserver import ApiServer
 
 _COLUMNS: Final = (
     ("who", 18),
@@ -34,22 +39,46 @@ def main() -> int:
     parser.add_argument("--new-rate", default="10", help="new ones a second (default: %(default)s)")
     options = parser.parse_args()
     print(row({name: name for name, _ in _COLUMNS}))
-    runs: list[dict[str, Any]] = []
-    guest = [sys.executable, "-m", "proxymode_testbeds.vm", "run", "--", sys.executable]
-    guest += ["-m", "proxymode_benchmarks.switch.guest"]
-    guest += ["--connections", options.connections, "--new-rate", options.new_rate]
-    with subprocess.Popen(guest, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            runs.append(json.loads(line))
-            print(row(runs[-1]), flush=True)
-    if process.returncode:
-        return process.returncode
+    asked = ["--connections", options.connections, "--new-rate", options.new_rate]
+    try:
+        runs = asyncio.run(_runs(asked, binary.find()))
+    except subprocess.CalledProcessError as error:
+        return int(error.returncode)
     handover = [scale.in_process(number) for number in scale.SIZES]
     for cost in handover:
         print(scale.table(cost))
     print(json.dumps({"runs": runs, "handover": handover, "machine": f"Linux {platform.release()}"}), flush=True)
     return 0
+
+
+async def _runs(asked: list[str], program: Path | None) -> list[dict[str, Any]]:
+    """What the guest measures, printed as it comes. Raises CalledProcessError, and what ApiServer.start raises."""
+    if program is None:
+        return await _in_guest(asked)
+    fleet = node.fleet()
+    with tempfile.TemporaryDirectory(prefix="proxymode-bench-") as folder:
+        async with ApiServer.start(Path(folder)) as api:
+            items = {"apiVersion": "v1", "kind": "List", "items": list(kube_proxy.objects(fleet))}
+            await api.kubectl("apply", "-f", "-", stdin=json.dumps(items))
+            for name, status in kube_proxy.addresses(fleet):
+                await api.kubectl("patch", "node", name, "--subresource=status", "--patch", json.dumps(status))
+            kubeconfig = api.kubeconfig(server=api.guest_url)
+            return await _in_guest([*asked, "--kube-proxy", str(program), "--kubeconfig", str(kubeconfig)])
+
+
+async def _in_guest(asked: list[str]) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "proxymode_testbeds.vm", "run", "--", sys.executable]
+    command += ["-m", "proxymode_benchmarks.switch.guest", *asked]
+    runs: list[dict[str, Any]] = []
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    async for line in process.stdout:
+        runs.append(json.loads(line))
+        print(row(runs[-1]), flush=True)
+    code = await process.wait()
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return runs
 
 
 def row(run: dict[str, Any]) -> str:

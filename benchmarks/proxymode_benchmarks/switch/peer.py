@@ -8,10 +8,10 @@ and to make its first sync, is not in it. That flatters the peer.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import Mode
+from proxymode_benchmarks.switch import node
 from proxymode_testbeds.kubeproxy import ProxyMode, Service, script
 
 if TYPE_CHECKING:
@@ -37,29 +37,20 @@ _WITHOUT_NFTABLES: Final = "nft delete table ip kube-proxy; nft delete table ip6
 _CLEANUP: Final = {Mode.IPVS: _WITHOUT_IPVS, Mode.NFTABLES: _WITHOUT_NFTABLES}
 
 
-def packed(address: str) -> bytes:
-    """An address as the kernel has it."""
-    return ipaddress.ip_address(address).packed
-
-
 class KubeProxy:
-    """kube-proxy's rules on one node, for a Service of both families: (cluster IP, pods) each."""
+    """kube-proxy's rules on the node, for its Service of both families."""
 
-    def __init__(
-        self, topology: Topology, node: str, v4: tuple[str, list[bytes]], v6: tuple[str, list[bytes]], node_port: int
-    ) -> None:
+    def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._node = node
-        services = []
-        for vip, pods in (v4, v6):
-            at = tuple(str(ipaddress.ip_address(pod)) for pod in pods)
-            services.append(Service("bench/web:tcp", vip, 80, tuple((pod, 8080) for pod in at), "tcp", node_port))
-        services.append(
-            Service("bench/web:udp", v4[0], 53, tuple((str(ipaddress.ip_address(pod)), 5353) for pod in v4[1]), "udp")
-        )
         fleet = topology.fleet
+        v4, v6 = ([str(pod) for _, pod in node.backends(fleet, version)] for version in (4, 6))
+        services = [
+            Service("default/web:tcp", vip, 80, tuple((pod, 8080) for pod in pods), "tcp", node.NODE_PORT)
+            for vip, pods in ((node.VIP, v4), (node.VIP6, v6))
+        ]
+        services.append(Service("default/web:udp", node.VIP, 53, tuple((pod, 5353) for pod in v4), "udp"))
         cidrs = [str(cidr) for spec in fleet.nodes for cidr in spec.pod_cidrs]
-        own = [str(address) for address in fleet.node(node).addresses]
+        own = [str(address) for address in fleet.node(node.NAME).addresses]
         self._scripts = {
             mode: script(ProxyMode(mode.value), services, node_ips=own, cluster_cidrs=cidrs) for mode in Mode
         }
@@ -74,4 +65,4 @@ class KubeProxy:
         self._sh(self._scripts[to])
 
     def _sh(self, text: str) -> None:
-        self._topology.run(self._node, ["sh", "-e"], input=text)
+        self._topology.run(node.NAME, ["sh", "-e"], input=text)
