@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # a test file's tests share what they set up
 PROOF_ARGS ?=
-GUEST := $(BIN)/python -m proxymode_testbeds.vm run -- env KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS)
+GUEST := $(BIN)/python -m proxymode_testbeds.vm run --
 SWITCHES := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py)  # they count lost connections: nothing beside them
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -120,7 +120,7 @@ bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a 
 
 .PHONY: bench-sync-vm
 bench-sync-vm: install ## the same on 6.1, everything in the emulated VM, API server included: 1000x2 and 5000x2, a quarter of an hour
-	@$(GUEST) $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.sync $(or $(CASES),1000x2 5000x2)
+	@$(GUEST) env KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.sync $(or $(CASES),1000x2 5000x2)
 
 .PHONY: bench-switch
 bench-switch: install ## a node's change of mode under load inside the VM, kube-proxy's way and ours, and what a hand-over costs here: tables, then a line of JSON
@@ -128,7 +128,7 @@ bench-switch: install ## a node's change of mode under load inside the VM, kube-
 
 .PHONY: bench-ipvs
 bench-ipvs: install ## Services into IPVS on 6.1, inside the VM, beside ipvsadm -R and ip -batch: a table, then a line of JSON; CASES=1000x10 for one case
-	@$(GUEST) $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.ipvs $(CASES)
+	@$(GUEST) env KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.ipvs $(CASES)
 
 .PHONY: generate
 generate: install ## CRDs, policies, docs/metrics.md and dashboard from the code, docs/behaviour.md from the packet tables, formatted code
