@@ -6,14 +6,25 @@ import json
 
 import pytest
 
-from proxymode_benchmarks.ipvs.figures import Addresses, Figures, Floor, Result, line, table
+from proxymode_benchmarks.ipvs.figures import Bound, Figures, Floor, Machine, Native, Result, line, table
 from proxymode_benchmarks.sync.cases import Case
 
 OURS = Figures(
-    load_s=0.5, addresses_s=0.1, restart_s=0.2, warm_p50_ms=1.23456, warm_p99_ms=4.0, warm_changes=100, rss_mb=51.2
+    load_s=0.5,
+    load_user_s=0.3,
+    load_sys_s=0.1,
+    addresses_s=0.1,
+    restart_s=0.2,
+    warm_p50_ms=1.23456,
+    warm_p99_ms=4.0,
+    warm_changes=100,
+    rss_mb=51.2,
+    nftables_rss_mb=50.0,
 )
-RESULT = Result(Case(1000, 10), OURS, Floor(ipvsadm_s=0.25, ip_s=0.15))
-ADDRESSES = Addresses(10_000, 1.5, 1.0)
+FLOOR = Floor(ipvsadm_s=0.25, ip_s=0.15, floor_user_s=0.05, floor_sys_s=0.3)
+RESULT = Result(Case(1000, 10), OURS, FLOOR, Native(native_s=0.07, native_user_s=0.05, native_sys_s=0.01))
+GUEST = Machine("guest", 1.2, Bound(10_000, 1.5, 1.0))
+HOST = Machine("host", 0.1, Bound(10_000, 0.5, 0.9))
 
 
 def test_the_ratio_is_to_both_tools_together() -> None:
@@ -21,16 +32,19 @@ def test_the_ratio_is_to_both_tools_together() -> None:
 
 
 def test_the_last_line_is_for_programs() -> None:
-    found = json.loads(line([RESULT], ADDRESSES, "Linux 6.1"))
+    found = json.loads(line([RESULT], GUEST, HOST, 6.54321))
     (case,) = found["cases"]
     assert (case["services"], case["endpoints"], case["load_s"], case["floor_s"]) == (1000, 10, 0.5, 0.4)
-    assert (case["warm_p50_ms"], case["rss_mb"], case["ratio"]) == (1.23, 51.2, 1.25)
-    assert found["addresses"] == {"count": 10_000, "ours_s": 1.5, "ip_s": 1.0}
-    assert found["machine"] == "Linux 6.1"
+    assert (case["warm_p50_ms"], case["rss_mb"], case["ratio"], case["native_user_s"]) == (1.23, 51.2, 1.25, 0.05)
+    assert found["guest"] == {"name": "guest", "python_s": 1.2, "bound": {"count": 10_000, "ours_s": 1.5, "ip_s": 1.0}}
+    assert (found["host"]["name"], found["modules_s"], found["python_emulation"]) == ("host", 6.54, 12.0)
 
 
-def test_the_table_has_a_line_for_each_case_and_one_for_the_addresses() -> None:
-    heading, case, addresses = table([RESULT], ADDRESSES).splitlines()
+def test_the_table_has_a_line_for_each_case_and_one_for_each_machine() -> None:
+    heading, case, guest, host = table([RESULT], (GUEST, HOST)).splitlines()
     assert len(heading) == len(case)
     assert case.split()[:2] == ["1000x10", "0.5"]
-    assert addresses == "10000 addresses: 1.5 s with routes, ip -batch 1 s without"
+    assert guest == (
+        "guest: 10000 addresses in 1.5 s with routes, by ip -batch in 1 s without; a fixed piece of Python in 1.2 s"
+    )
+    assert host.startswith("host: 10000 addresses in 0.5 s")

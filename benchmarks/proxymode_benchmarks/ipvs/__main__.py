@@ -1,21 +1,23 @@
 """`python -m proxymode_benchmarks.ipvs`: prints a table, and as its last line one JSON object.
 
-Runs where the kernel has IPVS: `make bench-ipvs` starts it in the VM.
+First this host's own share, then everything in a guest whose kernel has IPVS.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import subprocess
 import sys
-import time
+from typing import Any, Final
 
-from proxymode_benchmarks.ipvs import figures, floor, ours
+from proxymode_benchmarks.ipvs import figures, native, work
+from proxymode_benchmarks.ipvs.guest import ADDRESSES
 from proxymode_benchmarks.sync.cases import Case
 
-CASES = (Case(1000, 10), Case(5000, 2))
-ADDRESSES = 10_000
+CASES: Final = (Case(1000, 10), Case(5000, 2))
 
 
 def main() -> int:
@@ -23,21 +25,38 @@ def main() -> int:
     parser.add_argument(
         "cases", nargs="*", type=_case, default=list(CASES), metavar="SERVICESxENDPOINTS", help="default: both"
     )
-    options = parser.parse_args()
+    cases: list[Case] = parser.parse_args().cases
     if os.geteuid() != 0:
-        parser.error("needs root: it makes a network namespace and programs IPVS in it")
-    floor.own_namespace()
-    results = []
-    for case in options.cases:
-        began = time.monotonic()
-        own = ours.run(case)
-        results.append(figures.Result(case, own, floor.load(case)))
-        took = f"{case}: measured in {time.monotonic() - began:.0f} s"
-        print(f"{took}; load {own.load_s:.3g} s, {results[-1].ratio:.3g} times the floor", file=sys.stderr, flush=True)
-    bound = figures.Addresses(ADDRESSES, ours.bind(ADDRESSES), floor.bind(ADDRESSES))
-    print(figures.table(results, bound))
-    print(figures.line(results, bound, f"Linux {platform.release()}, {os.cpu_count()} CPUs"), flush=True)
+        parser.error("needs root: it makes network namespaces and programs IPVS in one")
+    bound = figures.Bound(**native.in_process(str(ADDRESSES)))
+    name = f"host: Linux {platform.release()}, {os.cpu_count()} CPUs, IPVS stood in for"
+    host = figures.Machine(name, work.seconds(), bound)
+    loads = [figures.Native(**native.in_process(str(case))) for case in cases]
+    modules, *measured, machine = _guest(cases)
+    results = [
+        figures.Result(case, figures.Figures(**found["ours"]), figures.Floor(**found["floor"]), load)
+        for case, found, load in zip(cases, measured, loads, strict=True)
+    ]
+    found = machine["machine"]
+    guest = figures.Machine(found["name"], found["python_s"], figures.Bound(**found["bound"]))
+    print(figures.table(results, (guest, host)))
+    print(figures.line(results, guest, host, modules["modules_s"]), flush=True)
     return 0
+
+
+def _guest(cases: list[Case]) -> list[dict[str, Any]]:
+    """What is measured in a guest; a line to standard error as it comes. Raises CalledProcessError."""
+    command = [sys.executable, "-m", "proxymode_testbeds.vm", "run", "--", sys.executable]
+    command += ["-m", "proxymode_benchmarks.ipvs.guest", *map(str, cases)]
+    found = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line.rstrip(), file=sys.stderr, flush=True)
+            found.append(json.loads(line))
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return found
 
 
 def _case(text: str) -> Case:

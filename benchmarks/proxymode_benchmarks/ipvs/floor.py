@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import subprocess
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_benchmarks.ipvs.figures import Floor
 from proxymode_benchmarks.sync.cases import CLIENT_ADDRESS, PORT, TARGET_PORT, cluster_ip
@@ -15,20 +16,28 @@ if TYPE_CHECKING:
     from proxymode_benchmarks.sync.cases import Case
 
 NODE_ADDRESS: Final = CLIENT_ADDRESS
+DUMMY: Final = "dummy"
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 _DEVICE: Final = "kube-ipvs0"
 
 
-def own_namespace() -> None:
+class Cost(NamedTuple):
+    """Seconds that something took: on the wall, and of CPU time."""
+
+    wall: float
+    user: float
+    system: float
+
+
+def own_namespace(kind: str = DUMMY) -> None:
     """Move this process, which must have no second thread yet, into a new network namespace that ends with it: a node
-    with one address, on which everything in 10.0.0.0/8 is reached by one device."""
+    with one address, on which everything in 10.0.0.0/8 is reached by one device, of this kind."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), "unshare(CLONE_NEWNET); root is needed")
-    _batch(
-        ["link set lo up", "link add node0 type dummy", f"address add {NODE_ADDRESS}/8 dev node0", "link set node0 up"]
-    )
+    node = [f"link add node0 type {kind}", f"address add {NODE_ADDRESS}/8 dev node0", "link set node0 up"]
+    batch(["link set lo up", *node])
 
 
 def load(case: Case) -> Floor:
@@ -44,25 +53,29 @@ def load(case: Case) -> Floor:
             ),
         )
     ]
-    began = time.monotonic()
-    subprocess.run(["ipvsadm", "-R"], input="\n".join(rules) + "\n", text=True, check=True)
-    ipvsadm_s = time.monotonic() - began
+    ipvsadm = _run(["ipvsadm", "-R"], rules)
     subprocess.run(["ipvsadm", "-C"], check=True)
-    return Floor(ipvsadm_s, bind(case.services))
+    ip = bind(case.services)
+    return Floor(ipvsadm.wall, ip.wall, ipvsadm.user + ip.user, ipvsadm.system + ip.system)
 
 
-def bind(count: int) -> float:
-    """Seconds to put so many addresses on a new device, which goes again."""
-    lines = [
-        f"link add {_DEVICE} type dummy",
-        *(f"address add {cluster_ip(service)}/32 dev {_DEVICE}" for service in range(count)),
-    ]
+def bind(count: int, kind: str = DUMMY) -> Cost:
+    """Put so many addresses on a new device, which goes again."""
+    addresses = [f"address add {cluster_ip(service)}/32 dev {_DEVICE}" for service in range(count)]
+    cost = batch([f"link add {_DEVICE} type {kind}", *addresses])
+    batch([f"link del {_DEVICE}"])
+    return cost
+
+
+def batch(lines: list[str]) -> Cost:
+    """Let `ip` do these. Raises CalledProcessError."""
+    return _run(["ip", "-batch", "-"], lines)
+
+
+def _run(command: list[str], lines: list[str]) -> Cost:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    _batch(lines)
-    seconds = time.monotonic() - began
-    _batch([f"link del {_DEVICE}"])
-    return seconds
-
-
-def _batch(lines: list[str]) -> None:
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, check=True)
+    subprocess.run(command, input="\n".join(lines) + "\n", text=True, check=True)
+    wall = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(wall, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
