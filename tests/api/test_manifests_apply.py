@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from proxymode_agent import flags as agent_flags
 
 if TYPE_CHECKING:
     from proxymode_testbeds.apiserver import ApiServer
@@ -69,6 +72,27 @@ async def test_every_overlay_is_taken(manifests: ApiServer, name: str) -> None:
     taken = await manifests.kubectl("apply", "--dry-run=server", f"--kustomize={MANIFESTS / 'overlays' / name}")
     assert all(line.endswith("(server dry run)") for line in taken.stdout.splitlines())
     assert len(taken.stdout.splitlines()) > 10
+    rendered = (await manifests.kubectl("kustomize", str(MANIFESTS / "overlays" / name))).stdout
+    images = re.findall(r"image: (\S+)", rendered)
+    assert len(images) >= 2
+    assert all(re.fullmatch(r"proxymode-\w+:\d+\.\d+\.\d+", image) for image in images), images
+
+
+async def test_to_uninstall_agents_clean_up_and_do_nothing_else(manifests: ApiServer, tmp_path: Path) -> None:
+    up = Path("../" * len(tmp_path.parts))
+    base, component = (up / str(MANIFESTS / folder).lstrip("/") for folder in ("base", "uninstall"))
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{base}]\ncomponents: [{component}]\n")
+    taken = await manifests.kubectl("apply", "--dry-run=server", "--output=json", f"--kustomize={tmp_path}")
+    (agents,) = (item for item in taken.json()["items"] if item["kind"] == "DaemonSet")
+    spec = agents["spec"]["template"]["spec"]
+    (clean_up,), (agent,) = spec["initContainers"], spec["containers"]
+    assert agent_flags.parse([argument.replace("$(NODE_NAME)", "n1") for argument in clean_up["args"]]).cleanup
+    assert clean_up["image"] == agent["image"]
+    assert agent["command"] == ["sleep", "infinity"]
+    assert not {"args", "livenessProbe", "readinessProbe"} & agent.keys()
+    for field in ("securityContext", "env"):
+        assert clean_up[field] == agent[field]
+    assert {mount["name"] for mount in clean_up["volumeMounts"]} <= {volume["name"] for volume in spec["volumes"]}
 
 
 @pytest.mark.parametrize(("overlay", "port"), [("k3s", 6444), ("rke2", 6443)])
