@@ -168,10 +168,9 @@ class Cache:
         if found is None:
             return None
         selection = self.selection()
-        members = sorted(selection.members(proxy_mode))
         return Fleet(
             proxy_mode=found,
-            nodes=tuple(self._joined(name) for name in members),
+            nodes=tuple(self._joined(name) for name in selection.members.get(proxy_mode, ())),
             overridden=selection.overridden.get(proxy_mode, {}),
             cluster=cluster,
             obstacle=self._obstacles.get(found.spec.kube_proxy, ""),

@@ -23,6 +23,7 @@ from proxymode_operator.cache import RELEASE
 from proxymode_operator.kubeapi import ApiError, Kind, NotLeaderError
 from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS, STATUS
 from proxymode_operator.queue import ConflictError
+from proxymode_operator.rollout.memory import Memory
 from proxymode_operator.rollout.model import Notice
 from proxymode_operator.rollout.planner import plan
 from proxymode_operator.rollout.situation import listed
@@ -65,6 +66,7 @@ class Reconciler:
         self._gates = gates
         self.cluster = cluster
         self._counted: set[str] = set()
+        self._memories: dict[str, Memory] = {}
 
     async def reconcile(self, key: str) -> float | None:
         """Seconds until it has to be done again without being asked, or None.
@@ -76,6 +78,7 @@ class Reconciler:
         fleet = self._cache.fleet(key, self.cluster)
         if fleet is None:
             self._uncount(key)
+            self._memories.pop(key, None)
             self._gates.forget(key)
             if (unreadable := self._cache.unreadable().get(key)) is not None:
                 logger.error(
@@ -84,7 +87,8 @@ class Reconciler:
                 )
             return None
         began = time.perf_counter()
-        decisions = plan(replace(fleet, answers=self._gates.answers(key)), _now())
+        memory = self._memories.setdefault(key, Memory())
+        decisions = plan(replace(fleet, answers=self._gates.answers(key)), _now(), memory)
         PLAN_SECONDS.observe(time.perf_counter() - began)
         self._count(key, decisions.status)
 

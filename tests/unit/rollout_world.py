@@ -36,6 +36,8 @@ from proxymode_operator.rollout.revisions import in_force
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from proxymode_operator.rollout.memory import Memory
+
 START = datetime(2026, 11, 21, tzinfo=UTC)
 MOVES = (WriteKind.TURN, WriteKind.RETURN, WriteKind.RETRY)
 
@@ -263,10 +265,10 @@ class World:
 
     # The operator
 
-    def look(self) -> Decisions:
+    def look(self, memory: Memory | None = None) -> Decisions:
         """What the planner would do."""
         nodes, answers = tuple(self.nodes.values()), tuple(self.answers.values())
-        return plan(Fleet(proxy_mode=self.proxy_mode, nodes=nodes, answers=answers), self.now)
+        return plan(Fleet(proxy_mode=self.proxy_mode, nodes=nodes, answers=answers), self.now, memory)
 
     def decide(self, *, crash_after: int | None = None) -> Decisions:
         """One reconcile. `crash_after`: the operator dies after so many effects, the status being the first."""

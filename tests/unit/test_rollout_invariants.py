@@ -19,6 +19,7 @@ from proxymode_api.common import Mode
 from proxymode_api.gates import Gate, GateResult, WebhookGate
 from proxymode_api.rollout import Approval, BlockedPolicy, OnFailure, Stage, TopologyPolicy, Window
 from proxymode_api.selector import LabelSelector
+from proxymode_operator.rollout.memory import Memory
 from proxymode_operator.rollout.model import Decisions, WriteKind
 from proxymode_operator.rollout.revisions import in_force
 from rollout_world import World
@@ -73,6 +74,7 @@ class Life(RuleBasedStateMachine):
         )
         for index in range(count):
             self.world.join(zone="ab"[index % 2])
+        self.memory = Memory()
         self.joined = 0
         self.writes_of_revision: dict[tuple[str, int], int] = {}
         self.wishes: dict[str, int] = {}
@@ -226,7 +228,9 @@ class Life(RuleBasedStateMachine):
     def counts_add_up(self) -> None:
         if not hasattr(self, "world"):
             return
-        nodes = self.world.look().status.nodes
+        decisions = self.world.look()
+        assert self.world.look(self.memory) == decisions, "a memory makes no difference"
+        nodes = decisions.status.nodes
         assert nodes.desired == len(self.world.nodes)
         assert (
             nodes.updated + nodes.pending + nodes.switching + nodes.failed + nodes.blocked + nodes.skipped

@@ -64,7 +64,7 @@ def test_priority_wins_then_age_then_name() -> None:
     ]
     selection = select(everyone, {"n1": {"a": "1"}, "n2": {}})
     assert selection.decided == {"n1": "high", "n2": "b-same-age"}
-    assert selection.members("high") == {"n1"}
+    assert selection.members["high"] == ("n1",)
     assert selection.overridden["old"] == {"n1": "high", "n2": "b-same-age"}
     assert selection.overridden["b-same-age"] == {"n1": "high"}
     assert "high" not in selection.overridden

@@ -35,8 +35,9 @@ from proxymode_api.common import parse_duration
 from proxymode_api.proxymode_status import RolloutOrder, RolloutOutcome
 from proxymode_api.rollout import BlockedPolicy, OnFailure
 from proxymode_operator.rollout import revisions
-from proxymode_operator.rollout.assess import NodeState, Patience, assess
+from proxymode_operator.rollout.assess import NodeState, Patience
 from proxymode_operator.rollout.gates import fold, questions
+from proxymode_operator.rollout.memory import Memory
 from proxymode_operator.rollout.model import Decisions, Template, dataplane_options
 from proxymode_operator.rollout.notices import notices
 from proxymode_operator.rollout.outlook import outlook
@@ -75,25 +76,31 @@ def template_of(proxy_mode: ProxyMode) -> Template:
     return Template(proxy_mode.spec.mode, dataplane_options(proxy_mode.spec))
 
 
-def plan(fleet: Fleet, now: datetime) -> Decisions:
-    """What to do now. Calling it again on what came of it yields, in the end, nothing to do."""
+def plan(fleet: Fleet, now: datetime, memory: Memory | None = None) -> Decisions:
+    """What to do now. Calling it again on what came of it yields, in the end, nothing to do.
+
+    `memory`, of the decisions before about the same ProxyMode, saves time and makes no difference.
+    """
     stored = fleet.proxy_mode.status
+    memory = memory or Memory()
     template = template_of(fleet.proxy_mode)
     if refused := refusal(fleet.proxy_mode.spec):
-        states = _assess(fleet, template, now)
+        states = _assess(fleet, template, now, memory)
         situation = Situation(fleet=fleet, states=states, stages=(), budget=1, completed=False, refusal=refused)
         return _decisions(stored, status(situation, stored, now), states.values(), (), now)
     if stored.template_hash == template.hash:
-        return _rollout(fleet, template, stored, now, begins=False)
+        return _rollout(fleet, template, stored, now, memory, begins=False)
     begun = fleet.proxy_mode.model_copy(update={"status": revisions.begin(fleet, template, now)})
-    return _rollout(replace(fleet, proxy_mode=begun), template, stored, now, begins=True)
+    return _rollout(replace(fleet, proxy_mode=begun), template, stored, now, memory, begins=True)
 
 
-def _rollout(fleet: Fleet, template: Template, stored: ProxyModeStatus, now: datetime, *, begins: bool) -> Decisions:
+def _rollout(
+    fleet: Fleet, template: Template, stored: ProxyModeStatus, now: datetime, memory: Memory, *, begins: bool
+) -> Decisions:
     """Decides for a revision that is on record, or `begins` and will be once this decision's status is stored."""
     proxy_mode, rollout = fleet.proxy_mode, fleet.proxy_mode.spec.rollout
     before = proxy_mode.status
-    states = _assess(fleet, template, now)
+    states = _assess(fleet, template, now, memory)
     failed = failed_nodes(states)
     tolerance = Tolerance(
         blocked=rollout.on_blocked is BlockedPolicy.SKIP,
@@ -217,14 +224,14 @@ def _end(fleet: Fleet, stages: Sequence[StageProgress], tolerance: Tolerance) ->
     return _End()
 
 
-def _assess(fleet: Fleet, template: Template, now: datetime) -> dict[str, Assessment]:
+def _assess(fleet: Fleet, template: Template, now: datetime, memory: Memory) -> dict[str, Assessment]:
     rollout = fleet.proxy_mode.spec.rollout
     patience = Patience(
         min_ready=timedelta(seconds=rollout.min_ready_seconds),
         deadline=parse_duration(rollout.progress_deadline),
         began=fleet.proxy_mode.status.started_at or now,
     )
-    return {node.name: assess(node, template, patience, now) for node in fleet.nodes}
+    return memory.assess(fleet.nodes, template, patience, now)
 
 
 def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bool) -> Mapping[str, tuple[str, ...]]:

@@ -50,16 +50,14 @@ def runs_linux(labels: Mapping[str, str]) -> bool:
 class Selection:
     """`decided`: node to ProxyMode. `overridden`: ProxyMode to the nodes it lost, each with the winner.
 
-    `held`: nodes in the hands of a ProxyMode that could not be read; nobody else may take them meanwhile.
+    `held`: nodes in the hands of a ProxyMode that could not be read; nobody else may take them meanwhile. `members`:
+    ProxyMode to the nodes that it decides about, sorted.
     """
 
     decided: Mapping[str, str] = field(default_factory=dict)
     overridden: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
-
-    def members(self, proxy_mode: str) -> frozenset[str]:
-        """The nodes that this ProxyMode decides about."""
-        return frozenset(node for node, name in self.decided.items() if name == proxy_mode)
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def precedence(proxy_mode: ProxyMode) -> tuple[int, datetime, str]:
@@ -93,4 +91,12 @@ def select(
             winner = decided.setdefault(node, proxy_mode.metadata.name)
             if winner != proxy_mode.metadata.name:
                 overridden.setdefault(proxy_mode.metadata.name, {})[node] = winner
-    return Selection(decided=decided, overridden=overridden, held=held)
+    members: dict[str, list[str]] = {}
+    for node in sorted(decided):
+        members.setdefault(decided[node], []).append(node)
+    return Selection(
+        decided=decided,
+        overridden=overridden,
+        held=held,
+        members={name: tuple(nodes) for name, nodes in members.items()},
+    )
