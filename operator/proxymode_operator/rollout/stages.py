@@ -25,6 +25,7 @@ Deliberately knows no time and opens no stage: that is `progress`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_api.rollout import TopologyPolicy
@@ -74,17 +75,14 @@ def rounded_up(percent: int, total: int) -> int:
 def ordered(candidates: Iterable[Candidate], topology: Topology) -> list[Candidate]:
     """Rule 1."""
     by_age = sorted(candidates, key=lambda c: (c.node.created, c.node.name))
-    seen: dict[str, int] = {}
-    placed: list[tuple[int, str, Candidate]] = []
+    domains: dict[str, list[Candidate]] = {}
     for candidate in by_age:
-        domain = topology.domain(candidate.node)
-        rank = seen.get(domain, 0)
-        seen[domain] = rank + 1
-        # Without a topologyKey there is one domain, and the rank is the position by age.
-        placed.append((rank, domain, candidate))
-    placed.sort(key=lambda p: (p[1], p[0]) if topology.one_domain else (p[0], p[1]))
-    untold = [c for _, _, c in placed if c.told_at is None]
-    told = sorted((c for _, _, c in placed if c.told_at is not None), key=_told_at)
+        domains.setdefault(topology.domain(candidate.node), []).append(candidate)
+    by_domain = [domains[domain] for domain in sorted(domains)]
+    ranks = by_domain if topology.one_domain else zip_longest(*by_domain)
+    placed = [candidate for rank in ranks for candidate in rank if candidate is not None]
+    untold = [c for c in placed if c.told_at is None]
+    told = sorted((c for c in placed if c.told_at is not None), key=_told_at)
     return told + sorted(untold, key=lambda c: (not c.unsettled, c.passed_over))
 
 
@@ -103,24 +101,24 @@ def membership(
     result: dict[str, tuple[str, ...]] = {}
     last = stages[-1].name if stages else ""
     for stage in stages:
-        limit = total if stage.selector is not None else _limit(stage, total)
-        members: list[str] = []
-        rest: list[Candidate] = []
-        for candidate in remaining:
+        if stage.selector is not None:
+            chosen = [matches(stage.selector, candidate.node.labels) for candidate in remaining]
+        else:
             since = complete.get(stage.name) if stage.name != last else None
-            closed = since is not None and not _ran_at(candidate, since, stage.name)
-            if stage.selector is not None:
-                takes = matches(stage.selector, candidate.node.labels)
-            else:
-                takes = taken + len(members) < limit and not closed
-            if takes:
-                members.append(candidate.node.name)
-            else:
-                rest.append(candidate)
+            room = _limit(stage, total) - taken
+            chosen = _first(room, [since is None or _ran_at(each, since, stage.name) for each in remaining])
+        members = [candidate.node.name for candidate, takes in zip(remaining, chosen, strict=True) if takes]
+        rest = [candidate for candidate, takes in zip(remaining, chosen, strict=True) if not takes]
         taken += len(members)
         remaining = rest
         result[stage.name] = tuple(members)
     return result
+
+
+def _first(room: int, fitting: Sequence[bool]) -> list[bool]:
+    """The first of those that fit, as long as there is room."""
+    counted = accumulate(fitting)
+    return [fits and count <= room for fits, count in zip(fitting, counted, strict=True)]
 
 
 def recorded_membership(
