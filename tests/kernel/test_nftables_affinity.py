@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
 from proxymode_agent.dataplane.nfnetlink import Connection
-from proxymode_agent.dataplane.nftables import draws
+from proxymode_agent.dataplane.nftables import layout as layout_module
 from proxymode_agent.dataplane.nftables.layout import layout
 from proxymode_agent.services.model import DataplaneConfig, Family
 from proxymode_testbeds.traffic.ask import ask
@@ -58,7 +59,7 @@ def remembered(topology: Topology, family: Family) -> int:
 
     def read() -> int:
         with Connection() as kernel:
-            return len(list(kernel.elements(layout(family, DataplaneConfig(), "0").services.affinity)))
+            return len(list(kernel.elements(layout(family, DataplaneConfig(), "0").clients)))
 
     return topology.call("node1", read)
 
@@ -84,11 +85,82 @@ def test_a_client_stays_over_unrelated_changes_and_a_restart(
         assert servers(shared_fleet, family, "node1-pod2", 3) == {other}
 
 
+SERVICES = 8  # so that all of them meet one endpoint by chance once in 3**24 times
+NODE = {Family.IPV4: "192.168.50.1", Family.IPV6: "fd50::1"}
+OUTSIDE = {Family.IPV4: "10.96.200.{}", Family.IPV6: "fd96::c8{}"}  # within reach of client1
+
+
+@FAMILIES
+@pytest.mark.parametrize("local", [False, True], ids=["policy Cluster", "policy Local"])
+def test_a_client_meets_the_same_endpoint_by_every_address(
+    shared_fleet: Topology, made: NftablesDataplane, family: Family, local: bool
+) -> None:
+    """As of kube-proxy, a client is remembered by Service port; the endpoints of policy Local by themselves."""
+    ports = [everywhere(family, number, local=local) for number in range(SERVICES)]
+    made.sync(state(*ports[1:]))
+    made.sync(state(*ports), frozenset([ports[0].name]))
+    for client in ("node1-pod2", "client1"):
+        by_itself = local and client == "client1"
+        chosen = [met(shared_fleet, family, client, number, cluster_ip=not by_itself) for number in range(SERVICES)]
+        assert [len(servers) for servers in chosen] == [1] * SERVICES
+        assert len(set.union(*chosen)) > 1
+    with dataplane(shared_fleet, node_config(shared_fleet)) as restarted:
+        assert restarted.sync(state(*ports)).written == 0
+    again = [met(shared_fleet, family, "client1", number, cluster_ip=not local) for number in range(SERVICES)]
+    assert again == chosen
+
+
+@FAMILIES
+def test_a_node_port_that_comes_later_leads_to_the_endpoint_that_the_client_knows(
+    shared_fleet: Topology, made: NftablesDataplane, family: Family
+) -> None:
+    ports = [everywhere(family, number) for number in range(SERVICES)]
+    inner = [dataclasses.replace(port, node_port=None, external_ips=(), load_balancer_ips=()) for port in ports]
+    made.sync(state(*inner))
+    known = [asked_once(shared_fleet, "client1", _cluster_ip(family, number), 80) for number in range(SERVICES)]
+    made.sync(state(*ports), frozenset(port.name for port in ports))
+    assert [{one} for one in known] == [met(shared_fleet, family, "client1", n) for n in range(SERVICES)]
+
+
+def everywhere(family: Family, number: int, *, local: bool = False) -> ServicePort:
+    """A sticky Service port with every kind of frontend, and more than one endpoint on each node."""
+    pods = [*PODS[family].values(), str(ipaddress.ip_address(PODS[family]["node1-pod1"]) + 1)]
+    made = service(
+        f"web{number}", _cluster_ip(family, number), 80, [(pod, 8080) for pod in pods], node_port=31000 + number
+    )
+    here = [one for one in made.cluster_endpoints if one.address[:-1] == made.hairpin[0][:-1]]
+    external_ip, balancer = (ipaddress.ip_address(OUTSIDE[family].format(n + number)).packed for n in (10, 30))
+    return dataclasses.replace(
+        made,
+        affinity_seconds=3600,
+        external_ips=(external_ip,),
+        load_balancer_ips=(balancer,),
+        external_local=local,
+        local_endpoints=tuple(here) if local else (),
+    )
+
+
+def _cluster_ip(family: Family, number: int) -> str:
+    return str(ipaddress.ip_address(WEB[family]) + 16 + number)
+
+
+def asked_once(topology: Topology, client: str, address: str, port: int) -> str:
+    return topology.call(client, ask, address, port, "tcp").server
+
+
+def met(topology: Topology, family: Family, client: str, number: int, *, cluster_ip: bool = True) -> set[str]:
+    """Who answers a client by the addresses of one Service."""
+    frontends = [(OUTSIDE[family].format(n + number), 80) for n in (10, 30)] + [(NODE[family], 31000 + number)]
+    if cluster_ip:
+        frontends.append((_cluster_ip(family, number), 80))
+    return {asked_once(topology, client, *frontend) for frontend in frontends for _ in range(2)}
+
+
 @FAMILIES
 def test_where_no_more_clients_can_be_remembered_they_are_served_all_the_same(
     shared_fleet: Topology, monkeypatch: pytest.MonkeyPatch, family: Family
 ) -> None:
-    monkeypatch.setattr(draws, "AFFINITY_SIZE", 1)
+    monkeypatch.setattr(layout_module, "CLIENTS", 1)
     with dataplane(shared_fleet, node_config(shared_fleet)) as small:
         small.remove()
         small.sync(state(web(family, "node1-pod1", "node2-pod1")))

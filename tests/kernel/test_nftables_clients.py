@@ -45,7 +45,7 @@ def test_a_client_meets_the_endpoint_that_it_is_remembered_with_by_every_fronten
             shared_fleet.call("node1", made.remove)
             shared_fleet.call("node1", made.sync, state(port))
             known = [Remembered(port.name, one, endpoint), Remembered(port.name, other, endpoint)]
-            assert shared_fleet.call("node1", made.remember, state(port), known) == 4  # cluster IP and NodePort
+            assert shared_fleet.call("node1", made.remember, state(port), known) == 2
             assert shared_fleet.call("node1", made.remember, state(port), known) == 0
             assert set(shared_fleet.call("node1", made.remembered, state(port))) == set(known)
             for client, to, number in (

@@ -140,8 +140,8 @@ def test_nft_prints_affinity(namespace: Topology, programmed: NftablesDataplane)
         "203.0.113.1 . tcp . 80 : goto local-one-of-1-for-10800s",
         "203.0.113.1 . tcp . 80 : goto inside-one-of-3-for-10800s",
         "fdee::1 . tcp . 80 : goto local-one-of-1-for-60s",
-        "update @affinity { ip saddr . ip daddr . meta l4proto . th dport timeout 3h : meta priority }",
-        "update @nodeport-affinity { ip6 saddr . meta l4proto . th dport timeout 1m : meta priority }",
+        "update @sticky-clients { ip saddr . meta priority & ffff:0 timeout 3h : meta priority }",
+        "update @sticky-clients { ip6 saddr . meta priority & ffff:0 timeout 1m : meta priority }",
     ):
         assert text in printed
 

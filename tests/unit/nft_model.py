@@ -16,6 +16,7 @@ from proxymode_agent.dataplane.nfnetlink import Connection, Transaction
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number_of, protocol_of
 from proxymode_agent.dataplane.nftables.frontends import Wants
+from proxymode_agent.dataplane.nftables.ids import any_of, group_of
 from proxymode_agent.dataplane.nftables.layout import layout
 from proxymode_agent.dataplane.nftables.paths import REFUSE
 from proxymode_agent.dataplane.nftables.plan import Observed, TableState
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from proxymode_agent.dataplane.nftables.plan import Plan
-    from proxymode_agent.dataplane.nftables.wants import Wanted
+    from proxymode_agent.dataplane.nftables.wants import Group, Wanted
 
 LAYOUT = layout(Family.IPV4, DataplaneConfig(), "0")
 
@@ -103,6 +104,17 @@ def drawn(generations: Sequence[State], first: int, space: Space, key: bytes, dr
                 yield None if id_ is None else newest.maps[LAYOUT.by_id.name].get(protocol_of(key) + id_)
 
 
+def recognized(generations: Sequence[State], first: int, space: Space, key: bytes, draw: Draw) -> Iterator[bytes]:
+    """Where a client can be led that is remembered, whichever frontend of the same group it came by."""
+    newest = generations[-1]
+    some = key + indices(1, LOCAL_BASE if draw.kind is Kind.LOCAL else CLUSTER_BASE)[0]
+    ids = {state.maps[space.ids.name].get(some) for state in generations[first:]}
+    groups = {group_of(id_) for id_ in ids if id_ is not None}
+    for known, endpoint in newest.maps[LAYOUT.by_id.name].items():
+        if known[:-INDEX_BYTES] == protocol_of(key) and group_of(known[-INDEX_BYTES:]) in groups:
+            yield endpoint
+
+
 @dataclass
 class World:
     """A fake kernel with the planner's state of it, and the rules of the game checked at every generation."""
@@ -110,9 +122,10 @@ class World:
     kernel: FakeKernel = field(default_factory=lambda: FakeKernel(LAYOUT.sets, (REFUSE,)))
     state: TableState = field(default_factory=lambda: TableState(LAYOUT, Observed()))
     now: Target = field(default_factory=dict)
+    to: Target = field(default_factory=dict)
     restarted: bool = False
     residue: set[bytes] = field(default_factory=set)  # endpoints that a crash half-way may have left
-    ids: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)  # every id ever: frontend and endpoint
+    ids: dict[bytes, bytes] = field(default_factory=dict)  # every id ever, and its endpoint
 
     def restart(self) -> None:
         """Forget all, read the kernel back."""
@@ -133,6 +146,7 @@ class World:
     def execute(self, plan: Plan, to: Target, stop_after: int | None = None) -> None:
         """Commit the plan and check every moment of it; die after some transactions if asked to."""
         transactions = [*plan.make, *plan.clear][:stop_after]
+        self.to = to
         generations = [self.kernel.state]
         for number, transaction in enumerate(transactions):
             if number == len(plan.make):
@@ -178,6 +192,15 @@ class World:
                 assert endpoint in allowed, "every index that can be drawn is there, and leads to its own"
                 if endpoint in after:
                     assert endpoint[:4] * 2 in newest.maps["hairpin"]
+            if draw.sticky is not None:
+                ours = allowed | self.siblings(old) | self.siblings(new)
+                assert set(recognized(generations, first, space, key, draw)) <= ours, "by whatever frontend one comes"
+
+    def siblings(self, wanted: Wanted | None) -> set[bytes]:
+        """The endpoints that the frontends of the same Service port have, now or before."""
+        of = () if wanted is None else (*self.now.values(), *self.to.values())
+        same = [one for one in of if wanted is not None and one.groups[1] == wanted.groups[1]]
+        return {endpoint for one in same for endpoint in (*one.cluster, *one.local)}
 
     def check_refusal(self, generations: Sequence[State], key: bytes, old: Wanted, new: Wanted) -> None:
         """Who finds no endpoint is refused afterwards, if that is how it is before or after."""
@@ -193,11 +216,10 @@ class World:
         """Some client is remembered by this protocol and id from now on; the id never stands for anything else."""
         id_ = known[-INDEX_BYTES:]
         rows = (row for space in LAYOUT.spaces for row in state.maps[space.ids.name].items())
-        owner = next((key[:-INDEX_BYTES] for key, held in rows if held == id_), None)
-        if owner is not None and protocol_of(owner) == known[:-INDEX_BYTES]:
+        if any(held == id_ and protocol_of(key[:-INDEX_BYTES]) == known[:-INDEX_BYTES] for key, held in rows):
             endpoint = state.maps[LAYOUT.by_id.name][known]
-            assert self.ids.setdefault(id_, (owner, endpoint)) == (owner, endpoint), "an id is for good"
-            state.maps[space_of(owner).affinity.name][id_ + owner] = id_  # the client's address is the id's number
+            assert self.ids.setdefault(id_, endpoint) == endpoint, "an id is for good"
+            state.maps[LAYOUT.clients.name][id_ + any_of(group_of(id_))] = id_  # the client's address is the id's
 
     def check_final(self) -> None:
         """The maps hold what is wanted and nothing else."""
@@ -219,10 +241,22 @@ class World:
             assert maps[space.inside.name] == {key: space.target(one.inside) for key, one in mine.items() if one.inside}
             assert maps[space.refused.name] == {key: one.refusal.value for key, one in mine.items() if one.refusal}
         assert set(maps[LAYOUT.by_id.name]) == used_ids
+        self.check_groups()
         assert set(maps["hairpin"]) == {pair for one in self.now.values() for pair in hairpin(one)}
         assert set(maps["cluster-ips"]) == {key[:4] for key, one in self.now.items() if one.kind is Kind.INTERNAL}
         assert set(maps["restricted"]) == {key for key, one in self.now.items() if one.sources}
         assert set(maps["allowed-sources"]) == {element for one in self.now.values() for element in one.sources}
+
+    def check_groups(self) -> None:
+        """Frontends have a group's number in common if they have the group in common."""
+        numbers: dict[Group, set[int]] = {}
+        for key, one in self.now.items():
+            for base, group in zip((CLUSTER_BASE, LOCAL_BASE), one.groups, strict=True):
+                row = rows(self.kernel.state.maps[space_of(key).ids.name], base).get(key, ())
+                numbers.setdefault(group, set()).update(map(group_of, row))
+        used = [number for found in numbers.values() for number in found]
+        assert len(used) == len(set(used))
+        assert all(len(found) <= 1 for found in numbers.values())
 
 
 def check_sources(generations: Sequence[State], key: bytes, old: Wanted, new: Wanted) -> None:

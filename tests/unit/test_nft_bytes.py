@@ -108,17 +108,17 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
         "jump other": (verdict(VerdictCode.JUMP, "other"),),
     }
     if v4:  # nft 1.0.6 prints these for IPv6, but aborts where it reads them
-        client, port_client = f"{ip} saddr . {frontend}", f"{ip} saddr . {node_port}"
+        group, client = "meta priority & ffff:0", f"{ip} saddr . meta priority & ffff:0"
+        some = f"meta priority set {frontend} . numgen random mod 1 map @sticky-ids"
+        remember = f"update @sticky-clients {{ {client} timeout 3h : meta priority }}"
         to_endpoint = f"dnat {ip} to meta l4proto . meta priority map @endpoints-by-id"
         sticky = Draw(Kind.EXTERNAL, 7, 10800)
         texts |= {
-            f"meta priority set {client} map @affinity "
-            f"update @affinity {{ {client} timeout 3h : meta priority }} {to_endpoint}": body(services, sticky, 1),
-            f"delete @affinity {{ {client} : meta priority }}": body(services, sticky, 2),
+            f"{some} meta priority set {group} meta priority set {ip} saddr . meta priority map @sticky-clients "
+            f"{remember} {to_endpoint}": body(services, sticky, 1),
+            f"{some} delete @sticky-clients {{ {client} : meta priority }}": body(services, sticky, 2),
             f"meta priority set {node_port} . numgen random mod 7 offset 65536 map @nodeport-sticky-ids "
-            f"update @nodeport-affinity {{ {port_client} timeout 3h : meta priority }} {to_endpoint}": body(
-                nodeports, Draw(Kind.LOCAL, 7, 10800), 3
-            ),
+            f"{remember} {to_endpoint}": body(nodeports, Draw(Kind.LOCAL, 7, 10800), 3),
         }
     return texts
 

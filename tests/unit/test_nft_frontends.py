@@ -30,15 +30,16 @@ def ports(*made: ServicePort) -> dict[ServicePortName, ServicePort]:
     return {one.name: one for one in made}
 
 
+WEB = port("web", node_port=30080)
+GROUPS = ((WEB.name, False), (WEB.name, True))
+
+
 def internal(*pods: Endpoint, refusal: Refusal | None = None) -> Wanted:
-    return Wanted(Kind.INTERNAL, pack_endpoints(pods), (), None, refusal, ())
+    return Wanted(Kind.INTERNAL, pack_endpoints(pods), (), None, refusal, (), GROUPS)
 
 
 def external(*pods: Endpoint, refusal: Refusal | None = None) -> Wanted:
-    return Wanted(Kind.EXTERNAL, pack_endpoints(pods), (), None, refusal, ())
-
-
-WEB = port("web", node_port=30080)
+    return Wanted(Kind.EXTERNAL, pack_endpoints(pods), (), None, refusal, (), GROUPS)
 
 
 def test_keys_and_values_are_padded_fields() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nft_model import LAYOUT, World, space_of, wants
+from proxymode_agent.dataplane.nftables import ids as ids_module
 from proxymode_agent.dataplane.nftables import units
 from proxymode_agent.dataplane.nftables.draws import Draw, Kind
 from proxymode_agent.dataplane.nftables.elements import number, protocol_of
+from proxymode_agent.dataplane.nftables.ids import group_of
 from proxymode_agent.dataplane.nftables.members import References
 from proxymode_agent.dataplane.nftables.paths import REFUSE
 from proxymode_agent.dataplane.nftables.pools import assign
-from proxymode_agent.dataplane.nftables.wants import Refusal, Wanted
+from proxymode_agent.dataplane.nftables.wants import Group, Refusal, Wanted
 
 Target = dict[bytes, Wanted]
 
@@ -31,32 +35,62 @@ PODS = st.sets(st.sampled_from(ENDPOINTS), max_size=8).map(packed)
 STICKY = st.sampled_from([None, None, 60, 10800])
 
 
+class Port(NamedTuple):
+    """What all frontends of a Service port have in common."""
+
+    name: str
+    cluster: tuple[bytes, ...]
+    local: tuple[bytes, ...]
+    sticky: int | None
+
+
 @st.composite
-def frontends(draw: st.DrawFn, key: bytes) -> Wanted:
+def ports(draw: st.DrawFn, name: str) -> Port:
+    cluster, local, sticky = draw(PODS), draw(PODS), draw(STICKY)
+    return Port(name, cluster or local, local, sticky)  # who has endpoints here has endpoints at all
+
+
+@st.composite
+def frontends(draw: st.DrawFn, key: bytes, port: Port) -> Wanted:
     """What a frontend may be wanted to do, as PackedPort would say it."""
     is_service = key in SERVICE_KEYS
     kind = draw(st.sampled_from([Kind.INTERNAL] * is_service + [Kind.EXTERNAL, Kind.LOCAL]))
-    cluster, sticky = draw(PODS), draw(STICKY)
-    local = draw(PODS) if kind is Kind.LOCAL else ()
-    cluster = cluster or local  # who has endpoints here has endpoints at all
+    internal_local = kind is Kind.INTERNAL and draw(st.booleans())
+    local = port.local if kind is Kind.LOCAL else ()
+    cluster = port.local if internal_local else port.cluster
     refusal = None
     if not (local if kind is Kind.LOCAL else cluster):
         refusal = Refusal.DROP if cluster else draw(st.sampled_from(Refusal))
         if kind is Kind.INTERNAL and refusal is Refusal.REJECT:
             refusal = None
     ranges = draw(st.sets(st.sampled_from(RANGES))) if is_service and kind is not Kind.INTERNAL else ()
-    return Wanted(kind, cluster, local, sticky, refusal, tuple(sorted(key + a + key + b for a, b in ranges)))
+    sources = tuple(sorted(key + a + key + b for a, b in ranges))
+    groups = (port.name, internal_local), (port.name, True)
+    return Wanted(kind, cluster, local, port.sticky, refusal, sources, groups)
 
 
-TARGETS = st.fixed_dictionaries({}, optional={key: frontends(key) for key in (*SERVICE_KEYS, *NODEPORT_KEYS)})
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    """Two Service ports of UDP, any of whose frontends may change hands, and one of TCP."""
+    of = {17: [draw(ports("one")), draw(ports("other"))], 6: [draw(ports("tcp"))]}
+    keys = draw(st.sets(st.sampled_from((*SERVICE_KEYS, *NODEPORT_KEYS))))
+    return {key: draw(frontends(key, draw(st.sampled_from(of[protocol_of(key)[0]])))) for key in sorted(keys)}
 
 
-def internal(*endpoints: bytes, sticky: int | None = None) -> Wanted:
-    return Wanted(Kind.INTERNAL, packed(set(endpoints)), (), sticky, None, ())
+TARGETS = targets()
+GROUPS = ("web", False), ("web", True)
 
 
-SERVED = {NODEPORT_KEYS[0]: Wanted(Kind.EXTERNAL, packed(set(ENDPOINTS[:2])), (), None, None, ())}
-REFUSED = {NODEPORT_KEYS[0]: Wanted(Kind.EXTERNAL, (), (), None, Refusal.REJECT, ())}
+def internal(*endpoints: bytes, sticky: int | None = None, groups: tuple[Group, Group] = GROUPS) -> Wanted:
+    return Wanted(Kind.INTERNAL, packed(set(endpoints)), (), sticky, None, (), groups)
+
+
+def external(*endpoints: bytes, sticky: int | None = None, refusal: Refusal | None = None) -> Wanted:
+    return Wanted(Kind.EXTERNAL, packed(set(endpoints)), (), sticky, refusal, (), GROUPS)
+
+
+SERVED = {NODEPORT_KEYS[0]: external(*ENDPOINTS[:2])}
+REFUSED = {NODEPORT_KEYS[0]: external(refusal=Refusal.REJECT)}
 
 
 @pytest.fixture(params=[units.TRANSACTION_BYTES, 100], ids=["whole transactions", "every command alone"])
@@ -161,7 +195,77 @@ def test_an_id_is_not_given_out_again_after_a_restart_while_clients_are_remember
     world.restart()
     second = {other: internal(*ENDPOINTS[:3], sticky=60)}
     world.execute(world.change(second), second)
-    assert set(world.kernel.state.maps["endpoints-by-id"]) == {protocol_of(other) + number(id_) for id_ in (4, 5, 6)}
+    assert set(world.kernel.state.maps["endpoints-by-id"]) == {protocol_of(other) + made_up(2, n) for n in range(3)}
+
+
+def made_up(group: int, endpoint: int) -> bytes:
+    """The id of those numbers."""
+    return number(group << 16 | endpoint)
+
+
+def test_all_frontends_of_a_service_port_draw_the_same_ids_also_after_a_restart() -> None:
+    world = World()
+    key, other, node_port = SERVICE_KEYS[0], SERVICE_KEYS[1], NODEPORT_KEYS[1]
+    first = {key: internal(*ENDPOINTS[:3], sticky=60)}
+    world.execute(world.change(first), first)
+    ids = rows_of(world, "sticky-ids")[key]
+    second = {key: first[key], other: external(*ENDPOINTS[:3], sticky=60)}
+    world.execute(world.change(second), second)
+    world.restart()
+    third = second | {node_port: external(*ENDPOINTS[:3], sticky=60)}
+    world.execute(world.change(third), third)
+    assert rows_of(world, "sticky-ids") == {key: ids, other: ids}
+    assert rows_of(world, "nodeport-sticky-ids") == {node_port: ids}
+    # Whoever takes a frontend over has clients of its own.
+    fourth = third | {other: internal(*ENDPOINTS[:3], sticky=60, groups=(("dns", False), ("dns", True)))}
+    world.execute(world.change(fourth), fourth)
+    assert not rows_of(world, "sticky-ids")[other] & ids
+
+
+def rows_of(world: World, name: str) -> dict[bytes, set[bytes]]:
+    found: dict[bytes, set[bytes]] = {}
+    for key, value in world.kernel.state.maps[name].items():
+        found.setdefault(key[:-4], set()).add(value)
+    return found
+
+
+def test_the_clients_of_a_policy_local_are_others_than_those_of_policy_cluster() -> None:
+    world = World()
+    key = NODEPORT_KEYS[1]
+    to = {key: external(*ENDPOINTS[:3], sticky=60)._replace(kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))}
+    world.execute(world.change(to), to)
+    numbers = {group_of(id_) for id_ in rows_of(world, "nodeport-sticky-ids")[key]}
+    assert len(numbers) == 2
+
+
+def test_numbers_that_are_used_up_are_given_out_again_and_where_there_are_none_nobody_is_sticky(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ids_module, "MAX_GROUPS", 2)
+    world = World()
+    key, other, third = SERVICE_KEYS
+    for n in range(5):
+        to = {key: internal(*ENDPOINTS[:2], sticky=60, groups=((n, False), (n, False)))}
+        world.execute(world.change(to), to)
+        world.ids.clear()
+        assert {group_of(id_) for id_ in rows_of(world, "sticky-ids")[key]} == {n % 2 + 1}
+    many = {
+        one: internal(*ENDPOINTS[:2], sticky=60, groups=((one, False), (one, False))) for one in (key, other, third)
+    }
+    for transaction in [*(plan := world.change(many)).make, *plan.clear]:
+        world.kernel.commit(transaction)
+    assert len(rows_of(world, "sticky-ids")) == 1  # the number of who had `key` before is free only afterwards
+    assert len(rows_of(world, "endpoints")) == 2
+
+
+def test_numbers_of_endpoints_are_given_out_again_when_all_were_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ids_module, "_LARGEST", 3)
+    world = World()
+    key = SERVICE_KEYS[0]
+    for first in range(len(ENDPOINTS) - 1):
+        to = {key: internal(*ENDPOINTS[first : first + 2], sticky=60)}
+        world.execute(world.change(to), to)
+        world.ids.clear()
 
 
 def test_one_replaced_endpoint_is_one_delete_and_one_add_and_the_hairpin_pair() -> None:
@@ -194,9 +298,9 @@ def test_fewer_endpoints_are_cleared_after_the_grace_period() -> None:
 def test_another_traffic_policy_leaves_the_pool_of_policy_cluster_alone() -> None:
     world = World()
     key = NODEPORT_KEYS[1]
-    external = Wanted(Kind.EXTERNAL, packed(set(ENDPOINTS[:3])), (), None, None, ())
-    local = external._replace(kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))
-    first, second = {key: external}, {key: local}
+    cluster = external(*ENDPOINTS[:3])
+    local = cluster._replace(kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))
+    first, second = {key: cluster}, {key: local}
     world.execute(world.change(first), first)
     assert [str(command) for one in world.state.plan(wants(first, second)).make[-1:] for command in one.commands] == [
         "add 1 element of map ip proxymode nodeport-endpoints",
@@ -204,22 +308,6 @@ def test_another_traffic_policy_leaves_the_pool_of_policy_cluster_alone() -> Non
         "delete 1 element of map ip proxymode nodeports",
         "add 1 element of map ip proxymode nodeports",
     ]
-
-
-def test_whom_policy_cluster_remembered_with_an_endpoint_elsewhere_policy_local_does_not_send_there() -> None:
-    world = World()
-    key = NODEPORT_KEYS[1]
-    external = Wanted(Kind.EXTERNAL, packed(set(ENDPOINTS[:3])), (), 60, None, ())
-    local = external._replace(kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))
-    world.execute(world.change({key: external}), {key: external})
-    remembered = set(world.kernel.state.maps["endpoints-by-id"])
-    world.execute(world.change({key: local}), {key: local})
-    assert not remembered & set(world.kernel.state.maps["endpoints-by-id"])
-    # From there on those whom the short-circuit serves stay with their endpoint.
-    served = set(world.kernel.state.maps["endpoints-by-id"])
-    fewer = local._replace(cluster=packed(set(ENDPOINTS[:2])))
-    world.execute(world.change({key: fewer}), {key: fewer})
-    assert set(world.kernel.state.maps["endpoints-by-id"]) < served
 
 
 def test_chains_are_made_ahead_while_there_are_none_and_stay() -> None:

@@ -1,4 +1,4 @@
-"""I/O: the clients that sticky Service ports remember, read from the affinity maps and written into them."""
+"""I/O: the clients that sticky Service ports remember, read from the map of clients and written into it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from proxymode_agent.dataplane.nfnetlink import one_by_one
 from proxymode_agent.dataplane.nfnetlink.elements import add_expiring
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, nodeport_key, pack_endpoints, service_key
 from proxymode_agent.dataplane.nftables.flows import endpoint_of
+from proxymode_agent.dataplane.nftables.ids import any_of, group_of
 from proxymode_agent.services.model import Endpoint
 
 if TYPE_CHECKING:
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 
 def read(kernel: Connection, layout: Layout, ports: Mapping[ServicePortName, ServicePort]) -> list[Remembered]:
     """Clients of these ports whose endpoint is still there. Raises NfnetlinkError."""
+    names = {group: name for name, groups in _groups(kernel, layout, ports).items() for group in groups}
+    if not names:
+        return []
     endpoints = _endpoints(kernel, layout)
     found: dict[tuple[ServicePortName, bytes], Remembered] = {}
-    for space in layout.spaces:
-        names = {key: port.name for port in sticky(ports.values()) for key in _keys(layout, space, port)}
-        for element, id_ in kernel.elements(space.affinity) if names else ():
-            client, frontend = element[: layout.family], element[layout.family :]
-            if frontend in names and id_ in endpoints:
-                name = names[frontend]
-                found.setdefault((name, client), Remembered(name, client, Endpoint(*endpoint_of(endpoints[id_]))))
+    for element, id_ in kernel.elements(layout.clients):
+        client, name = element[: layout.family], names.get(group_of(id_))
+        if name is not None and id_ in endpoints:
+            found.setdefault((name, client), Remembered(name, client, Endpoint(*endpoint_of(endpoints[id_]))))
     return list(found.values())
 
 
@@ -40,33 +41,45 @@ def write(
     ports: Mapping[ServicePortName, ServicePort],
     clients: Iterable[Remembered],
 ) -> int:
-    """Remember clients, where the port's frontends have the endpoint and know nothing of the client; how many elements
-    were added. Raises NfnetlinkError."""
+    """Remember clients, where the port has the endpoint and knows nothing of the client; how many elements were added,
+    which is one for each traffic policy. Raises NfnetlinkError."""
     mine = [one for one in clients if one.port in ports and one.port.family == layout.family]
     if not mine:
         return 0
-    endpoints = _endpoints(kernel, layout)
-    added = 0
-    for space in layout.spaces:
-        ids = {(key[:-INDEX_BYTES], endpoints.get(id_)): id_ for key, id_ in kernel.elements(space.ids)}
-        known = {key for key, _ in kernel.elements(space.affinity)}
-        new: dict[int, list[Element]] = {}
-        for one in mine:
-            port = ports[one.port]
-            (packed,) = pack_endpoints([one.endpoint])
-            for frontend in _keys(layout, space, port):
-                id_ = ids.get((frontend, packed))
-                key = one.client + frontend
-                if id_ is not None and key not in known and port.affinity_seconds is not None:
-                    new.setdefault(port.affinity_seconds, []).append((key, id_))
-        for seconds, elements in new.items():
-            added += kernel.commit_all(one_by_one(add_expiring(space.affinity, elements, seconds * 1000)))
-    return added
+    groups = _groups(kernel, layout, ports)
+    ids = {(group_of(id_), endpoint): id_ for id_, endpoint in _endpoints(kernel, layout).items()}
+    known = {key for key, _ in kernel.elements(layout.clients)}
+    new: dict[int, list[Element]] = {}
+    for one in mine:
+        seconds = ports[one.port].affinity_seconds
+        (packed,) = pack_endpoints([one.endpoint])
+        for group in groups.get(one.port, ()):
+            id_ = ids.get((group, packed))
+            key = one.client + any_of(group)
+            if id_ is not None and key not in known and seconds is not None:
+                new.setdefault(seconds, []).append((key, id_))
+    return sum(
+        kernel.commit_all(one_by_one(add_expiring(layout.clients, elements, seconds * 1000)))
+        for seconds, elements in new.items()
+    )
 
 
 def _endpoints(kernel: Connection, layout: Layout) -> dict[bytes, bytes]:
     """Packed endpoints by id, which is the last part of the map's key."""
     return {key[-INDEX_BYTES:]: endpoint for key, endpoint in kernel.elements(layout.by_id)}
+
+
+def _groups(
+    kernel: Connection, layout: Layout, ports: Mapping[ServicePortName, ServicePort]
+) -> dict[ServicePortName, set[int]]:
+    """The numbers of the groups of sticky ports, as the ids that their frontends draw from tell."""
+    groups: dict[ServicePortName, set[int]] = {}
+    for space in layout.spaces:
+        names = {key: port.name for port in sticky(ports.values()) for key in _keys(layout, space, port)}
+        for key, id_ in kernel.elements(space.ids) if names else ():
+            if (name := names.get(key[:-INDEX_BYTES])) is not None:
+                groups.setdefault(name, set()).add(group_of(id_))
+    return groups
 
 
 def _keys(layout: Layout, space: Space, port: ServicePort) -> list[bytes]:

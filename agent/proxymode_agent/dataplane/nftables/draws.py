@@ -28,8 +28,10 @@ from proxymode_agent.dataplane.nfnetlink import (
     Table,
     Verdict,
     VerdictCode,
+    bitwise,
     delete_element,
     dnat,
+    host_u32,
     load,
     lookup_map,
     lookup_verdict,
@@ -48,7 +50,8 @@ CLUSTER_BASE = 0
 LOCAL_BASE = 1 << 16
 """First indices of the two pools; so 65,536 endpoints fit into each."""
 
-AFFINITY_SIZE = 1 << 18  # clients remembered in each of the affinity maps; beyond that, new ones are not sticky
+GROUP_MASK = 0xFFFF0000
+"""Of a sticky endpoint's id: the half that all endpoints of one Service port and traffic policy have in common."""
 
 Body = tuple[Expression, ...]
 
@@ -78,7 +81,8 @@ class Draw(NamedTuple):
 class Space:
     """The maps and chains of one kind of frontend key: address, protocol and port, or protocol and node port.
 
-    `preludes`: for each kind that occurs here the first rules of its chains.
+    `clients` and `by_id` are the other space's, too. `preludes`: for each kind that occurs here the first rules of its
+    chains.
     """
 
     table: Table
@@ -89,14 +93,14 @@ class Space:
     refused: Set
     endpoints: Set
     ids: Set
-    affinity: Set
+    clients: Set
     by_id: Set
     preludes: Mapping[Kind, tuple[Body, ...]]
 
     @property
     def sets(self) -> tuple[Set, ...]:
         """The maps of this space only."""
-        return self.verdicts, self.inside, self.refused, self.endpoints, self.ids, self.affinity
+        return self.verdicts, self.inside, self.refused, self.endpoints, self.ids
 
     def chain(self, draw: Draw) -> Chain:
         """The chain of a draw."""
@@ -156,24 +160,27 @@ class Space:
 
     def _sticky(self, index: Field, first: Field, seconds: int) -> tuple[Body, ...]:
         """A known client goes to its endpoint, whose id is in the packet's priority: a value that one lookup can leave
-        to the next, as nft can print it. A client whose endpoint is gone is forgotten, and a new endpoint is drawn.
-        If the client cannot be remembered, it is served all the same."""
-        client = (self.saddr, *self.verdicts.key)
-        priority = -(-sum(field.padded for field in client) // 16) * 4  # the next register of 16 bytes, as nft takes
-        whose = (*load(client), meta(MetaKey.PRIORITY, priority))
-        remember = (*whose, update_element(self.affinity.name, 0, priority, seconds))
+        to the next, as nft can print it. Any endpoint's id tells the group by which the client is remembered. A client
+        whose endpoint is gone is forgotten, and a new endpoint is drawn. If the client cannot be remembered, it is
+        served all the same."""
+        group = self.saddr.padded // 4  # the register of the second part of the client's key
+        whole = -(-self.clients.key_length // 16) * 4  # the next register of 16 bytes, as nft takes
+        mask = (host_u32(GROUP_MASK), host_u32(0))
+        whose = (*load(self.clients.key), bitwise(group, *mask), meta(MetaKey.PRIORITY, whole))
+        remember = (*whose, update_element(self.clients.name, 0, whole, seconds))
         to_endpoint = (*load(self.by_id.key), lookup_map(self.by_id.name, 0, 0), self._dnat())
         keep = set_meta(MetaKey.PRIORITY, 0)
-        known = (*load(client), lookup_map(self.affinity.name, 0, 0), keep)
-        draw, last_resort = (
+        only_group = (meta(MetaKey.PRIORITY, 0), bitwise(0, *mask), keep)
+        known = (*load(self.clients.key), lookup_map(self.clients.name, 0, 0), keep)
+        draw, some = (
             (*load((*self.verdicts.key, one)), lookup_map(self.ids.name, 0, 0), keep) for one in (index, first)
         )
         return (
-            (*known, *remember, *to_endpoint),
-            (*whose, delete_element(self.affinity.name, 0, priority)),
+            (*some, *only_group, *known, *remember, *to_endpoint),
+            (*some, *whose, delete_element(self.clients.name, 0, whole)),
             (*draw, *remember, *to_endpoint),
             (*draw, *to_endpoint),
-            (*last_resort, *to_endpoint),
+            (*some, *to_endpoint),
         )
 
     def _dnat(self) -> Expression:
@@ -186,13 +193,14 @@ def space(
     addresses: tuple[AddressField, AddressField],
     key: tuple[Field, ...],
     names: tuple[str, str],
-    by_id: Set,
+    sticky: tuple[Set, Set],
     preludes: Mapping[Kind, tuple[Body, ...]],
 ) -> Space:
     """A space with key `key`. `addresses`: the family's source and destination; `names`: of the verdict map, and the
-    prefix of everything else."""
+    prefix of everything else; `sticky`: the maps of clients and of endpoints by id."""
     saddr, daddr = addresses
     frontends, prefix = names
+    clients, by_id = sticky
     row = (*key, random_index(2))
     return Space(
         table,
@@ -203,7 +211,7 @@ def space(
         refused=Set(table, f"{frontends}-refused", key, Verdict),
         endpoints=Set(table, f"{prefix}endpoints", row, (daddr, TH_DPORT)),
         ids=Set(table, f"{prefix}sticky-ids", row, (META_PRIORITY,)),
-        affinity=Set(table, f"{prefix}affinity", (saddr, *key), (META_PRIORITY,), dynamic=AFFINITY_SIZE),
+        clients=clients,
         by_id=by_id,
         preludes=preludes,
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import DataplaneConfig, Family
 
 TABLE = "proxymode"
+CLIENTS = 1 << 18  # remembered in all, once a Service port each; beyond that, new ones are not sticky
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Layout:
     table: Table
     services: Space
     nodeports: Space
+    clients: Set
     by_id: Set
     cluster_ips: Set
     hairpin: Set
@@ -52,7 +54,7 @@ class Layout:
     @property
     def sets(self) -> tuple[Set, ...]:
         """All sets and maps."""
-        shared = (self.by_id, self.cluster_ips, self.hairpin, self.restricted, self.sources)
+        shared = (self.clients, self.by_id, self.cluster_ips, self.hairpin, self.restricted, self.sources)
         return (*self.services.sets, *self.nodeports.sets, *shared)
 
 
@@ -70,14 +72,16 @@ def layout(family: Family, config: DataplaneConfig, version: str) -> Layout:
     addresses = (traits.saddr, traits.daddr)
     nodeport_key = (L4PROTO, TH_DPORT)
     service_key = (traits.daddr, *nodeport_key)
+    clients = Set(table, "sticky-clients", (traits.saddr, META_PRIORITY), (META_PRIORITY,), dynamic=CLIENTS)
     by_id = Set(table, "endpoints-by-id", (L4PROTO, META_PRIORITY), (traits.daddr, TH_DPORT))
     preludes = {Kind.INTERNAL: ((from_outside,),), **external("")}
-    services = space(table, addresses, service_key, ("services", ""), by_id, preludes)
-    nodeports = space(table, addresses, nodeport_key, ("nodeports", "nodeport-"), by_id, external("nodeport-"))
+    sticky = (clients, by_id)
+    services = space(table, addresses, service_key, ("services", ""), sticky, preludes)
+    nodeports = space(table, addresses, nodeport_key, ("nodeports", "nodeport-"), sticky, external("nodeport-"))
     cluster_ips = Set(table, "cluster-ips", (traits.daddr,))
     hairpin = Set(table, "hairpin", (traits.saddr, traits.daddr))
     restricted = Set(table, "restricted", service_key)
     sources = Set(table, "allowed-sources", (*service_key, traits.saddr), intervals=True)
     paths = Paths(family, config, table, services, nodeports, cluster_ips, hairpin, restricted, sources)
     rules = {chain: tuple(Rule(chain, body) for body in bodies) for chain, bodies in paths.chains()}
-    return Layout(family, table, services, nodeports, by_id, cluster_ips, hairpin, restricted, sources, rules)
+    return Layout(family, table, services, nodeports, clients, by_id, cluster_ips, hairpin, restricted, sources, rules)

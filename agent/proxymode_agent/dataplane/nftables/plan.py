@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
 from proxymode_agent.dataplane.nftables.flows import is_udp
+from proxymode_agent.dataplane.nftables.ids import Ids
 from proxymode_agent.dataplane.nftables.members import Entries, References, Sources
 from proxymode_agent.dataplane.nftables.parts import Indexed, Row, Whole
-from proxymode_agent.dataplane.nftables.pools import Ids, Pool, Rows
+from proxymode_agent.dataplane.nftables.pools import Pool, Rows
 from proxymode_agent.dataplane.nftables.units import Unit, pack, removed
 from proxymode_agent.dataplane.shape import differing_elements
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from proxymode_agent.dataplane.nfnetlink import Transaction
     from proxymode_agent.dataplane.nftables.frontends import Wants
     from proxymode_agent.dataplane.nftables.layout import Layout
-    from proxymode_agent.dataplane.nftables.wants import Wanted
+    from proxymode_agent.dataplane.nftables.wants import Group, Wanted
 
 SPARE_CHAINS = 64  # up to this number of endpoints, chains are made ahead of need while there are none
 
@@ -93,6 +94,7 @@ class _SpaceState:
 
     def __init__(self, space: Space, observed: ObservedSpace, ids: Ids) -> None:
         self._space = space
+        self._ids = ids
         self.verdicts = Entries(space.verdicts, observed.verdicts)
         self.inside = Entries(space.inside, observed.inside)
         self.refused = Entries(space.refused, observed.refused)
@@ -120,15 +122,15 @@ class _SpaceState:
         draw = inside = refusal = None
         cluster: tuple[bytes, ...] = ()
         local: tuple[bytes, ...] = ()
-        sticky = False
+        groups: tuple[Group | None, Group | None] = (None, None)
         if wanted is not None:
+            if wanted.sticky is not None and not self._ids.has_room(wanted.groups):
+                wanted = wanted._replace(sticky=None)
             draw, inside, refusal = wanted.draw, wanted.inside, wanted.refusal
-            cluster, local, sticky = wanted.cluster, wanted.local, wanted.sticky is not None
-        if inside is not None and key not in self.inside.held:
-            # Policy Local from now on: who was remembered with an endpoint elsewhere must not go there any more.
-            self.cluster.forget(key)
-        self.cluster.want(key, cluster, sticky=sticky)
-        self.local.want(key, local, sticky=sticky)
+            cluster, local = wanted.cluster, wanted.local
+            groups = groups if wanted.sticky is None else wanted.groups
+        self.cluster.want(key, cluster, groups[0])
+        self.local.want(key, local, groups[1])
         self.verdicts.want(key, self._target(draw))
         self.inside.want(key, self._target(inside))
         self.refused.want(key, refusal.value if refusal else None)
@@ -240,8 +242,8 @@ class TableState:
     def _ordered(self, flows: tuple[tuple[bytes, Endpoints], ...]) -> Plan:
         spaces = (self._services, self._nodeports)
         chains = [unit for space in spaces for unit in space.chains()]
-        ids = self._ids.work()
         pools = [pool.work() for space in spaces for pool in space.pools]
+        ids = self._ids.work()
         verdicts = [space.verdicts.changes() for space in spaces]
         inside = [space.inside.changes() for space in spaces]
         refused = [space.refused.changes() for space in spaces]

@@ -1,31 +1,24 @@
-"""Pools: which endpoint of a frontend has which index, and for sticky frontends which id. Pure.
+"""Pools: which endpoint of a frontend has which index. Pure.
 
 Endpoints keep their index for as long as they exist and the pool does not shrink below it: unrelated changes write
-nothing, and a restart, which reads the order back from the kernel, writes nothing at all. Ids are for good: what
-clients are remembered by is never given to another endpoint, of whatever Service.
+nothing, and a restart, which reads the order back from the kernel, writes nothing at all. Sticky frontends draw an
+endpoint's id (:mod:`.ids`) in the same way.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number, number_of, protocol_of
-from proxymode_agent.dataplane.nftables.parts import Row, Whole
-from proxymode_agent.dataplane.nftables.units import Unit, added, removed, replaced
+from proxymode_agent.dataplane.nftables.elements import indices
+from proxymode_agent.dataplane.nftables.units import Work, added, removed, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from proxymode_agent.dataplane.nfnetlink import Element, Set
-
-_LAST_ID = (1 << 8 * INDEX_BYTES) - 1
-
-
-class Work(NamedTuple):
-    """Element changes: what is to be there before a verdict counts on it, and what goes when nobody can need it."""
-
-    make: list[Unit]
-    clear: list[Unit]
+    from proxymode_agent.dataplane.nftables.ids import Ids
+    from proxymode_agent.dataplane.nftables.parts import Row
+    from proxymode_agent.dataplane.nftables.wants import Group
 
 
 def assign(current: Sequence[bytes | None], wanted: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -78,71 +71,13 @@ class Rows:
 
     def work(self) -> Work:
         """What the wants since the last call need; from then on it counts as done."""
+        if not (self._added or self._replaced or self._removed):
+            return Work([], [])
         work = Work(
             [*added(self._of, self._added), *replaced(self._of, self._replaced)],
             list(removed(self._of, self._removed)),
         )
         self._added, self._replaced, self._removed = [], [], []
-        return work
-
-
-class Ids:
-    """The ids of sticky endpoints of one family, and the map from protocol and id to endpoint.
-
-    The protocol is there for nft, which takes a rule that translates the port only if something in it says that there
-    is one. `remembered`: ids that clients are remembered by; they are not given out though they may lead nowhere any
-    more.
-    """
-
-    def __init__(self, of: Set, held: Mapping[bytes, bytes], remembered: Iterable[bytes]) -> None:
-        self._of = of
-        self._endpoints = dict(held)
-        self._unclaimed = dict.fromkeys(held)
-        self._last = max(map(number_of, (*(key[-INDEX_BYTES:] for key in held), *remembered)), default=0)
-        self._added: list[Element] = []
-        self._removed: list[bytes] = []
-
-    @property
-    def part(self) -> Whole:
-        """What the map holds."""
-        return Whole(self._of, self._endpoints)
-
-    def claim(self, protocol: bytes, ids: Iterable[bytes | None]) -> dict[bytes, bytes]:
-        """Ids by endpoint for a row that the kernel holds; what cannot be told, or is another row's, is left out."""
-        claimed: dict[bytes, bytes] = {}
-        for id_ in ids:
-            if id_ is not None and (key := protocol + id_) in self._unclaimed:
-                endpoint = self._endpoints[key]
-                if endpoint not in claimed:
-                    claimed[endpoint] = id_
-                    del self._unclaimed[key]
-        return claimed
-
-    def new(self, protocol: bytes, endpoint: bytes) -> bytes:
-        """An id for an endpoint."""
-        key = b""
-        while not key or key in self._endpoints:
-            self._last = self._last % _LAST_ID + 1
-            key = protocol + number(self._last)
-        self._endpoints[key] = endpoint
-        self._added.append((key, endpoint))
-        return key[-INDEX_BYTES:]
-
-    def release(self, protocol: bytes, ids: Iterable[bytes]) -> None:
-        """Ids that lead nowhere from now on: their clients are no longer sticky."""
-        self._remove(protocol + id_ for id_ in ids)
-
-    def _remove(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            del self._endpoints[key]
-            self._removed.append(key)
-
-    def work(self) -> Work:
-        """As of :class:`Rows`; ids that the kernel had and nobody claimed go, too."""
-        self._remove(self._unclaimed)
-        self._unclaimed = {}
-        work = Work(list(added(self._of, self._added)), list(removed(self._of, self._removed)))
-        self._added, self._removed = [], []
         return work
 
 
@@ -153,33 +88,24 @@ class Pool:
         self.plain = plain
         self.sticky = sticky
         self._ids = ids
-        self._ids_of = {key: ids.claim(protocol_of(key), row) for key, row in sticky.rows.items()}
 
     def keys(self) -> Iterator[bytes]:
         """The frontends that have something here."""
         yield from self.plain.rows
         yield from self.sticky.rows
 
-    def want(self, key: bytes, endpoints: Sequence[bytes], *, sticky: bool) -> None:
-        """From now on these endpoints for a frontend."""
-        self.plain.want(key, () if sticky else endpoints)
-        if sticky or key in self.sticky.rows:
-            self.sticky.want(key, self._ids_for(key, endpoints if sticky else ()))
-
-    def forget(self, key: bytes) -> None:
-        """No client of a frontend stays with the endpoint that it had here: each gets another id."""
-        self._ids.release(protocol_of(key), self._ids_of.pop(key, {}).values())
+    def want(self, key: bytes, endpoints: Sequence[bytes], group: Group | None) -> None:
+        """From now on these endpoints for a frontend; sticky ones are the group's."""
+        self.plain.want(key, endpoints if group is None else ())
+        user, row = (key, self.sticky.base), self.sticky.rows.get(key, ())
+        if group is not None and endpoints:
+            self.sticky.want(key, self._ids.use(user, group, row, endpoints))
+        else:
+            self._ids.leave(user)
+            if row:
+                self.sticky.want(key, ())
 
     def work(self) -> Work:
         """As of :class:`Rows`."""
         plain, sticky = self.plain.work(), self.sticky.work()
         return Work([*plain.make, *sticky.make], [*plain.clear, *sticky.clear])
-
-    def _ids_for(self, key: bytes, endpoints: Sequence[bytes]) -> tuple[bytes, ...]:
-        before = self._ids_of.pop(key, {})
-        protocol = protocol_of(key)
-        now = {endpoint: before.pop(endpoint, b"") or self._ids.new(protocol, endpoint) for endpoint in endpoints}
-        self._ids.release(protocol, before.values())
-        if now:
-            self._ids_of[key] = now
-        return tuple(now.values())

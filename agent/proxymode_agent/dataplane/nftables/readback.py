@@ -1,8 +1,8 @@
 """The kernel's table against the layout: what is missing or different, and what its maps hold.
 
 The only part that reads. Elements are turned into :class:`~.plan.Observed`, from which the planner makes the
-difference; chains, rules and sets are compared here, and one transaction puts them right. The elements of the affinity
-maps are the clients', never ours to compare: only their ids are read, for none of them may be given out again.
+difference; chains, rules and sets are compared here, and one transaction puts them right. The elements of the map of
+clients are theirs, never ours to compare: only their ids are read, for none of them may be given out again.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_elements(kernel: Connection, layout: Layout, base: Base) -> Observed:
         services,
         nodeports,
         dict(kernel.elements(layout.by_id)),
-        frozenset(id_ for space in layout.spaces for _, id_ in kernel.elements(space.affinity)),
+        frozenset(id_ for _, id_ in kernel.elements(layout.clients)),
         frozenset(key for key, _ in kernel.elements(layout.cluster_ips)),
         frozenset(key for key, _ in kernel.elements(layout.hairpin)),
         frozenset(key for key, _ in kernel.elements(layout.restricted)),

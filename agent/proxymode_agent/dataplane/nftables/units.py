@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.nfnetlink import Command, Element, Transaction, add_elements, delete_elements
 
@@ -16,6 +16,13 @@ REPLACED_TOGETHER = 256  # elements whose delete and add go into one transaction
 
 Unit = tuple[Command, ...]
 """Commands that must not be parted."""
+
+
+class Work(NamedTuple):
+    """Element changes: what is to be there before a verdict counts on it, and what goes when nobody can need it."""
+
+    make: list[Unit]
+    clear: list[Unit]
 
 
 def pack(units: Iterable[Unit], limit: int = TRANSACTION_BYTES) -> Iterator[Transaction]:

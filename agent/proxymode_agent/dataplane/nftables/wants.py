@@ -6,8 +6,9 @@ The decisions are kube-proxy's (k8s.io/kubernetes pkg/proxy/nftables, syncProxyR
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Hashable
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.dataplane.nfnetlink import VerdictCode, verdict_element
 from proxymode_agent.dataplane.nftables.draws import Draw, Kind
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
 
     from proxymode_agent.services.model import ServicePort
 
+MAX_STICKY_ENDPOINTS: Final = 1 << 15
+"""Beyond that there is no affinity. Ids have 16 bits for them, and those of old endpoints are not given out at once."""
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Endpoints = tuple[bytes, ...]
+Group = tuple[Hashable, bool]
+"""Whose endpoints: a Service port, and whether they are those of policy Local. Clients are remembered by it."""
 
 
 class Role(Enum):
@@ -48,8 +54,8 @@ class Refusal(Enum):
 
 class Wanted(NamedTuple):
     """What a frontend shall do. `cluster`, `local`: packed endpoints of its two pools; `sticky`: seconds of affinity;
-    `sources`: elements of the set of allowed sources; none: open to everybody. `serving`: of UDP, the packed endpoints
-    that flows may go on with."""
+    `sources`: elements of the set of allowed sources; none: open to everybody. `groups`: whose the two pools are.
+    `serving`: of UDP, the packed endpoints that flows may go on with."""
 
     kind: Kind
     cluster: Endpoints
@@ -57,6 +63,7 @@ class Wanted(NamedTuple):
     sticky: int | None
     refusal: Refusal | None
     sources: tuple[bytes, ...]
+    groups: tuple[Group, Group]
     serving: frozenset[bytes] = frozenset()
 
     @property
@@ -104,17 +111,20 @@ class PackedPort:
     def wanted(self, key: bytes, role: Role) -> Wanted:
         """What one of its frontends shall do."""
         port = self._port
+        of_cluster, of_local = (port.name, False), (port.name, True)
+        sticky = port.affinity_seconds if len(port.cluster_endpoints) <= MAX_STICKY_ENDPOINTS else None
         if role is Role.CLUSTER_IP:
             endpoints = self._local if port.internal_local else self._cluster
             # Without any endpoints it is refused as every other port of a cluster IP that nobody serves.
             refusal = Refusal.DROP if port.has_endpoints and not endpoints else None
-            return Wanted(Kind.INTERNAL, endpoints, (), port.affinity_seconds, refusal, (), self._serving)
+            groups = (of_local if port.internal_local else of_cluster, of_local)
+            return Wanted(Kind.INTERNAL, endpoints, (), sticky, refusal, (), groups, self._serving)
         refusal = None
         if not port.external_endpoints:
             refusal = Refusal.DROP if port.has_endpoints else Refusal.REJECT
         kind, local = (Kind.LOCAL, self._local) if port.external_local else (Kind.EXTERNAL, ())
         sources = tuple(self._sources(key)) if role is Role.LOAD_BALANCER else ()
-        return Wanted(kind, self._cluster, local, port.affinity_seconds, refusal, sources, self._serving)
+        return Wanted(kind, self._cluster, local, sticky, refusal, sources, (of_cluster, of_local), self._serving)
 
     def _sources(self, key: bytes) -> Iterator[bytes]:
         """Load balancers' addresses are allowed where the node itself is: they may be its own (kube-proxy's
