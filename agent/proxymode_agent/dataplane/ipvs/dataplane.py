@@ -10,10 +10,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.dataplane.affinity import Remembered, addressed, sticky
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.dataplane.ipvs import sysctls, templates, timeouts
+from proxymode_agent.dataplane.ipvs import stickiness, sysctls, templates, timeouts
 from proxymode_agent.dataplane.ipvs.addresses import Addresses, unused
 from proxymode_agent.dataplane.ipvs.count import Count
 from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining, opens, rerouted
@@ -34,18 +33,18 @@ from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
 from proxymode_agent.dataplane.ipvs.schedulers import Schedulers
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import SideTable
-from proxymode_agent.dataplane.ipvs.templates import Template
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
 from proxymode_agent.dataplane.nftables.flows import StaleFlows
-from proxymode_agent.services.model import Family, Frontend
+from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
+    from proxymode_agent.dataplane.affinity import Remembered
     from proxymode_agent.dataplane.ipvs.addresses import Found
     from proxymode_agent.dataplane.ipvs.model import AddressChange, Element, ServerChange
-    from proxymode_agent.services.model import DataplaneConfig, ServicePortName, ServiceState
+    from proxymode_agent.services.model import DataplaneConfig, Frontend, ServicePortName, ServiceState
 
 
 class IpvsDataplane:
@@ -120,46 +119,18 @@ class IpvsDataplane:
 
     def remembered(self, state: ServiceState) -> list[Remembered]:
         """Which client stays with which endpoint: the last that any of the port's virtual servers knows."""
-        names = self._sticky_frontends(state)
-        found = {
-            (names[template.frontend], template.client): template.endpoint
-            for template in templates.read()
-            if template.frontend in names
-        }
-        return [Remembered(name, client, endpoint) for (name, client), endpoint in found.items()]
+        return stickiness.remembered(self._sticky_frontends(state), templates.read())
 
     def remember(self, state: ServiceState, known: Iterable[Remembered]) -> int:
         """Take over which client stays with which endpoint; how many persistence templates that made. Raises
         DataplaneError."""
-        frontends: dict[ServicePortName, list[Frontend]] = {}
-        for frontend, name in self._sticky_frontends(state).items():
-            frontends.setdefault(name, []).append(frontend)
-        wanted: dict[int, list[Template]] = {}
-        there = {(template.frontend, template.client) for template in templates.read()}
-        for name, client, endpoint in known:
-            port = state.ports.get(name)
-            if port is not None and port.affinity_seconds is not None:
-                wanted.setdefault(port.affinity_seconds, []).extend(
-                    Template(frontend, client, endpoint)
-                    for frontend in frontends.get(name, ())
-                    if (frontend, client) not in there and endpoint in (*port.cluster_endpoints, *port.local_endpoints)
-                )
-        for seconds, some in wanted.items():
+        missing = stickiness.missing(state, self._sticky_frontends(state), known, templates.read())
+        for seconds, some in missing.items():
             templates.write(some, seconds)
-        return sum(map(len, wanted.values()))
+        return sum(map(len, missing.values()))
 
     def _sticky_frontends(self, state: ServiceState) -> dict[Frontend, ServicePortName]:
-        """The virtual servers with persistence."""
-        on_node = self._node_addresses().node_ports
-        names: dict[Frontend, ServicePortName] = {}
-        for port in sticky(state.ports.values()):
-            names |= dict.fromkeys(addressed(port), port.name)
-            if port.node_port is not None:
-                own = [address for address in on_node if len(address) == port.name.family]
-                names |= dict.fromkeys(
-                    [Frontend(address, port.name.protocol, port.node_port) for address in own], port.name
-                )
-        return names
+        return stickiness.frontends(state, self._node_addresses().node_ports)
 
     def remove(self) -> None:
         """Take away virtual servers, addresses, device and table, in this order. Sysctls stay as they are."""
