@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _PREFIX: Final = "proxymode_agent"
+_KINDS: Final = ("full", "incremental")
 _SYNC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SWITCH_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -163,15 +164,17 @@ class Metrics:
             f"{_PREFIX}_build_info", "1, labelled with the agent's version.", ["version"], registry=self.registry
         ).labels(VERSION).set(1)
         self._begin_at_zero()
+        self._by_kind = {kind: (self.syncs.labels(kind, "success"), self.sync_duration.labels(kind)) for kind in _KINDS}
+        self._observed: ObservedMode | None = None
 
     def _begin_at_zero(self) -> None:
         for result in ("success", "failure"):
-            for kind in ("full", "incremental"):
+            for kind in _KINDS:
                 self.syncs.labels(kind, result)
             for mode in Mode:
                 self.switch_duration.labels(mode.value, result)
             self.status_writes.labels(result)
-        for kind in ("full", "incremental"):
+        for kind in _KINDS:
             self.sync_duration.labels(kind)
         for finding in Finding:
             self.looks.labels(finding.value)
@@ -197,8 +200,9 @@ class Metrics:
 
     def synced(self, result: SyncResult, kind: str, seconds: float, now: float) -> None:
         """Note a successful sync; `now` is Unix time."""
-        self.syncs.labels(kind, "success").inc()
-        self.sync_duration.labels(kind).observe(seconds)
+        count, duration = self._by_kind[kind]
+        count.inc()
+        duration.observe(seconds)
         self.sync_written.inc(result.written)
         self.last_sync.set(now)
         self.kube_proxy.synced(kind, seconds, now)
@@ -225,5 +229,8 @@ class Metrics:
 
     def observed(self, mode: ObservedMode) -> None:
         """Set the mode gauge."""
+        if mode is self._observed:
+            return
+        self._observed = mode
         for candidate in ObservedMode:
             self.mode.labels(candidate.value).set(1 if candidate is mode else 0)

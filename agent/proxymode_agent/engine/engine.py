@@ -185,11 +185,12 @@ class Engine:
             self._worker.close()
 
     async def _rest(self, delay: float) -> None:
+        timer = None if delay == math.inf else asyncio.get_running_loop().call_later(delay, self._wake.set)
         try:
-            async with asyncio.timeout(None if delay == math.inf else delay):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _advance(self) -> float:
         """Do the next thing; until when there is nothing to do then, in the past: there may be more at once."""
@@ -441,12 +442,9 @@ class Engine:
 
     def _publish(self, **changes: Any) -> None:
         self._metrics.observed(self._kernel.observed)
-        self._cell.set(
-            replace(
-                self._cell.value,
-                desired=self._goal.mode if self._goal else None,
-                observed=self._kernel.observed,
-                error=self._switch_error or self._sync_error,
-                **changes,
-            )
-        )
+        changes["desired"] = self._goal.mode if self._goal else None
+        changes["observed"] = self._kernel.observed
+        changes["error"] = self._switch_error or self._sync_error
+        value = self._cell.value
+        if any(getattr(value, name) != new for name, new in changes.items()):
+            self._cell.set(replace(value, **changes))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from proxymode_agent.dataplane.affinity import Remembered
-    from proxymode_agent.services.model import DataplaneConfig, ServicePort, ServicePortName, ServiceState
+    from proxymode_agent.services.model import DataplaneConfig, Family, ServicePort, ServicePortName, ServiceState
     from proxymode_api.common import Mode
 
 
@@ -56,6 +56,11 @@ class FamilyTable:
         self._frontends = Frontends(table.family, node_ips)
         self._stale_flows = StaleFlows(table.family, conntrack)
         self._samples = Samples(kernel)
+
+    @property
+    def family(self) -> Family:
+        """Whose Service ports it holds."""
+        return self._layout.family
 
     @property
     def frontends(self) -> Frontends:
@@ -202,7 +207,9 @@ class NftablesDataplane:
         if not all(table.known for table in self._tables):
             return self._sync_all(state, isolation=True)
         try:
-            written = sum(table.sync_changed(state.ports, changed) for table in self._tables)
+            families = {name.family for name in changed}
+            concerned = [table for table in self._tables if table.family in families]
+            written = sum(table.sync_changed(state.ports, changed) for table in concerned)
         except DataplaneError as error:
             _log.warning("update refused, reading the kernel back", extra={"error": str(error)})
             return self._sync_all(state, isolation=True, refusal=error)

@@ -53,6 +53,8 @@ class Entries:
 
     def changes(self) -> Changes:
         """What the wants since the last call need; from then on it counts as done."""
+        if not (self._added or self._replaced or self._removed):
+            return Changes([], [])
         changes = Changes(
             [*added(self._of, self._added), *replaced(self._of, self._replaced)],
             list(removed(self._of, self._removed)),
@@ -104,6 +106,8 @@ class References:
 
     def changes(self) -> Changes:
         """As of :class:`Entries`."""
+        if not (self._missing or self._surplus):
+            return Changes([], [])
         changes = Changes(list(members(self._of, list(self._missing))), list(removed(self._of, list(self._surplus))))
         self._missing.clear()
         self._surplus.clear()
@@ -147,6 +151,8 @@ class Sources:
 
     def changes(self) -> Changes:
         """As of :class:`Entries`."""
+        if not (self._units or self._removed):
+            return Changes([], [])
         changes = Changes(self._units, list(removed(self._of, self._removed)))
         self._units, self._removed = [], []
         return changes
