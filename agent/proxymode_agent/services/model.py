@@ -28,6 +28,8 @@ class Protocol(IntEnum):
     UDP = 17
     SCTP = 132
 
+    __hash__ = int.__hash__  # Enum's own is Python code, called for every frontend in every dictionary
+
 
 class Family(IntEnum):
     """Address families, as the length of a packed address in bytes."""

@@ -92,6 +92,8 @@ class Set(Enum):
     HAIRPIN = "hairpin"
     """Endpoints' addresses that may reach themselves, as source and destination."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, called for every element in every dictionary
+
 
 class Verdict(Enum):
     """What an element of the map `frontends` says of new connections; the values are names in nf_tables."""
