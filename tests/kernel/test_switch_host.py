@@ -55,7 +55,8 @@ def web() -> ServiceState:
 def as_ipvs(flow: Flow) -> bytes:
     """An entry goes, and comes again as IPVS would have left it."""
     entry = messages.dumped(flow._replace(status=Status.SEEN_REPLY | Status.ASSURED | Status.CONFIRMED))
-    return messages.delete(flow) + request_header(messages.CT_NEW, NLM_F_CREATE | NLM_F_EXCL, len(entry)) + entry
+    goes = messages.delete(messages.original_of(flow), flow.id)
+    return goes + request_header(messages.CT_NEW, NLM_F_CREATE | NLM_F_EXCL, len(entry)) + entry
 
 
 def hand_over(

@@ -42,6 +42,7 @@ def test_entries_are_what_was_sent_in_any_company(sent: list[Entry], usual: list
             layout = BY_FAMILY[body[0]]
             assert (original_of(found), reply_of(found)) == (body[layout.original], body[layout.reply])
             assert shapes.parse(dumped(found)) == found
+            assert shapes.open_by_nftables(body) is (found.by_nftables and found.open)
 
 
 @given(entries())

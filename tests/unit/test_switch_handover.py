@@ -186,7 +186,8 @@ def test_requests_say_what_the_entry_says_attribute_by_attribute(
     seen_as = (gateway, numbers[3]) if masqueraded else (client, numbers[0])
     sent = Entry(info[0], original, Path(pod, numbers[2], *seen_as), 0xFFFF, timeout, mark, b"id42", info[1])
 
-    delete, create = messages.delete(flow(sent)), messages.create(flow(sent))
+    reply, delete, create = messages.move(flow(sent), key(sent))
+    assert reply == messages.reply_of(flow(sent))
     for request in (delete, create):
         assert len(request) % 4 == 0
         assert struct.unpack_from("=IHHII", request)[0] == len(request)
@@ -225,12 +226,12 @@ def test_what_was_noted_is_read_again_and_what_makes_no_sense_is_told(
     notes = Notes(tmp_path / "state" / "flows")
     assert (notes.exist(), notes.read()) == (False, {})
     udp6 = Entry(17, Path(bytes(16), 1, bytes(16), 2), Path(bytes(16), 3, bytes(16), 1))
-    noted = {key(one): message(one) for one in (entry(1), udp6)}
+    noted = {key(one): messages.move(flow(one), key(one)) for one in (entry(1), udp6, entry(2, masqueraded=9))}
     notes.write(noted)
     notes.write(noted)
     assert (notes.exist(), Notes(tmp_path / "state" / "flows").read()) == (True, noted)
     whole = (tmp_path / "state" / "flows").read_bytes()
-    for content in (whole[:-1], whole[:-210], b"", b"[]", whole + bytes(4)):
+    for content in (whole[:-1], whole[:-210], b"", b"[]", whole + bytes(8)):
         caplog.clear()
         (tmp_path / "state" / "flows").write_bytes(content)
         assert notes.read() == {}

@@ -33,6 +33,7 @@ _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsg_len, nlmsg_type, nlmsg_flags, nlmsg_seq, nlmsg_pid
+HEADER_BYTES: Final = _HEADER.size
 _ERROR: Final = struct.Struct("=i")
 _BATCH: Final = 64  # messages a system call: the time between two of them stays short, the cost of the call is spread
 _DUMP_TRIES: Final = 8
@@ -133,6 +134,24 @@ class NetlinkSocket:
                         _raise_for(-_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0])
                         return
                     yield answer_kind, flags, view[offset + _HEADER.size : offset + size]
+                offset += (size + 3) & ~3
+
+    def bodies(self, kind: int, body: bytes, answer: int) -> Iterator[bytes]:
+        """The bodies of a dump's answers of type `answer`; for tens of thousands. Raises as `dump` does."""
+        self._send([Message(kind, NLM_F_DUMP, body)])
+        view = memoryview(self._buffer)
+        unpack = _HEADER.unpack_from
+        while True:
+            length = self._socket.recv_into(self._buffer)
+            offset = 0
+            while offset < length:
+                size, answer_kind, _, sequence, _ = unpack(view, offset)
+                if sequence == self._sequence:
+                    if answer_kind == answer:
+                        yield bytes(view[offset + HEADER_BYTES : offset + size])
+                    elif answer_kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                        _raise_for(-_ERROR.unpack_from(view, offset + _HEADER.size)[0])
+                        return
                 offset += (size + 3) & ~3
 
     def _refusals(self) -> Iterator[int]:

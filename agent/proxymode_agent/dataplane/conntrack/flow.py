@@ -13,7 +13,10 @@ from functools import cache
 from typing import Final, NamedTuple
 
 TCP_ESTABLISHED: Final = 3  # enum tcp_conntrack, TCP_CONNTRACK_ESTABLISHED
-SCTP_ESTABLISHED: Final = 4  # enum sctp_conntrack, SCTP_CONNTRACK_ESTABLISHED
+ESTABLISHED: Final = {
+    socket.IPPROTO_TCP: TCP_ESTABLISHED,
+    socket.IPPROTO_SCTP: 4,  # enum sctp_conntrack, SCTP_CONNTRACK_ESTABLISHED
+}
 STATE: Final = 12  # where its value lies in CTA_PROTOINFO; the others follow every eight bytes
 INFO: Final = {  # CTA_PROTOINFO_*, and how many bytes its values have, which are numbered from 1
     socket.IPPROTO_TCP: (1, (1, 1, 1, 2, 2)),  # state, window scales, flags
@@ -57,10 +60,7 @@ class Flow(NamedTuple):
     @property
     def established(self) -> bool:
         """A TCP connection or SCTP association whose handshake is done and whose end has not begun."""
-        number = self.protocol[0]
-        return (number == socket.IPPROTO_TCP and self.info[STATE] == TCP_ESTABLISHED) or (
-            number == socket.IPPROTO_SCTP and self.info[STATE] == SCTP_ESTABLISHED
-        )
+        return bool(self.info) and self.info[STATE] == ESTABLISHED[self.protocol[0]]
 
     @property
     def opening(self) -> bool:

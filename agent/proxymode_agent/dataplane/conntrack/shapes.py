@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxymode_agent.dataplane.conntrack.flow import INFO, STATE, Flow, info_headers
+from proxymode_agent.dataplane.conntrack.flow import ESTABLISHED, INFO, STATE, Flow, Status, info_headers
 from proxymode_agent.dataplane.conntrack.layout import (
     ATTRIBUTE,
     BY_FAMILY,
@@ -32,15 +32,20 @@ if TYPE_CHECKING:
     from proxymode_agent.dataplane.conntrack.layout import Layout
 
 _PLAIN: Final = (CTA_STATUS, CTA_MARK, CTA_ID, CTA_TIMEOUT)  # in the kernel's order; eight bytes each
+_STATUS: Final = "4xI"
 _OF_A_LENGTH: Final = 4  # shapes that are known at a time
 
 
 class Shape(NamedTuple):
-    """Where the pieces of a Flow lie in a message."""
+    """Where the pieces of a Flow lie in a message; and where the byte with the bits of NAT and the protocol's state do,
+    the latter 0 where there is none."""
 
     mask: int
     headers: int
     pieces: struct.Struct
+    status: int
+    state: int
+    established: int
 
     def fits(self, message: bytes) -> bool:
         """Whether the message has the same attributes in the same places."""
@@ -58,6 +63,18 @@ class Shapes:
         for shape in self._known.get(len(message), ()):
             if shape.fits(message):
                 return Flow._make(shape.pieces.unpack(message))
+        return self._unknown(message)
+
+    def open_by_nftables(self, message: bytes) -> bool:
+        """Whether netfilter's NAT translates the destination of the entry, and nobody has begun to close it."""
+        for shape in self._known.get(len(message), ()):
+            if shape.fits(message):
+                translated = message[shape.status] & Status.DST_NAT
+                return bool(translated) and (not shape.state or message[shape.state] == shape.established)
+        flow = self._unknown(message)
+        return flow is not None and flow.by_nftables and flow.open
+
+    def _unknown(self, message: bytes) -> Flow | None:
         flow = walk(message)
         new = flow and learn(message)
         if new:
@@ -85,7 +102,7 @@ def learn(message: bytes) -> Shape | None:
     for offset, size, kind in _attributes(message, layout.reply.stop):
         headers.append((offset, 4))
         if missing and kind == missing[0]:
-            pieces.append((offset, "4xI" if kind == CTA_STATUS else "8s", 8))
+            pieces.append((offset, _STATUS if kind == CTA_STATUS else "8s", 8))
             del missing[0]
         elif kind == CTA_PROTOINFO and not missing:
             info = (offset, size)
@@ -93,7 +110,19 @@ def learn(message: bytes) -> Shape | None:
     if missing or tuple(there.values()) != info_headers(protocol):
         return None
     pieces.append((info[0], f"{info[1]}s", info[1]))
-    return _shape(message, pieces, [*headers, *((at, len(header)) for at, header in there.items())])
+    headers += [(at, len(header)) for at, header in there.items()]
+    mask = bytearray(len(message))
+    for offset, size in headers:
+        mask[offset : offset + size] = b"\xff" * size
+    number = int.from_bytes(mask, "little")
+    return Shape(
+        mask=number,
+        headers=int.from_bytes(message, "little") & number,
+        pieces=_struct(len(message), pieces),
+        status=next(offset + size - 1 for offset, kind, size in pieces if kind == _STATUS),
+        state=info[0] + STATE if there else 0,
+        established=ESTABLISHED.get(protocol, 0),
+    )
 
 
 def walk(message: bytes) -> Flow | None:
@@ -157,14 +186,10 @@ def _attributes(message: bytes, offset: int) -> Iterator[tuple[int, int, int]]:
         offset += max(4, (size + 3) & ~3)
 
 
-def _shape(message: bytes, pieces: list[tuple[int, str, int]], headers: list[tuple[int, int]]) -> Shape:
+def _struct(length: int, pieces: list[tuple[int, str, int]]) -> struct.Struct:
     form, end = [">"], 0
     for offset, kind, size in pieces:
         form += [f"{offset - end}x", kind]
         end = offset + size
-    form.append(f"{len(message) - end}x")
-    mask = bytearray(len(message))
-    for offset, size in headers:
-        mask[offset : offset + size] = b"\xff" * size
-    number = int.from_bytes(mask, "little")
-    return Shape(number, int.from_bytes(message, "little") & number, struct.Struct("".join(form)))
+    form.append(f"{length - end}x")
+    return struct.Struct("".join(form))

@@ -16,6 +16,8 @@ from proxymode_agent.dataplane.netlink import NetlinkSocket
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from proxymode_agent.dataplane.conntrack.messages import Move
+
 _NETLINK_NETFILTER: Final = 12
 _CT_GET: Final = 0x101
 _CTA_STATUS_MASK: Final = 26
@@ -53,21 +55,13 @@ class ConntrackTable:
     def close(self) -> None:
         self._netlink.close()
 
-    def dump(self, *, untranslated: bool = False) -> Iterator[tuple[Flow, bytes]]:
-        """TCP, UDP and SCTP entries of both address families, each with the message that it came in. Entries that
-        change during the dump may come twice or not.
+    def flows(self, *, untranslated: bool = False) -> Iterator[Flow]:
+        """TCP, UDP and SCTP entries of both address families; those that change meanwhile may come twice or not at all.
 
         `untranslated`: at least those whose destination netfilter's NAT does not translate; kernels before 5.18 give
         all.
         """
-        for message in self._messages(_ALL_FAMILIES + (_UNTRANSLATED if untranslated else b"")):
-            flow = self._shapes.parse(message)
-            if flow is not None:
-                yield flow, message
-
-    def flows(self) -> Iterator[Flow]:
-        """As `dump`, without the messages."""
-        return (flow for flow, _ in self.dump())
+        return self._select(_ALL_FAMILIES + (_UNTRANSLATED if untranslated else b""))
 
     def check(self, wanted: Mapping[bytes, bytes]) -> Checked:
         """Look for entries with the `wanted` CTA_TUPLE_ORIG and CTA_TUPLE_REPLY.
@@ -76,17 +70,20 @@ class ConntrackTable:
         """
         good: set[bytes] = set()
         others: list[Flow] = []
+        places = {
+            family: (layout.original, layout.reply, layout.headers(CTA_TUPLE_ORIG)[0])
+            for family, layout in BY_FAMILY.items()
+        }
         for message in self._messages(_ALL_FAMILIES):
-            layout = BY_FAMILY[message[0]]
-            original, answers = message[layout.original], message[layout.reply]
+            first, second, head = places[message[0]]
+            original, answers = message[first], message[second]
             reply = wanted.get(original)
-            if reply is not None or layout.headers(CTA_TUPLE_ORIG)[0] + answers[4:] in wanted:
+            if answers == reply and self._shapes.open_by_nftables(message):
+                good.add(original)
+            elif reply is not None or head + answers[4:] in wanted:
                 flow = self._shapes.parse(message)
                 if flow is not None:
-                    if answers == reply and flow.by_nftables and flow.open:
-                        good.add(original)
-                    else:
-                        others.append(flow)
+                    others.append(flow)
         return Checked(good, others)
 
     def select(self, layout: Layout, criteria: bytes) -> Iterator[Flow]:
@@ -94,31 +91,32 @@ class ConntrackTable:
 
         The kernel picks them while it walks its table; kernels before 5.8 do not and give all.
         """
-        return (flow for flow in map(self._shapes.parse, self._messages(layout.header + criteria)) if flow is not None)
+        return self._select(layout.header + criteria)
 
     def delete(self, flows: Iterable[Flow]) -> None:
         """Delete entries; those that are gone meanwhile are left at that."""
-        self._netlink.submit(map(messages.delete, flows))
+        self._netlink.submit(messages.delete(messages.original_of(flow), flow.id) for flow in flows)
 
-    def replace(self, flows: Iterable[Flow]) -> None:
+    def replace(self, moves: Iterable[Move]) -> None:
         """Delete each entry and create it with netfilter's NAT, one right after the other.
 
         An entry that is gone, or has a successor before it could get one, is left at that: a dump tells.
         """
-        self._netlink.submit(messages.delete(flow) + messages.create(flow) for flow in flows)
+        self._netlink.submit(request for move in moves for request in (move.delete, move.create))
 
-    def create(self, flows: Iterable[Flow]) -> int:
+    def create(self, moves: Iterable[Move]) -> int:
         """Create entries with netfilter's NAT, where none is in the way: how many were not created for that reason.
 
         Raises OSError for any other refusal, such as a full table.
         """
-        refused = self._netlink.submit(map(messages.create, flows))
+        refused = self._netlink.submit(move.create for move in moves)
         for error in refused:
             if error != errno.EEXIST:
                 raise OSError(error, f"conntrack entry not created: {os.strerror(error)}")
         return refused[errno.EEXIST]
 
+    def _select(self, request: bytes) -> Iterator[Flow]:
+        return filter(None, map(self._shapes.parse, self._messages(request)))
+
     def _messages(self, request: bytes) -> Iterator[bytes]:
-        for kind, _, message in self._netlink.stream(_CT_GET, request):
-            if kind == messages.CT_NEW:
-                yield bytes(message)
+        return self._netlink.bodies(_CT_GET, request, messages.CT_NEW)

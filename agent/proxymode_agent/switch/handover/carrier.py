@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError
-from proxymode_agent.dataplane.conntrack.layout import BY_FAMILY
-from proxymode_agent.dataplane.conntrack.messages import dumped, original_of, reply_of
-from proxymode_agent.dataplane.conntrack.shapes import Shapes
+from proxymode_agent.dataplane.conntrack import messages
+from proxymode_agent.dataplane.conntrack.messages import Move, original_of
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.switch.connections import frontends
 from proxymode_agent.switch.handover import flows
@@ -26,8 +25,6 @@ from proxymode_agent.switch.handover.notes import Notes
 from proxymode_agent.switch.handover.remembered import Remembered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from proxymode_agent.dataplane.conntrack.flow import Flow
     from proxymode_agent.services.model import ServiceState
     from proxymode_agent.switch.connections import Held
@@ -49,8 +46,7 @@ class Carrier:
     def __init__(self, state_dir: Path) -> None:
         self._notes = Notes(state_dir / "flows")
         self._catch = CatchTable()
-        self._shapes = Shapes()
-        self._noted: dict[bytes, bytes] = {}  # open flows as the kernel dumped them, by CTA_TUPLE_ORIG
+        self._noted: dict[bytes, Move] = {}  # of open flows, by CTA_TUPLE_ORIG
         self._caught: set[bytes] = set()  # CTA_TUPLE_ORIG of all flows in the maps
         self._moving: list[bytes] = []  # CTA_TUPLE_ORIG of open flows that IPVS translates
         self.ended: set[bytes] = set()
@@ -73,21 +69,19 @@ class Carrier:
         self._forget()
         self._noted = self._notes.read()  # a former attempt may have got further: what it wrote down still counts
         with ConntrackTable() as table:
-            for dump, message in table.dump():
-                flow = flows.on_ipvs(dump, services)
-                on_ipvs = flow is not None
-                flow = flow or flows.on_nat(dump, services)
+            for dumped in table.flows():
+                flow = flows.on_ipvs(dumped, services) or flows.on_nat(dumped, services)
                 if flow is None:
                     continue
                 original = original_of(flow)
                 flows.catch(flow, catches)
                 self._caught.add(original)
                 if flow.open:
-                    self._noted[original] = message if flow is dump else dumped(flow)
-                if on_ipvs and flow.open:
-                    self._moving.append(original)
-                if on_ipvs and flow.established:
-                    held[original] = reply_of(flow)
+                    move = self._noted[original] = messages.move(flow, original)
+                    if not flow.by_nftables:
+                        self._moving.append(original)
+                        if flow.info:
+                            held[original] = move.reply
         self._catch.add(catches)
         return held
 
@@ -99,14 +93,14 @@ class Carrier:
         self._notes.write(self._noted)
         services = frontends(state)
         with ConntrackTable() as table:
-            table.replace(self._flows(self._moving))
+            table.replace(self._noted[original] for original in self._moving)
             for _ in range(_MOVE_ROUNDS):
-                dump = (flow for flow, _ in table.dump(untranslated=True))
+                dump = table.flows(untranslated=True)
                 left = {original_of(flow): flow for flow in (flows.on_ipvs(one, services) for one in dump) if flow}
                 if not left:
                     return
                 self._take_in(left)
-                table.replace(left.values())
+                table.replace(messages.move(flow, original) for original, flow in left.items())
         raise DataplaneError(f"{len(left)} connections stay with IPVS after {_MOVE_ROUNDS} attempts")
 
     def restore(self, state: ServiceState) -> None:
@@ -117,11 +111,7 @@ class Carrier:
         always such a one.
         """
         self._noted = self._noted or self._notes.read()
-        wanted = {
-            original: message[BY_FAMILY[message[0]].reply]
-            for original, message in self._noted.items()
-            if original not in self.ended
-        }
+        wanted = {original: move.reply for original, move in self._noted.items() if original not in self.ended}
         put_back_for_good: Counter[bytes] = Counter()
         put_back = 0
         ipvs = Remembered(frontends(state))
@@ -135,9 +125,11 @@ class Carrier:
                     del wanted[original]
                 self.ended |= repair.ended | gone
                 missing = [original for original in repair.missing if original not in gone]
-                refused = table.create(self._flows(missing))
-                wrong = zip(repair.wrong.values(), self._flows(repair.wrong), strict=True)
-                table.replace(flow._replace(id=ident) for ident, flow in wrong)
+                refused = table.create(self._noted[original] for original in missing)
+                table.replace(
+                    self._noted[original]._replace(delete=messages.delete(original, ident))
+                    for original, ident in repair.wrong.items()
+                )
                 put_back += len(missing) + len(repair.wrong)
                 if forgotten:
                     if not refused and not repair.wrong:
@@ -168,14 +160,10 @@ class Carrier:
             self._caught.add(original)
         self._catch.add(catches)
         self.ended.update(original for original, flow in left.items() if not flow.open)
-        new = {original: dumped(flow) for original, flow in left.items() if flow.open and original not in self._noted}
+        new = left.keys() - self._noted.keys() - self.ended
         if new:
-            self._noted |= new
+            self._noted |= {original: messages.move(left[original], original) for original in new}
             self._notes.write(self._noted)
-
-    def _flows(self, originals: Iterable[bytes]) -> Iterator[Flow]:
-        """What was noted, taken apart."""
-        return (flow for flow in (self._shapes.parse(self._noted[one]) for one in originals) if flow is not None)
 
 
 def _check_room() -> None:

@@ -49,14 +49,17 @@ class Repair(NamedTuple):
 
 def on_ipvs(flow: Flow, services: Frontends) -> Flow | None:
     """The flow the right way round if it is to a Service and IPVS translates it."""
-    turned = flow.turned() if flow.backwards else flow
-    return turned if turned.by_ipvs and services.include(turned) else None
+    if not flow.by_ipvs:
+        if not flow.backwards:
+            return None
+        flow = flow.turned()
+    return flow if services.include(flow) else None
 
 
 def on_nat(flow: Flow, services: Frontends) -> Flow | None:
     """The flow the right way round if it is an open one to a Service and netfilter's NAT translates it."""
-    turned = upright(flow, services)
-    return turned if turned.by_nftables and turned.open and services.include(turned) else None
+    flow = upright(flow, services)
+    return flow if flow.by_nftables and flow.open and services.include(flow) else None
 
 
 def catch(flow: Flow, catches: Mapping[int, Catches]) -> None:

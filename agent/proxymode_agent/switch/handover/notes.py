@@ -1,7 +1,7 @@
 """I/O: the list of flows that are being carried over, on disk while they are. What an agent that was killed leaves.
 
-Entries are written as the kernel dumped them, each after its length; so nothing is lost that a later agent may need.
-A file that cannot be understood counts as none, with a warning: the temporary maps are still there.
+Of each flow the reply and the two requests, as they are sent to the kernel; each begins with its own length. A file
+that cannot be understood counts as none, with a warning: the temporary maps are still there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.dataplane.conntrack.layout import BY_FAMILY
+from proxymode_agent.dataplane.conntrack.layout import NFGENMSG
+from proxymode_agent.dataplane.conntrack.messages import Move
+from proxymode_agent.dataplane.netlink import HEADER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _FORMAT: Final = b"proxymode flows 1\n"
-_LENGTH: Final = struct.Struct("=I")
+_TUPLE, _REQUEST = struct.Struct("=H"), struct.Struct("=I")  # nla_len, nlmsg_len
+_ORIGINAL: Final = HEADER_BYTES + NFGENMSG  # where a request has CTA_TUPLE_ORIG
 _BUFFER: Final = 1 << 18
 
 
@@ -32,23 +35,23 @@ class Notes:
     def exist(self) -> bool:
         return self._file.exists()
 
-    def read(self) -> dict[bytes, bytes]:
-        """The messages by CTA_TUPLE_ORIG."""
+    def read(self) -> dict[bytes, Move]:
+        """By CTA_TUPLE_ORIG."""
         try:
-            return dict(_parse(self._file.read_bytes()))
+            return _parse(self._file.read_bytes())
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, struct.error) as error:
+        except (ValueError, struct.error) as error:
             _log.warning("list of connections ignored", extra={"file": str(self._file), "reason": repr(error)})
             return {}
 
-    def write(self, messages: Mapping[bytes, bytes]) -> None:
+    def write(self, moves: Mapping[bytes, Move]) -> None:
         """On disk when this returns."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         new = self._file.with_suffix(".new")
         with new.open("wb", buffering=_BUFFER) as file:
             file.write(_FORMAT)
-            file.writelines(_LENGTH.pack(len(message)) + message for message in messages.values())
+            file.writelines(map(b"".join, moves.values()))
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._file)
@@ -57,16 +60,19 @@ class Notes:
         self._file.unlink(missing_ok=True)
 
 
-def _parse(content: bytes) -> list[tuple[bytes, bytes]]:
+def _parse(content: bytes) -> dict[bytes, Move]:
     if not content.startswith(_FORMAT):
         raise ValueError(f"the file does not begin with {_FORMAT!r}")
-    found: list[tuple[bytes, bytes]] = []
+    found: dict[bytes, Move] = {}
     offset = len(_FORMAT)
     while offset < len(content):
-        start = offset + _LENGTH.size
-        offset = start + _LENGTH.unpack_from(content, start - _LENGTH.size)[0]
-        message = content[start:offset]
-        if len(message) != offset - start or not message:
-            raise ValueError(f"an entry of {offset - start} bytes ends after {len(message)}")
-        found.append((message[BY_FAMILY[message[0]].original], message))
+        parts: list[bytes] = []
+        for length in (_TUPLE, _REQUEST, _REQUEST):
+            (size,) = length.unpack_from(content, offset)
+            parts.append(content[offset : offset + size])
+            if size < _ORIGINAL or len(parts[-1]) != size:
+                raise ValueError(f"at byte {offset} there are not the {size} bytes that it says")
+            offset += size
+        move = Move(*parts)
+        found[move.delete[_ORIGINAL : _ORIGINAL + len(move.reply)]] = move
     return found
