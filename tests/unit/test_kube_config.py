@@ -51,6 +51,16 @@ async def credential(path: Path) -> Credential:
     return await from_kubeconfig(path).credentials.current()
 
 
+async def test_a_kubeconfig_may_be_json_and_what_only_looks_so_is_yaml(write: Write) -> None:
+    path = write()
+    whole = yaml.safe_load(path.read_text())
+    path.write_text(json.dumps(whole))
+    assert await credential(path) == Credential("t")
+    path.write_text(yaml.safe_dump(whole, default_flow_style=True))
+    assert path.read_text().startswith("{")
+    assert await credential(path) == Credential("t")
+
+
 async def test_the_current_context_is_used(write: Write) -> None:
     other = {"name": "c2", "cluster": {"server": "https://other"}}
     path = write(
