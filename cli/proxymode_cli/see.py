@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version as distribution_version
 from pathlib import Path  # noqa: TC003 - typer resolves annotations at run time
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Group
@@ -27,7 +27,7 @@ from proxymode_cli.watching import watch as watch_rollout
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from proxymode_cli.view import FleetView, RolloutView
+    from proxymode_cli.view import FleetView, NodeView, RolloutView
 
 PANEL = "See"
 
@@ -201,7 +201,7 @@ def _rollout(view: FleetView, name: str | None) -> RolloutView:
     return rollout
 
 
-def _node(view: FleetView, name: str) -> Any:
+def _node(view: FleetView, name: str) -> NodeView:
     if (found := view.node(name)) is None:
         raise UserError(f"node {name!r} not found", ExitCode.NOT_FOUND)
     return found

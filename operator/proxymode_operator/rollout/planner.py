@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from proxymode_api.proxymode import ProxyMode
     from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.gates import Hold
     from proxymode_operator.rollout.model import Fleet, Node
     from proxymode_operator.rollout.progress import StageProgress
     from proxymode_operator.rollout.windows import Hours
@@ -151,24 +152,7 @@ def _rollout(
     told = () if begins or end.new else tell(situation, template, retrial.nodes, now)
     names = {write.node for write in told}
     marked = tuple(mark(node) for node in fleet.nodes if node.name not in names and to_mark(node, states))
-    base = before.model_copy(
-        update={
-            "from_mode": before.from_mode or (revisions.mode_found(fleet) if before.revision == 1 else None),
-            "completed_at": before.completed_at or (now if end.outcome is RolloutOutcome.COMPLETE else None),
-            "history": [
-                *(
-                    [revisions.record(fleet, end.outcome, counts(fleet, states), now)]
-                    if end.new and end.outcome
-                    else []
-                ),
-                *before.history,
-            ][: revisions.HISTORY],
-            "stages": started(stages, told_times(fleet, names, now)),
-            "plan": outlook(situation, revisions.in_force(proxy_mode)) if situation.paused and not end.early else None,
-            "gates": list(gating.statuses),
-            "gates_checked_at": before.gates_checked_at or (now if hold is not None and hold.passed else None),
-        }
-    )
+    base = _on_record(situation, end, hold, told_times(fleet, names, now), now)
     busy = names | {write.node for write in marked}
     writes = (*told, *marked, *prepare(fleet, template, stage_of(stages), exclude=busy, ended=end.early))
     dues = [*(stage.due for stage in stages), open_hours.due if open_hours is not None else None]
@@ -181,6 +165,26 @@ def _rollout(
         heard=tuple(heard for heard in (promotion.heard, retrial.heard, undoing) if heard is not None),
         # A revision that begins is told apart from the one before by its number, which is not on record yet.
         questions=questions(situation.hold, before.revision, now) if situation.hold is not None and not begins else (),
+    )
+
+
+def _on_record(
+    s: Situation, end: _End, hold: Hold | None, told: Mapping[str, datetime], now: datetime
+) -> ProxyModeStatus:
+    """The status with what this decision adds. `hold`: the gates before all stages; `told`: nodes, and when."""
+    fleet, before = s.fleet, s.fleet.proxy_mode.status
+    ended = [revisions.record(fleet, end.outcome, counts(fleet, s.states), now)] if end.new and end.outcome else []
+    first_mode = revisions.mode_found(fleet) if before.revision == 1 else None
+    return before.model_copy(
+        update={
+            "from_mode": before.from_mode or first_mode,
+            "completed_at": before.completed_at or (now if end.outcome is RolloutOutcome.COMPLETE else None),
+            "history": [*ended, *before.history][: revisions.HISTORY],
+            "stages": started(s.stages, told),
+            "plan": outlook(s, revisions.in_force(fleet.proxy_mode)) if s.paused and not end.early else None,
+            "gates": list(s.answers),
+            "gates_checked_at": before.gates_checked_at or (now if hold is not None and hold.passed else None),
+        }
     )
 
 

@@ -139,16 +139,14 @@ def progress(
         soaked = soaked_at is not None and now >= soaked_at
         gates_passed_at = before.gates_passed_at or (now if holds is not None and soaked and holds.passed else None)
         over = soaked and holds is None
-        if completed_at is not None:
+        if completed_at is not None and soaked and holds is not None:
+            phase = StagePhase.AWAITING_GATES
+        elif completed_at is not None:
             phase = StagePhase.COMPLETE if over or not soak else StagePhase.SOAKING
-            if soaked and holds is not None:
-                phase = StagePhase.AWAITING_GATES
         elif is_open:
             phase = StagePhase.PROGRESSING
-        elif reached and not approved:
-            phase = StagePhase.AWAITING_APPROVAL
         else:
-            phase = StagePhase.PENDING
+            phase = StagePhase.AWAITING_APPROVAL if reached and not approved else StagePhase.PENDING
         status = StageStatus(
             name=stage.name,
             phase=phase,
