@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from proxymode_benchmarks.ipvs.figures import Bound, Figures, Floor, Machine, Native, Result, line, table
+from proxymode_benchmarks.ipvs.figures import Bound, Figures, Floor, KubeProxy, Machine, Native, Result, line, table
 from proxymode_benchmarks.sync.cases import Case
 
 OURS = Figures(
@@ -48,3 +49,11 @@ def test_the_table_has_a_line_for_each_case_and_one_for_each_machine() -> None:
         "guest: 10000 addresses in 1.5 s with routes, by ip -batch in 1 s without; a fixed piece of Python in 1.2 s"
     )
     assert host.startswith("host: 10000 addresses in 0.5 s")
+
+
+def test_kube_proxy_itself_stands_beside_where_there_is_one() -> None:
+    beside = replace(RESULT, kube_proxy=KubeProxy(cold_s=9.0, sync_s=4.2, cpu_s=3.0, rss_mb=71.0))
+    said = table([beside], (GUEST, HOST)).splitlines()[2]
+    assert said == "1000x10: kube-proxy has synced 9 s after its start, in 4.2 s; 3 s of CPU, 71 MB"
+    assert json.loads(line([beside], GUEST, HOST, 1.0))["cases"][0]["kube_proxy"]["sync_s"] == 4.2
+    assert json.loads(line([RESULT], GUEST, HOST, 1.0))["cases"][0]["kube_proxy"] is None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from proxymode_benchmarks.switch import __main__ as bench
-from proxymode_benchmarks.switch import guest, peer, scale
-from proxymode_testbeds.topology import Topology, make_fleet
+from proxymode_benchmarks.switch import guest, node, peer, scale
 
 RUN = {
     "who": "proxymode",
@@ -29,8 +28,7 @@ def test_a_run_s_figures_stand_under_their_names() -> None:
 
 
 def test_the_load_is_what_was_asked_for_and_from_everywhere() -> None:
-    topology = Topology(make_fleet(nodes=2, pods=3, dual_stack=True), "none-")
-    loads = guest.clients(topology, 100, 10.0)
+    loads = node.clients(node.fleet(), 100, 10.0)
     assert sum(load["established"] + load["bulk"] + load["push"] for _, _, load in loads) == 100
     assert sum(load["new_rate"] for _, _, load in loads) == 10.0
     assert {name for name, _, _ in loads} == {"client1", "node1", "node1-pod3", "node1-pod1"}

@@ -13,7 +13,8 @@ import subprocess
 import sys
 from typing import Any, Final
 
-from proxymode_benchmarks.ipvs import figures, native, work
+from proxymode_benchmarks import binary
+from proxymode_benchmarks.ipvs import figures, kube_proxy, native, work
 from proxymode_benchmarks.ipvs.guest import ADDRESSES
 from proxymode_benchmarks.sync.cases import Case
 
@@ -33,8 +34,15 @@ def main() -> int:
     host = figures.Machine(name, work.seconds(), bound)
     loads = [figures.Native(**native.in_process(str(case))) for case in cases]
     modules, *measured, machine = _guest(cases)
+    program = binary.find()
     results = [
-        figures.Result(case, figures.Figures(**found["ours"]), figures.Floor(**found["floor"]), load)
+        figures.Result(
+            case,
+            figures.Figures(**found["ours"]),
+            figures.Floor(**found["floor"]),
+            load,
+            kube_proxy.run(program, case) if program is not None else None,
+        )
         for case, found, load in zip(cases, measured, loads, strict=True)
     ]
     found = machine["machine"]

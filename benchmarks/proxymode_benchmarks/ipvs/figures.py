@@ -69,13 +69,25 @@ class Native:
 
 
 @dataclass(frozen=True, slots=True)
+class KubeProxy:
+    """kube-proxy itself in ipvs mode, in a guest: from the start of its process to its first sync of both families,
+    how long of it the syncs took, its CPU time and highest resident set with its children's."""
+
+    cold_s: float
+    sync_s: float
+    cpu_s: float
+    rss_mb: float
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """One case."""
+    """One case; `kube_proxy` where there is a binary."""
 
     case: Case
     ours: Figures
     floor: Floor
     native: Native
+    kube_proxy: KubeProxy | None = None
 
     @property
     def ratio(self) -> float:
@@ -104,6 +116,12 @@ def table(results: Sequence[Result], machines: Sequence[Machine]) -> str:
         rows.append([str(result.case), *(f"{_rounded(value):g}" for value in shown)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    for result in results:
+        if (peer := result.kube_proxy) is not None:
+            cold, sync, cpu, rss = (f"{_rounded(value):g}" for value in asdict(peer).values())
+            lines.append(
+                f"{result.case}: kube-proxy has synced {cold} s after its start, in {sync} s; {cpu} s of CPU, {rss} MB"
+            )
     for machine in machines:
         count, ours, ip = machine.bound.count, _rounded(machine.bound.ours_s), _rounded(machine.bound.ip_s)
         lines.append(
@@ -124,6 +142,7 @@ def line(results: Sequence[Result], guest: Machine, host: Machine, modules_s: fl
             **asdict(result.floor),
             "ratio": result.ratio,
             **asdict(result.native),
+            "kube_proxy": None if result.kube_proxy is None else asdict(result.kube_proxy),
         }
         for result in results
     ]

@@ -22,7 +22,8 @@ CLIENT_ADDRESS: Final = "10.255.255.2"
 SLICE_ENDPOINTS: Final = 100
 """Endpoints in one EndpointSlice at most (the slice controller's default)."""
 
-_SERVICE_NETWORK: Final = int(ipaddress.ip_address("10.64.0.1"))
+_FIRST_SERVICE: Final = int(ipaddress.ip_address("10.96.1.0"))
+"""In the API server's Service network, behind what a real one gives out by itself."""
 _FIRST_POD: Final = int(POD_NETWORK.network_address) + 1
 _NAMESPACES: Final = 10
 _NODES: Final = 1000
@@ -97,7 +98,7 @@ def namespaces() -> list[str]:
 
 def cluster_ip(service: int) -> str:
     """The cluster IP of a Service."""
-    return str(ipaddress.ip_address(_SERVICE_NETWORK + service))
+    return str(ipaddress.ip_address(_FIRST_SERVICE + service))
 
 
 def pod_address(number: int) -> str:

@@ -33,6 +33,7 @@ class Cluster:
 
     def __init__(self, api: ApiServer, session: aiohttp.ClientSession) -> None:
         self.kubeconfig: Path = api.kubeconfig()
+        self.guests_kubeconfig: Path = api.kubeconfig(server=api.guest_url)
         self._url = api.url
         self._session = session
 
@@ -70,6 +71,9 @@ class Cluster:
         for namespace in cases.namespaces():
             await self._create("/api/v1/namespaces", {"metadata": {"name": namespace}})
         await self._create("/api/v1/nodes", {"metadata": {"name": cases.NODE}})
+        # kube-proxy waits for its Node to have one (pkg/proxy/node.go, NewNodeManager).
+        addresses = {"addresses": [{"type": "InternalIP", "address": cases.CLIENT_ADDRESS}]}
+        await self._patch(f"/api/v1/nodes/{cases.NODE}/status", {"status": addresses})
         objects = case.objects()
         async with asyncio.TaskGroup() as writers:
             for _ in range(_WRITERS):
@@ -78,6 +82,12 @@ class Cluster:
     async def _write(self, objects: Iterator[dict[str, Any]]) -> None:
         for body in objects:  # shared by the writers
             await self._create(_COLLECTIONS[body["kind"]].format(body["metadata"]["namespace"]), body)
+
+    async def _patch(self, path: str, body: dict[str, Any]) -> None:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        async with self._session.patch(self._url + path, data=json.dumps(body), headers=headers) as response:
+            response.raise_for_status()
+            await response.read()
 
     async def _create(self, path: str, body: dict[str, Any]) -> None:
         async with self._session.post(self._url + path, json=body) as response:
