@@ -97,7 +97,9 @@ class Addresses:
         others = [found for found in addresses if found.device != index]
         on_device = {found.address for found in addresses if found.device == index}
         shadowed = set() if index is None else self._shadowed(index)
-        sources = {route.destination: route.source for family in _FAMILIES for route in self._routes(family)}
+        sources: dict[bytes, bytes | None] = {}
+        for route in (route for family in _FAMILIES for route in self._routes(family)):
+            sources.setdefault(route.destination, route.source)  # of several the one that counts is listed first
         return Found(
             bound={address: None if address in shadowed else sources.get(address) for address in on_device},
             elsewhere=frozenset(found.address for found in others),
