@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 200
 """Columns where there is no terminal to ask."""
 WIDE_WIDTH = 320
-"""The same for -o wide."""
+"""The same for -o wide, on a terminal too: as with kubectl the terminal breaks long lines, not the table its words."""
 
 # typer 0.29 resolves Optional for every Python that we support.
 Kubeconfig = Annotated[
@@ -109,8 +109,10 @@ def command(app: typer.Typer, panel: str) -> Callable[[Callable[..., None]], Cal
 def console(form: output.Format | None = None) -> Console:
     """Where tables go: a terminal, or lines for grep and awk."""
     made = Console(highlight=False, soft_wrap=False)
-    if not made.is_terminal:
-        made.width = WIDE_WIDTH if form is output.Format.WIDE else PIPED_WIDTH
+    if form is output.Format.WIDE:
+        made.width = WIDE_WIDTH
+    elif not made.is_terminal:
+        made.width = PIPED_WIDTH
     return made
 
 

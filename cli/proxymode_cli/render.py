@@ -142,20 +142,17 @@ def rollout_head(rollout: RolloutView) -> Text:
 
 
 def stages(rollout: RolloutView, *, plan: bool = False) -> Table:
-    """The stages with bars; for a plan also how far each reaches and what it waits for."""
+    """The stages with bars; for a plan in place of them how far each reaches and what it waits for."""
     extra = ("REACHES", "APPROVAL", "SOAK") if plan else ()
-    made = table("STAGE", "", "NODES", "PHASE", *extra, "", right=("NODES",))
+    made = table("STAGE", *(() if plan else ("",)), "NODES", "PHASE", *extra, "", right=("NODES",))
     for stage in rollout.stages:
         report = stage.report
         style = words.STAGE_STYLE[report.phase]
+        done = "green" if report.phase == "Complete" else "cyan"
+        bar = words.bar(report.updated, report.blocked + report.skipped, report.nodes, done)
         made.add_row(
             stage.name,
-            words.bar(
-                report.updated,
-                report.blocked + report.skipped,
-                report.nodes,
-                "green" if report.phase == "Complete" else "cyan",
-            ),
+            *(() if plan else (bar,)),
             f"{report.updated}/{report.nodes}",
             Text(report.phase.value, style),
             *(

@@ -128,4 +128,5 @@ def bar(done: int, blocked: int, total: int, style: str, width: int = BAR_WIDTH)
     """Progress of a stage: what is done, what is blocked, what is left. Never full before all is done."""
     filled = 0 if total == 0 else done * width // total
     stuck = 0 if total == 0 else min(width - filled, -(-blocked * width // total))
-    return Text.assemble(("━" * filled, style), ("╍" * stuck, "yellow"), ("─" * (width - filled - stuck), "dim"))
+    left = "─" * (width - filled - stuck)
+    return Text.assemble(("━" * filled, style), ("╍" * stuck, "yellow"), (left, "dim"), no_wrap=True, overflow="crop")
