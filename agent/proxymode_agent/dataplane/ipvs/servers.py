@@ -44,6 +44,8 @@ _LISTING: Final = Path("/proc/thread-self/net/ip_vs")
 _U16: Final = struct.Struct("=H")
 _GENL: Final = struct.Struct("=BBH")  # cmd, version, reserved
 _VERSION: Final = 1
+_PACKED_AT_ONCE: Final = 1024
+"""Changes of which there are messages at one time: those of a whole first sync would be megabytes."""
 _ALREADY_SO: Final = {
     DeleteVirtualServer: {errno.ESRCH, errno.ENOENT},
     DeleteRealServer: {errno.ESRCH, errno.ENOENT},
@@ -106,7 +108,12 @@ class Servers:
 
     def apply(self, changes: Sequence[ServerChange]) -> list[tuple[ServerChange, str]]:
         """Make the changes in order; returns those that the kernel refused, with the reason."""
-        refused = self._netlink.transact([Message(self._id, 0, messages.body(change)) for change in changes])
+        refused: dict[int, int] = {}
+        for start in range(0, len(changes), _PACKED_AT_ONCE):
+            packed = [
+                Message(self._id, 0, messages.body(change)) for change in changes[start : start + _PACKED_AT_ONCE]
+            ]
+            refused |= {start + number: error for number, error in self._netlink.transact(packed).items()}
         existing = [
             SetWeight(change.frontend, change.endpoint, 1)
             for index, change in enumerate(changes)
