@@ -11,7 +11,7 @@ import pytest
 from proxymode_agent.kube.objects import ObjectKey, decode_endpoint_slice, decode_service
 from proxymode_agent.services.addresses import network, packed
 from proxymode_agent.services.build import health_check, service_ports
-from proxymode_agent.services.labels import PROXY_NAME_LABEL, SERVICE_NAME_LABEL
+from proxymode_agent.services.labels import HEADLESS_LABEL, PROXY_NAME_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.model import Family, HealthCheck, Protocol
 from proxymode_agent.services.service import service_entry
 from proxymode_agent.services.slices import Place, slice_entry, slice_service
@@ -209,9 +209,10 @@ def test_not_ours(changes: dict[str, Any]) -> None:
     assert service_entry(decode_service(json.dumps(service(**changes)))) == (None, ())
 
 
-def test_a_service_given_to_another_proxy_is_not_ours() -> None:
+@pytest.mark.parametrize("label", [PROXY_NAME_LABEL, HEADLESS_LABEL])
+def test_a_service_that_is_another_proxys_or_nobodys_by_label_is_not_ours(label: str) -> None:
     other = service()
-    other["metadata"]["labels"] = {PROXY_NAME_LABEL: "other"}
+    other["metadata"]["labels"] = {label: ""}
     assert service_entry(decode_service(json.dumps(other))) == (None, ())
 
 
@@ -243,6 +244,8 @@ def test_slices_of_names_and_empty_slices_give_no_endpoints() -> None:
 def test_a_slice_belongs_to_the_service_in_its_label() -> None:
     one = endpoint_slice()
     assert slice_service(ObjectKey("shop", "web-abc"), decode_endpoint_slice(json.dumps(one))) == KEY
+    one["metadata"]["labels"][HEADLESS_LABEL] = ""
+    assert slice_service(ObjectKey("shop", "web-abc"), decode_endpoint_slice(json.dumps(one))) is None
     del one["metadata"]["labels"]
     assert slice_service(ObjectKey("shop", "web-abc"), decode_endpoint_slice(json.dumps(one))) is None
 

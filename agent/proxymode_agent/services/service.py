@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.services.addresses import network, packed
-from proxymode_agent.services.labels import PROXY_NAME_LABEL
+from proxymode_agent.services.labels import HEADLESS_LABEL, PROXY_NAME_LABEL
 from proxymode_agent.services.model import Family, Network, Protocol
 from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
 from proxymode_api.modes import IpvsScheduler
@@ -72,10 +72,11 @@ class ServiceEntry(NamedTuple):
 
 
 def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...]]:
-    """The Service's entry, None where it is not ours: headless, ExternalName, or given to another proxy by label.
+    """The Service's entry, None where it is not ours: headless (also by label), ExternalName, or another proxy's.
     Then what is wrong with it, if anything."""
     spec = service.spec
-    if spec.type == "ExternalName" or PROXY_NAME_LABEL in (service.metadata.labels or {}):
+    labels = service.metadata.labels or {}
+    if spec.type == "ExternalName" or PROXY_NAME_LABEL in labels or HEADLESS_LABEL in labels:
         return None, ()
     problems: list[str] = []
     addresses: dict[Family, bytes] = {}

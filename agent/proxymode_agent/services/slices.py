@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.services.addresses import packed
-from proxymode_agent.services.labels import SERVICE_NAME_LABEL
+from proxymode_agent.services.labels import HEADLESS_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.model import Family, Protocol
 from proxymode_agent.services.service import PROTOCOLS
 
@@ -81,9 +81,10 @@ _DRAINING: Final = tuple(Placement(True, place) for place in Place)
 
 
 def slice_service(key: ObjectKey, endpoint_slice: EndpointSlice) -> ObjectKey | None:
-    """The Service that the slice belongs to; None: to none."""
-    name = (endpoint_slice.metadata.labels or {}).get(SERVICE_NAME_LABEL)
-    return ObjectKey(key.namespace, name) if name else None
+    """The Service that the slice belongs to; None: to none, or to a headless one."""
+    labels = endpoint_slice.metadata.labels or {}
+    name = labels.get(SERVICE_NAME_LABEL)
+    return ObjectKey(key.namespace, name) if name and HEADLESS_LABEL not in labels else None
 
 
 def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[SliceEntry | None, tuple[str, ...]]:
