@@ -19,6 +19,7 @@ from proxymode_api.reasons.explain import PAGES
 from proxymode_cli import output, render, render_checks, render_explain, words
 from proxymode_cli.errors import ExitCode
 from proxymode_cli.joining import fleet_view
+from proxymode_cli.options import console
 from proxymode_cli.render_node import node as render_node
 from proxymode_cli.watching import changes, tree, verdict
 
@@ -88,6 +89,23 @@ def test_history_tells_of_every_rollout_in_one_line() -> None:
 def test_a_quiet_cluster_says_that_nothing_is_asked() -> None:
     view = fleet_view([], [], [], "v1.36.2", world.NOW)
     assert "No ProxyMode: nothing is asked of any node." in lines(render.status(view))
+
+
+def test_a_terminal_of_80_columns_breaks_no_word() -> None:
+    shown = lines(render.plan(world.fleet(), rollout()), width=80)
+    assert "half 1/3 Progressing 50 % manual – 1 blocked" in shown
+    assert "node-4 eu-1b ipvs → nftables Blocked all kernel-version" in shown
+    shown = lines(render.status(world.fleet()), width=80)
+    assert "half ━━━━━━━━╍╍╍╍╍╍╍╍──────── 1/3 Progressing 1 blocked" in shown
+    assert "ipvs 5 4 5.10.0-34-amd64, 6.1.0-41-amd64 0.1.0 1.43" in shown
+
+
+def test_wide_is_as_wide_as_it_is_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert console().width == 80
+    shown = lines(render.status(world.fleet(), wide=True), width=console(output.Format.WIDE).width)
+    assert "node-4 eu-1b ipvs Blocked True fleet 12 40 5.10.0-34-amd64 0.1.0 20s ago" in shown
 
 
 def test_plan_tells_node_by_node_what_would_change_and_why_one_cannot() -> None:
