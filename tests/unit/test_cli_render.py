@@ -103,8 +103,10 @@ def test_a_terminal_of_80_columns_breaks_no_word() -> None:
 def test_wide_is_as_wide_as_it_is_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert console().width == 80
-    shown = lines(render.status(world.fleet(), wide=True), width=console(output.Format.WIDE).width)
+    narrow, wide = console().width, console(output.Format.WIDE).width
+    monkeypatch.undo()
+    assert narrow == 80
+    shown = lines(render.status(world.fleet(), wide=True), width=wide)
     assert "node-4 eu-1b ipvs Blocked True fleet 12 40 5.10.0-34-amd64 0.1.0 20s ago" in shown
 
 
