@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.flag_values import BindAddress
@@ -89,6 +87,8 @@ def metrics_routes(metrics: Metrics) -> Paths:
     """/metrics."""
 
     def scrape() -> Answer:
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # takes a while, and a start has other work
+
         return Answer(200, {"Content-Type": CONTENT_TYPE_LATEST}, generate_latest(metrics.registry))
 
     return {"/metrics": scrape}

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
-
 from proxymode_agent.dataplane.base import Finding
+from proxymode_agent.instruments import Instruments
 from proxymode_agent.kube.listwatch import RestartReason
 from proxymode_agent.metrics_kubeproxy import KubeProxyMetrics
 from proxymode_agent.version import VERSION
@@ -20,12 +19,11 @@ from proxymode_api.modes import Mode, ObservedMode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prometheus_client import CollectorRegistry
+
     from proxymode_agent.dataplane.base import SyncResult
     from proxymode_agent.switch.record import SwitchRecord
     from proxymode_api.deprecation import Deprecation
-
-# A second series for every counter and bucket set, which nothing here reads: a fleet has thousands of these.
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _PREFIX: Final = "proxymode_agent"
 _KINDS: Final = ("full", "incremental")
@@ -34,138 +32,133 @@ _SWITCH_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 
 
 class Metrics:
-    """The agent's metrics on a registry of their own."""
+    """The agent's metrics."""
 
     def __init__(self) -> None:
-        self.registry: Final = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.kube_proxy: Final = KubeProxyMetrics(self.registry)
-        self.sync_duration: Final = Histogram(
+        self.instruments: Final = Instruments()
+        made = self.instruments
+        self.kube_proxy: Final = KubeProxyMetrics(made)
+        self.sync_duration: Final = made.histograms(
             f"{_PREFIX}_sync_duration_seconds",
             "Time to bring the kernel into agreement with Services; kind is full (kernel read back) or incremental.",
-            ["kind"],
-            buckets=_SYNC_BUCKETS,
-            registry=self.registry,
+            ("kind",),
+            _SYNC_BUCKETS,
         )
-        self.syncs: Final = Counter(
+        self.syncs: Final = made.counters(
             f"{_PREFIX}_syncs_total",
             "Syncs by kind (full, incremental) and result (success, failure).",
-            ["kind", "result"],
-            registry=self.registry,
+            ("kind", "result"),
         )
-        self.sync_written: Final = Counter(
+        self.sync_written: Final = made.counter(
             f"{_PREFIX}_sync_written_objects_total",
             "Kernel objects that syncs added, changed or removed.",
-            registry=self.registry,
         )
-        self.last_sync: Final = Gauge(
+        self.last_sync: Final = made.gauge(
             f"{_PREFIX}_last_successful_sync_timestamp_seconds",
             "When the last successful sync ended, Unix time.",
-            registry=self.registry,
         )
-        self.behind: Final = Gauge(
+        self.behind: Final = made.gauge(
             f"{_PREFIX}_behind_seconds",
             "How long the kernel has been waiting for something to be written; 0: it is up to date.",
-            registry=self.registry,
         )
-        self.services: Final = Gauge(f"{_PREFIX}_services", "Service ports programmed.", registry=self.registry)
-        self.endpoints: Final = Gauge(f"{_PREFIX}_endpoints", "Endpoints programmed.", registry=self.registry)
-        self.refused: Final = Gauge(
-            f"{_PREFIX}_refused_services", "Service ports that the kernel would not take.", registry=self.registry
+        self.services: Final = made.gauge(
+            f"{_PREFIX}_services",
+            "Service ports programmed.",
         )
-        self.looks: Final = Counter(
+        self.endpoints: Final = made.gauge(
+            f"{_PREFIX}_endpoints",
+            "Endpoints programmed.",
+        )
+        self.refused: Final = made.gauge(
+            f"{_PREFIX}_refused_services",
+            "Service ports that the kernel would not take.",
+        )
+        self.looks: Final = made.counters(
             f"{_PREFIX}_drift_looks_total",
             "Looks whether others changed what is programmed, by finding (untouched, nothing-seen, doubtful, changed).",
-            ["finding"],
-            registry=self.registry,
+            ("finding",),
         )
-        self.drift_repairs: Final = Counter(
+        self.drift_repairs: Final = made.counter(
             f"{_PREFIX}_drift_repairs_total",
             "Times that what others had changed was put back.",
-            registry=self.registry,
         )
-        self.object_problems: Final = Counter(
+        self.object_problems: Final = made.counters(
             f"{_PREFIX}_object_problems_total",
             "Things in Services and EndpointSlices that cannot be used and were left out, by kind of object.",
-            ["kind"],
-            registry=self.registry,
+            ("kind",),
         )
-        self.events: Final = Counter(
+        self.events: Final = made.counters(
             f"{_PREFIX}_object_events_total",
             "Warning Events about Services and EndpointSlices, by result (success, failure, dropped: too many at once, "
             "or the object was gone).",
-            ["result"],
-            registry=self.registry,
+            ("result",),
         )
-        self.health_check_servers: Final = Gauge(
+        self.health_check_servers: Final = made.gauges(
             f"{_PREFIX}_health_check_servers",
             "Services with a healthCheckNodePort, by whether it is answered (listening, failed).",
-            ["state"],
-            registry=self.registry,
+            ("state",),
         )
-        self.localhost_listeners: Final = Gauge(
+        self.localhost_listeners: Final = made.gauge(
             f"{_PREFIX}_localhost_nodeport_listeners",
             "Loopback addresses on which NodePorts are answered.",
-            registry=self.registry,
         )
-        self.localhost_connections: Final = Counter(
+        self.localhost_connections: Final = made.counters(
             f"{_PREFIX}_localhost_nodeport_connections_total",
             "Connections to NodePorts on loopback, by result (accepted, failed: no endpoint answered, "
             "refused: too many).",
-            ["result"],
-            registry=self.registry,
+            ("result",),
         )
-        self.watch_restarts: Final = Counter(
+        self.watch_restarts: Final = made.counters(
             f"{_PREFIX}_watch_restarts_total",
             "Watches begun anew, by resource and reason.",
-            ["resource", "reason"],
-            registry=self.registry,
+            ("resource", "reason"),
         )
-        self.mode: Final = Gauge(
+        self.mode: Final = made.gauges(
             f"{_PREFIX}_mode",
             "1 for the Service dataplane that is in the kernel now, 0 for the others.",
-            ["mode"],
-            registry=self.registry,
+            ("mode",),
         )
-        self.switch_duration: Final = Histogram(
+        self.switch_duration: Final = made.histograms(
             f"{_PREFIX}_switch_duration_seconds",
             "Time to move from one mode to another, by target mode and result (success, failure).",
-            ["to", "result"],
-            buckets=_SWITCH_BUCKETS,
-            registry=self.registry,
+            ("to", "result"),
+            _SWITCH_BUCKETS,
         )
-        self.switch_connections: Final = Counter(
+        self.switch_connections: Final = made.counters(
             f"{_PREFIX}_switch_connections_total",
             "Established connections that switches found on the old mode, by what became of them (kept, drained, "
             "lost).",
-            ["outcome"],
-            registry=self.registry,
+            ("outcome",),
         )
-        self.deprecation_minors: Final = Gauge(
+        self.deprecation_minors: Final = made.gauges(
             f"{_PREFIX}_deprecation_minors",
             "Kubernetes minors until the cluster's kube-proxy gives up the mode that the node runs, by mode and step "
             "(off-by-default, removed); 0 and less: it has. Only where the mode is deprecated, and not with --mode.",
-            ["mode", "step"],
-            registry=self.registry,
+            ("mode", "step"),
         )
-        self.status_writes: Final = Counter(
+        self.status_writes: Final = made.counters(
             f"{_PREFIX}_status_writes_total",
             "Writes of the NodeProxyMode's status, by result (success, failure).",
-            ["result"],
-            registry=self.registry,
+            ("result",),
         )
-        self.preflight: Final = Gauge(
+        self.preflight: Final = made.gauges(
             f"{_PREFIX}_preflight_checks",
             "Checks of the last preflight, by the mode that they are about and by verdict (pass, warn, block).",
-            ["mode", "verdict"],
-            registry=self.registry,
+            ("mode", "verdict"),
         )
-        Gauge(
-            f"{_PREFIX}_build_info", "1, labelled with the agent's version.", ["version"], registry=self.registry
+        made.gauges(
+            f"{_PREFIX}_build_info",
+            "1, labelled with the agent's version.",
+            ("version",),
         ).labels(VERSION).set(1)
         self._begin_at_zero()
         self._by_kind = {kind: (self.syncs.labels(kind, "success"), self.sync_duration.labels(kind)) for kind in _KINDS}
         self._observed: ObservedMode | None = None
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """For Prometheus' client library, which is imported only now."""
+        return self.instruments.registry
 
     def _begin_at_zero(self) -> None:
         for result in ("success", "failure"):

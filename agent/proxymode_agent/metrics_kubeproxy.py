@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import Counter, Gauge, Histogram
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prometheus_client import CollectorRegistry
+    from proxymode_agent.instruments import Instruments
 
 _PREFIX: Final = "kubeproxy"
 _SYNC_BUCKETS: Final = tuple(0.001 * 2**power for power in range(15))
@@ -28,63 +26,54 @@ _PROGRAMMING_BUCKETS: Final = (
 
 
 class KubeProxyMetrics:
-    """On the registry of the agent's own metrics."""
+    """Beside the agent's own metrics."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.sync_duration: Final = Histogram(
+    def __init__(self, made: Instruments) -> None:
+        self.sync_duration: Final = made.histogram(
             f"{_PREFIX}_sync_proxy_rules_duration_seconds",
             "As kube-proxy: time of one sync.",
-            buckets=_SYNC_BUCKETS,
-            registry=registry,
+            _SYNC_BUCKETS,
         )
         self._by_kind: Final = {
-            "full": Histogram(
+            "full": made.histogram(
                 f"{_PREFIX}_sync_full_proxy_rules_duration_seconds",
                 "As kube-proxy: time of one sync of everything; here it begins by reading the kernel back.",
-                buckets=_SYNC_BUCKETS,
-                registry=registry,
+                _SYNC_BUCKETS,
             ),
-            "incremental": Histogram(
+            "incremental": made.histogram(
                 f"{_PREFIX}_sync_partial_proxy_rules_duration_seconds",
                 "As kube-proxy: time of one sync of what has changed.",
-                buckets=_SYNC_BUCKETS,
-                registry=registry,
+                _SYNC_BUCKETS,
             ),
         }
-        self._last_sync: Final = Gauge(
+        self._last_sync: Final = made.gauge(
             f"{_PREFIX}_sync_proxy_rules_last_timestamp_seconds",
             "As kube-proxy: when the last successful sync ended, Unix time.",
-            registry=registry,
         )
-        self._last_queued: Final = Gauge(
+        self._last_queued: Final = made.gauge(
             f"{_PREFIX}_sync_proxy_rules_last_queued_timestamp_seconds",
             "As kube-proxy: when a change last asked for a sync, Unix time.",
-            registry=registry,
         )
-        self.programming: Final = Histogram(
+        self.programming: Final = made.histogram(
             f"{_PREFIX}_network_programming_duration_seconds",
             "As kube-proxy: from the change of a pod or Service that the control plane has noted on the EndpointSlice "
             "to the end of the sync that brought it to this kernel. By two clocks: they should agree.",
-            buckets=_PROGRAMMING_BUCKETS,
-            registry=registry,
+            _PROGRAMMING_BUCKETS,
         )
-        self.service_changes: Final = Counter(
+        self.service_changes: Final = made.counter(
             f"{_PREFIX}_sync_proxy_rules_service_changes_total",
             "As kube-proxy: Services received, changed or gone.",
-            registry=registry,
         )
-        self.endpoint_changes: Final = Counter(
+        self.endpoint_changes: Final = made.counter(
             f"{_PREFIX}_sync_proxy_rules_endpoint_changes_total",
             "As kube-proxy: EndpointSlices received, changed or gone.",
-            registry=registry,
         )
 
-        self.requests: Final = Counter(
+        self.requests: Final = made.counters(
             "rest_client_requests_total",
             "As kube-proxy and all that uses client-go: requests to the API server, by status code (<error>: no "
             "answer), verb and host.",
-            ["code", "method", "host"],
-            registry=registry,
+            ("code", "method", "host"),
         )
 
     def requests_to(self, host: str) -> Callable[[str, str], None]:

@@ -1,6 +1,7 @@
-"""docs/metrics.md: every metric of agent and operator, from their registries, and every alert.
+"""docs/metrics.md: every metric of agent and operator, and every alert.
 
-A registry does not tell the labels of a metric that has no value yet, so they are read off the metric objects.
+The operator's registry does not tell the labels of a metric that has no value yet, so they are read off the metric
+objects.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def of(registry: CollectorRegistry) -> list[Documented]:
 
 
 def agent() -> list[Documented]:
-    return of(Metrics().registry)
+    return sorted(Documented(one.name, one.kind, one.labels, one.text) for one in Metrics().instruments.all)
 
 
 def operator() -> list[Documented]:
