@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
+from proxymode_agent.dataplane.conntrack import stale
 from proxymode_agent.dataplane.conntrack.layout import LAYOUTS, Layout
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.dataplane.nftables import flows
 from proxymode_agent.services.model import Family, Protocol, ServicePort, ServiceState
 from proxymode_testbeds.traffic.ask import ask
 
@@ -180,7 +180,7 @@ def test_a_flow_that_was_there_before_the_service_is_taken_in(shared_fleet: Topo
 
 def test_many_ports_at_once(shared_fleet: Topology, made: NftablesDataplane) -> None:
     """More ports than are asked for singly: one dump of all UDP flows."""
-    frontends = [Frontend("10.96.1.1", 53 + n, "10.96.1.1", PODS4) for n in range(flows.ASKED_SINGLY + 4)]
+    frontends = [Frontend("10.96.1.1", 53 + n, "10.96.1.1", PODS4) for n in range(stale.ASKED_SINGLY + 4)]
 
     def services(pod: str) -> ServiceState:
         endpoints = [(PODS4[pod], 5353)]
@@ -208,7 +208,7 @@ def test_the_kernel_picks_the_flows_itself(shared_fleet: Topology, made: Nftable
 
     def selected(port: int | None) -> set[tuple[int, int]]:
         with contextlib.closing(ConntrackTable()) as table:
-            found = table.select(layout, flows.criteria(port))
+            found = table.select(layout, stale.criteria(port))
             return {(flow.protocol[0], int.from_bytes(flow.destination_port[:2], "big")) for flow in found}
 
     assert shared_fleet.call("node1", selected, 54) == {(Protocol.UDP, 54)}

@@ -10,8 +10,7 @@ import pytest
 from conntrack_oracle import Entry, Path
 from conntrack_oracle import flow as as_flow
 from proxymode_agent.dataplane.conntrack.flow import Status
-from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
-from proxymode_agent.dataplane.nftables.flows import (
+from proxymode_agent.dataplane.conntrack.stale import (
     StaleFlows,
     UdpFrontend,
     endpoint_of,
@@ -19,6 +18,7 @@ from proxymode_agent.dataplane.nftables.flows import (
     is_stale,
     is_udp,
 )
+from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
 from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
+from proxymode_agent.dataplane.conntrack.stale import StaleFlows
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import stickiness, sysctls, templates, timeouts
 from proxymode_agent.dataplane.ipvs.addresses import Addresses, unused
@@ -34,7 +35,6 @@ from proxymode_agent.dataplane.ipvs.schedulers import Schedulers
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import SideTable
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
-from proxymode_agent.dataplane.nftables.flows import StaleFlows
 from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.affinity import Remembered, addressed, sticky
+from proxymode_agent.dataplane.conntrack.stale import endpoint_of
 from proxymode_agent.dataplane.nfnetlink import one_by_one
 from proxymode_agent.dataplane.nfnetlink.elements import add_expiring
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, nodeport_key, pack_endpoints, service_key
-from proxymode_agent.dataplane.nftables.flows import endpoint_of
 from proxymode_agent.dataplane.nftables.ids import any_of, group_of
 from proxymode_agent.services.model import Endpoint
 

@@ -12,11 +12,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncResult
+from proxymode_agent.dataplane.conntrack.stale import StaleFlows
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.nfnetlink import Connection, NfnetlinkError, NfProto, Transaction
 from proxymode_agent.dataplane.nftables import clients, grace
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES
-from proxymode_agent.dataplane.nftables.flows import StaleFlows
 from proxymode_agent.dataplane.nftables.frontends import Frontends
 from proxymode_agent.dataplane.nftables.layout import TABLE, Layout, layout
 from proxymode_agent.dataplane.nftables.paths import TRAITS

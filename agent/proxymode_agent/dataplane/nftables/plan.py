@@ -22,8 +22,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from proxymode_agent.dataplane.conntrack.stale import is_udp
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
-from proxymode_agent.dataplane.nftables.flows import is_udp
 from proxymode_agent.dataplane.nftables.ids import Ids
 from proxymode_agent.dataplane.nftables.members import Entries, References, Sources
 from proxymode_agent.dataplane.nftables.parts import Indexed, Row, Whole
