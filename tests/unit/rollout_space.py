@@ -3,7 +3,8 @@ of them are the same.
 
 Times are whole ticks, so that two states that differ by a shift of the clock only are one. What the planner compares
 with an age is kept up to the longest age that it waits for, and so are the bits that generations are compared for.
-What goes wrong and what people do is bounded by `Chances`, which is part of a state; what mends is free.
+What goes wrong and what people do is bounded by `Chances`, which is part of a state; what mends is free. A gate
+answers as soon as it is asked; how it would answer is part of the state, and what it has answered.
 
 Deliberately knows none of the promises: those are `rollout_promises`.
 """
@@ -26,6 +27,7 @@ from proxymode_api.annotations import (
     UNDO_ANNOTATION,
 )
 from proxymode_api.common import Mode
+from proxymode_api.gates import GateResult
 from proxymode_operator.rollout.assess import SILENT_AFTER
 from proxymode_operator.rollout.revisions import ended
 from rollout_world import START, World
@@ -39,9 +41,14 @@ if TYPE_CHECKING:
 TICK = SILENT_AFTER
 DEADLINE, SOAK = 2, 1
 """Ticks of the rollout's progressDeadline and of a stage's soak; an age that is not less makes no difference."""
+GATE_LIMIT, GATE_AGE, UNANSWERED = 2, 4, 3
+"""failureLimit of the gates; ticks after which any gate is asked again, and an answer lets nothing pass any more, where
+the interval is one tick; questions without an answer after which the pause grows no longer."""
 
 
 FAULTS = frozenset({"fail", "silence", "block", "not-ready"})
+GATE_FAULTS = {"gate-fails": GateResult.FAIL, "gate-breaks": GateResult.ERROR, "gate-is-empty": GateResult.NO_DATA}
+"""What a gate answers meanwhile; they happen where there are gates."""
 COMMANDS = frozenset({"pause", "promote", "abort", "undo", "at-once", "mode", "retry", "skip"})
 
 
@@ -88,7 +95,7 @@ class State:
         agents = {
             name: dataclasses.replace(agent, unable=set(agent.unable)) for name, agent in self.world.agents.items()
         }
-        return World(**kept | {"agents": agents, "writes": [], "notices": []})
+        return World(**kept | {"agents": agents, "writes": [], "notices": [], "questions": []})
 
     def after(self, what: Callable[[World], object], *, fault: bool = False, command: bool = False) -> State:
         world = self.copy()
@@ -129,7 +136,34 @@ def _proxy_mode_key(world: World) -> object:
         (status.revision > 0, status.template_hash, status.mode, status.order, _age(world, status.started_at)),
         (status.status, status.completed_at is not None, ended(world.proxy_mode)),
         tuple((s.name, s.approved, _age(world, s.completed_at, SOAK), s.nodes == 0) for s in status.stages),
+        _gates_key(world) if spec.rollout.gates else None,
     )
+
+
+def _gates_key(world: World) -> object:
+    """What gates would answer, what they have, and what the promise about them asks for (`World.yes`)."""
+    status = world.status
+    # The planner compares answers with these, however long ago it all was.
+    marks = [status.started_at or world.now]
+    for stage in status.stages:
+        if stage.completed_at is not None:
+            marks += [stage.completed_at, stage.completed_at + SOAK * TICK]
+    stored = tuple(
+        (
+            (g.name, g.stage, g.result, min(g.failures, GATE_LIMIT), min(g.unanswered, UNANSWERED)),
+            (_age(world, g.measured_at, GATE_AGE), tuple(g.measured_at >= mark for mark in marks)),
+        )
+        for g in status.gates
+    )
+    known = {(g.name, g.stage, g.measured_at) for g in status.gates}
+    unread = tuple(
+        (a.gate, a.stage, a.result, a.revision == status.revision, _age(world, a.at, GATE_AGE))
+        for a in world.answers.values()
+        if (a.gate, a.stage, a.at) not in known
+    )
+    yes = tuple(any(at >= mark for _, at in world.yes) for mark in marks)
+    begun = tuple((s.started_at is not None, s.gates_passed_at is not None) for s in status.stages)
+    return (tuple(world.gate_answers.items()), stored, unread, yes, begun, status.gates_checked_at is not None)
 
 
 def _node_key(world: World, name: str, order: dict[datetime, int]) -> object:
@@ -171,7 +205,25 @@ def steps(model: Model, state: State) -> Iterator[Step]:
         yield from _mends(state, name)
         if state.chances.faults:
             yield from _faults(model, state, name)
+    for gate in state.world.proxy_mode.spec.rollout.gates:
+        yield from _gate_answers(model, state, gate.name)
     yield from _commands(model, state)
+
+
+def _gate_answers(model: Model, state: State, gate: str) -> Iterator[Step]:
+    """Another answer than now; that it passes is free."""
+    now = state.world.gate_answers.get(gate, GateResult.PASS)
+    if now is not GateResult.PASS:
+        yield Step(f"{gate} passes", state.after(lambda w: w.gate_answers.pop(gate)))
+    if state.chances.faults:
+        for fault, result in sorted(GATE_FAULTS.items()):
+            if fault in model.faults and now is not result:
+                answers = partial(_answer, gate=gate, result=result)
+                yield Step(f"{gate}: {fault}", state.after(answers, fault=True))
+
+
+def _answer(world: World, gate: str, result: GateResult) -> None:
+    world.gate_answers[gate] = result
 
 
 def reconciles(state: State) -> Iterator[tuple[Decisions, Step]]:
@@ -244,6 +296,7 @@ def healed(state: State) -> World:
         _set(world, name, fails=False, gives_up=False, dead=False, unable=set())
         world.skip(name, "")
         world.set_node(name, ready=True)
+    world.gate_answers.clear()
     if world.proxy_mode.spec.rollout.paused:
         world.edit(rollout__paused=False)
     return world

@@ -284,10 +284,13 @@ class World:
             self.notices += decisions.notices
         for write in decisions.writes[: max(0, effects - 1)]:
             self.apply(write)
-        for heard in decisions.heard if crash_after is None else ():
+        if crash_after is not None:
+            self.answers.clear()
+            return
+        for heard in decisions.heard:
             self.annotate(heard.annotation, None)
             self.notices += heard.notices
-        for question in decisions.questions if crash_after is None else ():
+        for question in decisions.questions:
             self.ask(question)
 
     def ask(self, question: Question) -> None:

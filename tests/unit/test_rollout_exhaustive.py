@@ -19,10 +19,23 @@ import pytest
 import rollout_promises as promises
 from proxymode_api.annotations import PROMOTE_ALL, PROMOTE_ANNOTATION
 from proxymode_api.common import Mode
+from proxymode_api.gates import Gate, WebhookGate
 from proxymode_api.proxymode_status import FleetStatus, RolloutOutcome
 from proxymode_api.rollout import Approval, OnFailure, Stage
 from proxymode_operator.rollout.revisions import ended
-from rollout_space import COMMANDS, TICK, Chances, Model, State, healed, key, reconciles, steps
+from rollout_space import (
+    COMMANDS,
+    GATE_FAULTS,
+    GATE_LIMIT,
+    TICK,
+    Chances,
+    Model,
+    State,
+    healed,
+    key,
+    reconciles,
+    steps,
+)
 
 if TYPE_CHECKING:
     from rollout_world import World
@@ -32,6 +45,8 @@ SOAK = "3m"
 STAGES = [Stage(name="canary", count=1, soak=SOAK), Stage(name="all", percent=100)]
 PROMOTED = [STAGES[0], Stage(name="all", percent=100, approval=Approval.MANUAL)]
 ROLLOUT = {"stages": STAGES, "max_unavailable": 1, "progress_deadline": "6m", "failure_threshold": 1}
+GATE = Gate(name="judge", webhook=WebhookGate(url="http://judge"), interval="3m", failure_limit=GATE_LIMIT)
+GATED = ROLLOUT | {"gates": [GATE]}
 
 MODELS = {
     "the start": Model(Chances(0, 0), nodes=2, prepared=False, rollout=ROLLOUT),
@@ -48,6 +63,10 @@ MODELS = {
     ),
     "a failure and a command": Model(
         Chances(1, 1), faults=frozenset({"fail"}), commands=frozenset({"retry"}), rollout=ROLLOUT
+    ),
+    "a gate": Model(Chances(1, 0), nodes=2, faults=frozenset(GATE_FAULTS), rollout=GATED),
+    "a gate that takes back": Model(
+        Chances(1, 0), nodes=2, faults=frozenset({"gate-fails"}), rollout=GATED | {"on_failure": OnFailure.ROLLBACK}
     ),
 }
 ROUNDS_TO_THE_END = 60
