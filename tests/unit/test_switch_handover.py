@@ -186,8 +186,11 @@ def test_requests_say_what_the_entry_says_attribute_by_attribute(
     seen_as = (gateway, numbers[3]) if masqueraded else (client, numbers[0])
     sent = Entry(info[0], original, Path(pod, numbers[2], *seen_as), 0xFFFF, timeout, mark, b"id42", info[1])
 
-    reply, delete, create = messages.move(flow(sent), key(sent))
-    assert reply == messages.reply_of(flow(sent))
+    named, move = messages.move(flow(sent))
+    assert (named, messages.reply_in(move, named)) == (key(sent), messages.reply_of(flow(sent)))
+    create = messages.create_in(move, named)
+    delete = messages.requests_in(move, named)[: -len(create)]
+    assert delete == messages.delete(named, flow(sent).id)
     for request in (delete, create):
         assert len(request) % 4 == 0
         assert struct.unpack_from("=IHHII", request)[0] == len(request)
@@ -226,7 +229,7 @@ def test_what_was_noted_is_read_again_and_what_makes_no_sense_is_told(
     notes = Notes(tmp_path / "state" / "flows")
     assert (notes.exist(), notes.read()) == (False, {})
     udp6 = Entry(17, Path(bytes(16), 1, bytes(16), 2), Path(bytes(16), 3, bytes(16), 1))
-    noted = {key(one): messages.move(flow(one), key(one)) for one in (entry(1), udp6, entry(2, masqueraded=9))}
+    noted = dict(messages.move(flow(one)) for one in (entry(1), udp6, entry(2, masqueraded=9)))
     notes.write(noted)
     notes.write(noted)
     assert (notes.exist(), Notes(tmp_path / "state" / "flows").read()) == (True, noted)

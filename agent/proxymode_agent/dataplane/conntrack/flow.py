@@ -13,9 +13,10 @@ from functools import cache
 from typing import Final, NamedTuple
 
 TCP_ESTABLISHED: Final = 3  # enum tcp_conntrack, TCP_CONNTRACK_ESTABLISHED
-ESTABLISHED: Final = {
-    socket.IPPROTO_TCP: TCP_ESTABLISHED,
-    socket.IPPROTO_SCTP: 4,  # enum sctp_conntrack, SCTP_CONNTRACK_ESTABLISHED
+ESTABLISHED: Final = {  # states between handshake and end
+    socket.IPPROTO_TCP: bytes((TCP_ESTABLISHED,)),
+    # enum sctp_conntrack: ESTABLISHED, and HEARTBEAT_SENT and _ACKED of an entry that an idle association made
+    socket.IPPROTO_SCTP: bytes((4, 8, 9)),
 }
 STATE: Final = 12  # where its value lies in CTA_PROTOINFO; the others follow every eight bytes
 INFO: Final = {  # CTA_PROTOINFO_*, and how many bytes its values have, which are numbered from 1
@@ -60,7 +61,7 @@ class Flow(NamedTuple):
     @property
     def established(self) -> bool:
         """A TCP connection or SCTP association whose handshake is done and whose end has not begun."""
-        return bool(self.info) and self.info[STATE] == ESTABLISHED[self.protocol[0]]
+        return bool(self.info) and self.info[STATE] in ESTABLISHED[self.protocol[0]]
 
     @property
     def opening(self) -> bool:

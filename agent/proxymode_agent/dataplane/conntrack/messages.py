@@ -21,8 +21,9 @@ from proxymode_agent.dataplane.conntrack.layout import (
     CTA_TUPLE_REPLY,
     LAYOUTS,
     NESTED,
+    NFGENMSG,
 )
-from proxymode_agent.dataplane.netlink import NLM_F_CREATE, NLM_F_EXCL, request_header
+from proxymode_agent.dataplane.netlink import HEADER_BYTES, NLM_F_CREATE, NLM_F_EXCL, request_header
 
 CT_NEW: Final = 0x100  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW
 _CT_DELETE: Final = 0x102
@@ -30,6 +31,7 @@ _CTA_NAT_SRC: Final = 6
 _CTA_NAT_DST: Final = 13
 _CTA_NAT_PROTO: Final = 3
 _CTA_PROTONAT_PORT_MIN: Final = 1
+_ATTRIBUTE_BYTES: Final = 8  # of CTA_STATUS, CTA_MARK, CTA_ID, CTA_TIMEOUT
 _TCP: Final = bytes((socket.IPPROTO_TCP, 0, 0, 0))
 _TCP_BE_LIBERAL: Final = 0x08
 _TCP_FLAGS: Final = (STATE + 24, STATE + 32)  # of the original direction and of the reply
@@ -37,54 +39,55 @@ _NO_TIME, _SECOND = (ATTRIBUTE.pack(8, CTA_TIMEOUT) + bytes((0, 0, 0, seconds)) 
 
 
 class _Heads(NamedTuple):
-    """What is the same in the requests for all entries of one address family and protocol, or of one family."""
+    """What is the same in the messages about all entries of one protocol and address family, masqueraded or not.
 
-    header: bytes
+    `source_port`: what lies between addresses and ports, the protocol's number among it.
+    """
+
     original: bytes
     reply: bytes
     destination: bytes
     source_port: bytes
     destination_port: bytes
+    delete: bytes
+    create: bytes
     nat_source: bytes
     nat_destination: bytes
     nat_port: bytes
-    tuple_bytes: int
-    nat_bytes: int
 
 
 @cache
-def _heads(length: int, protocol: bytes) -> _Heads:
-    """`source_port`: what lies between addresses and ports, the protocol's number among it."""
+def _heads(length: int, protocol: bytes, masqueraded: bool, info: int) -> _Heads:
     layout = BY_LENGTH[length]
     original, addresses, destination, number, *ports = layout.headers(CTA_TUPLE_ORIG)
-    nat_bytes = 4 + 4 + length + 12
+    tuple_bytes, nat_bytes = layout.parts.size, 4 + 4 + length + 12
+    delete_bytes = NFGENMSG + tuple_bytes + _ATTRIBUTE_BYTES
+    create_bytes = NFGENMSG + 2 * tuple_bytes + (1 + masqueraded) * nat_bytes + 3 * _ATTRIBUTE_BYTES + info
     least = ATTRIBUTE.pack(4 + length, 1 if length == 4 else 4)  # CTA_NAT_V4_MINIP, CTA_NAT_V6_MINIP
     return _Heads(
-        header=layout.header,
         original=original + addresses,
         reply=layout.headers(CTA_TUPLE_REPLY)[0] + addresses,
         destination=destination,
         source_port=number + protocol + ports[0],
         destination_port=ports[1],
+        delete=request_header(_CT_DELETE, 0, delete_bytes) + layout.header,
+        create=request_header(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, create_bytes) + layout.header,
         nat_source=ATTRIBUTE.pack(nat_bytes, NESTED | _CTA_NAT_SRC) + least,
         nat_destination=ATTRIBUTE.pack(nat_bytes, NESTED | _CTA_NAT_DST) + least,
         nat_port=ATTRIBUTE.pack(12, NESTED | _CTA_NAT_PROTO) + ATTRIBUTE.pack(6, _CTA_PROTONAT_PORT_MIN),
-        tuple_bytes=layout.parts.size,
-        nat_bytes=nat_bytes,
     )
 
 
 def original_of(flow: Flow) -> bytes:
     """CTA_TUPLE_ORIG: what names an entry."""
-    source, destination, protocol, source_port, destination_port, *_ = flow
-    heads = _heads(len(source), protocol)
-    ports = (heads.source_port, source_port, heads.destination_port, destination_port)
-    return b"".join((heads.original, source, heads.destination, destination, *ports))
+    heads = _heads(len(flow.source), flow.protocol, False, 0)
+    ports = (heads.source_port, flow.source_port, heads.destination_port, flow.destination_port)
+    return b"".join((heads.original, flow.source, heads.destination, flow.destination, *ports))
 
 
 def reply_of(flow: Flow) -> bytes:
     """CTA_TUPLE_REPLY: from whom answers come, and to whom."""
-    heads = _heads(len(flow.source), flow.protocol)
+    heads = _heads(len(flow.source), flow.protocol, False, 0)
     ports = (heads.source_port, flow.back_port, heads.destination_port, flow.seen_as_port)
     return b"".join((heads.reply, flow.back, heads.destination, flow.seen_as, *ports))
 
@@ -106,70 +109,51 @@ def dumped(flow: Flow) -> bytes:
     )
 
 
-class Move(NamedTuple):
-    """What it takes to move one entry from IPVS to netfilter's NAT: CTA_TUPLE_REPLY, by which it is known again, and
-    the two requests."""
-
-    reply: bytes
-    delete: bytes
-    create: bytes
-
-
-def move(flow: Flow, original: bytes) -> Move:
-    """`original` is the flow's CTA_TUPLE_ORIG."""
-    return Move(reply_of(flow), delete(original, flow.id), create(flow, original))
-
-
 def delete(original: bytes, ident: bytes) -> bytes:
     """Delete the entry with this CTA_TUPLE_ORIG and CTA_ID: a successor is spared. ENOENT where it is gone already."""
-    return _delete_head(len(original)) + original + ident
+    layout = next(layout for layout in LAYOUTS if layout.parts.size == len(original))
+    size = len(layout.header) + len(original) + len(ident)
+    return request_header(_CT_DELETE, 0, size) + layout.header + original + ident
 
 
-def create(flow: Flow, original: bytes) -> bytes:
-    """Create the entry with netfilter's NAT; EEXIST where one has its addresses and ports in whichever direction.
+def move(flow: Flow) -> tuple[bytes, bytes]:
+    """The flow's CTA_TUPLE_ORIG, and what it takes to move it from IPVS to netfilter's NAT: CTA_TUPLE_REPLY, by which
+    it is known again, then the request to delete it, then the one to create it, which is answered EEXIST where an entry
+    has its addresses and ports in whichever direction.
 
-    `original` is the flow's CTA_TUPLE_ORIG.
+    In one piece: there are many, and the garbage collector does not look into bytes.
     """
     (source, destination, protocol, source_port, destination_port,
-     back, seen_as, back_port, seen_as_port, status, mark, _, timeout, info) = flow  # fmt: skip
-    heads = _heads(len(source), protocol)
+     back, seen_as, back_port, seen_as_port, status, mark, ident, timeout, info) = flow  # fmt: skip
     masqueraded = seen_as != source or seen_as_port != source_port
-    return b"".join(
-        (
-            _create_head(len(source), protocol, masqueraded, len(info)),
-            original,
-            heads.reply,
-            destination,
-            heads.destination,
-            source,
-            heads.source_port,
-            destination_port,
-            heads.destination_port,
-            source_port,
-            heads.nat_destination,
-            back,
-            heads.nat_port,
-            back_port,
-            *((heads.nat_source, seen_as, heads.nat_port, seen_as_port) if masqueraded else ()),
-            _status(status),
-            timeout if timeout != _NO_TIME else _SECOND,
-            mark,
-            _liberal(info) if protocol == _TCP else info,
-        )
+    (head, reply_head, to, ports, to_port, delete_head, create_head,
+     nat_source, nat_destination, nat_port) = _heads(len(source), protocol, masqueraded, len(info))  # fmt: skip
+    original = b"".join((head, source, to, destination, ports, source_port, to_port, destination_port))
+    parts = (
+        *(reply_head, back, to, seen_as, ports, back_port, to_port, seen_as_port),
+        *(delete_head, original, ident),
+        *(create_head, original, reply_head, destination, to, source, ports, destination_port, to_port, source_port),
+        *(nat_destination, back, nat_port, back_port),
+        *((nat_source, seen_as, nat_port, seen_as_port) if masqueraded else ()),
+        *(_status(status), timeout if timeout != _NO_TIME else _SECOND, mark),
+        _liberal(info) if protocol == _TCP else info,
     )
+    return original, b"".join(parts)
 
 
-@cache
-def _delete_head(original: int) -> bytes:
-    layout = next(layout for layout in LAYOUTS if layout.parts.size == original)
-    return request_header(_CT_DELETE, 0, len(layout.header) + original + 8) + layout.header
+def reply_in(move: bytes, original: bytes) -> bytes:
+    """The CTA_TUPLE_REPLY in a move of the flow with this CTA_TUPLE_ORIG."""
+    return move[: len(original)]
 
 
-@cache
-def _create_head(length: int, protocol: bytes, masqueraded: bool, info: int) -> bytes:
-    heads = _heads(length, protocol)
-    size = len(heads.header) + 2 * heads.tuple_bytes + (1 + masqueraded) * heads.nat_bytes + 3 * 8 + info
-    return request_header(CT_NEW, NLM_F_CREATE | NLM_F_EXCL, size) + heads.header
+def requests_in(move: bytes, original: bytes) -> bytes:
+    """The two requests in it."""
+    return move[len(original) :]
+
+
+def create_in(move: bytes, original: bytes) -> bytes:
+    """The second of them."""
+    return move[2 * len(original) + HEADER_BYTES + NFGENMSG + _ATTRIBUTE_BYTES :]
 
 
 @cache

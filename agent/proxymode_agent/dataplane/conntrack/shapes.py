@@ -45,7 +45,7 @@ class Shape(NamedTuple):
     pieces: struct.Struct
     status: int
     state: int
-    established: int
+    established: bytes
 
     def fits(self, message: bytes) -> bool:
         """Whether the message has the same attributes in the same places."""
@@ -70,7 +70,7 @@ class Shapes:
         for shape in self._known.get(len(message), ()):
             if shape.fits(message):
                 translated = message[shape.status] & Status.DST_NAT
-                return bool(translated) and (not shape.state or message[shape.state] == shape.established)
+                return bool(translated) and (not shape.state or message[shape.state] in shape.established)
         flow = self._unknown(message)
         return flow is not None and flow.by_nftables and flow.open
 
@@ -121,7 +121,7 @@ def learn(message: bytes) -> Shape | None:
         pieces=_struct(len(message), pieces),
         status=next(offset + size - 1 for offset, kind, size in pieces if kind == _STATUS),
         state=info[0] + STATE if there else 0,
-        established=ESTABLISHED.get(protocol, 0),
+        established=ESTABLISHED.get(protocol, b""),
     )
 
 

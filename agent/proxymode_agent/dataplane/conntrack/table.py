@@ -16,8 +16,6 @@ from proxymode_agent.dataplane.netlink import NetlinkSocket
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from proxymode_agent.dataplane.conntrack.messages import Move
-
 _NETLINK_NETFILTER: Final = 12
 _CT_GET: Final = 0x101
 _CTA_STATUS_MASK: Final = 26
@@ -97,19 +95,19 @@ class ConntrackTable:
         """Delete entries; those that are gone meanwhile are left at that."""
         self._netlink.submit(messages.delete(messages.original_of(flow), flow.id) for flow in flows)
 
-    def replace(self, moves: Iterable[Move]) -> None:
-        """Delete each entry and create it with netfilter's NAT, one right after the other.
+    def replace(self, moves: Iterable[bytes]) -> None:
+        """Delete each entry and create it with netfilter's NAT, one right after the other, by such pairs of requests.
 
         An entry that is gone, or has a successor before it could get one, is left at that: a dump tells.
         """
-        self._netlink.submit(request for move in moves for request in (move.delete, move.create))
+        self._netlink.submit(moves)
 
-    def create(self, moves: Iterable[Move]) -> int:
+    def create(self, requests: Iterable[bytes]) -> int:
         """Create entries with netfilter's NAT, where none is in the way: how many were not created for that reason.
 
         Raises OSError for any other refusal, such as a full table.
         """
-        refused = self._netlink.submit(move.create for move in moves)
+        refused = self._netlink.submit(requests)
         for error in refused:
             if error != errno.EEXIST:
                 raise OSError(error, f"conntrack entry not created: {os.strerror(error)}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.conntrack import messages
-from proxymode_agent.dataplane.conntrack.messages import Move, original_of
+from proxymode_agent.dataplane.conntrack.messages import original_of
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.switch.connections import frontends
 from proxymode_agent.switch.handover import flows
@@ -27,7 +27,7 @@ from proxymode_agent.switch.handover.remembered import Remembered
 if TYPE_CHECKING:
     from proxymode_agent.dataplane.conntrack.flow import Flow
     from proxymode_agent.services.model import ServiceState
-    from proxymode_agent.switch.connections import Held
+    from proxymode_agent.switch.connections import Frontends, Held
 
 _log = logging.getLogger(__name__)
 _MOVE_ROUNDS: Final = 20
@@ -46,9 +46,11 @@ class Carrier:
     def __init__(self, state_dir: Path) -> None:
         self._notes = Notes(state_dir / "flows")
         self._catch = CatchTable()
-        self._noted: dict[bytes, Move] = {}  # of open flows, by CTA_TUPLE_ORIG
-        self._caught: set[bytes] = set()  # CTA_TUPLE_ORIG of all flows in the maps
-        self._moving: list[bytes] = []  # CTA_TUPLE_ORIG of open flows that IPVS translates
+        # all by CTA_TUPLE_ORIG: moves of open flows, which of them IPVS translates, and other flows that were caught
+        self._noted: dict[bytes, bytes] = {}
+        self._moving: list[bytes] = []
+        self._not_open: set[bytes] = set()
+        self._frontends: tuple[ServiceState, Frontends] | None = None
         self.ended: set[bytes] = set()
         """CTA_TUPLE_ORIG of connections that their own ends closed while they were being carried over."""
 
@@ -63,7 +65,7 @@ class Carrier:
         """Load the maps for all connections to Services. Those on netfilter's NAT already are among them: one may have
         the addresses and ports of a connection that IPVS still remembers. Returns the established ones of IPVS."""
         _check_room()
-        services = frontends(state)
+        services = self._services(state)
         catches = flows.nothing_caught()
         held: Held = {}
         self._forget()
@@ -73,15 +75,16 @@ class Carrier:
                 flow = flows.on_ipvs(dumped, services) or flows.on_nat(dumped, services)
                 if flow is None:
                     continue
-                original = original_of(flow)
                 flows.catch(flow, catches)
-                self._caught.add(original)
-                if flow.open:
-                    move = self._noted[original] = messages.move(flow, original)
-                    if not flow.by_nftables:
-                        self._moving.append(original)
-                        if flow.info:
-                            held[original] = move.reply
+                original, move = messages.move(flow)
+                if not flow.open:
+                    self._not_open.add(original)
+                    continue
+                self._noted[original] = move
+                if not flow.by_nftables:
+                    self._moving.append(original)
+                    if flow.info:
+                        held[original] = messages.reply_in(move, original)
         self._catch.add(catches)
         return held
 
@@ -91,16 +94,17 @@ class Carrier:
         Which flows there are is written down before: the kernel may refuse to create what was deleted.
         """
         self._notes.write(self._noted)
-        services = frontends(state)
+        services = self._services(state)
         with ConntrackTable() as table:
-            table.replace(self._noted[original] for original in self._moving)
+            table.replace(messages.requests_in(self._noted[original], original) for original in self._moving)
             for _ in range(_MOVE_ROUNDS):
                 dump = table.flows(untranslated=True)
                 left = {original_of(flow): flow for flow in (flows.on_ipvs(one, services) for one in dump) if flow}
                 if not left:
                     return
                 self._take_in(left)
-                table.replace(messages.move(flow, original) for original, flow in left.items())
+                moves = map(messages.move, left.values())
+                table.replace(messages.requests_in(move, original) for original, move in moves)
         raise DataplaneError(f"{len(left)} connections stay with IPVS after {_MOVE_ROUNDS} attempts")
 
     def restore(self, state: ServiceState) -> None:
@@ -111,10 +115,14 @@ class Carrier:
         always such a one.
         """
         self._noted = self._noted or self._notes.read()
-        wanted = {original: move.reply for original, move in self._noted.items() if original not in self.ended}
+        wanted = {
+            original: messages.reply_in(move, original)
+            for original, move in self._noted.items()
+            if original not in self.ended
+        }
         put_back_for_good: Counter[bytes] = Counter()
         put_back = 0
-        ipvs = Remembered(frontends(state))
+        ipvs = Remembered(self._services(state))
         deadline = time.monotonic() + _RESTORE_SECONDS
         forgotten = ipvs.forgotten(within=0)
         with ConntrackTable() as table:
@@ -125,10 +133,10 @@ class Carrier:
                     del wanted[original]
                 self.ended |= repair.ended | gone
                 missing = [original for original in repair.missing if original not in gone]
-                refused = table.create(self._noted[original] for original in missing)
+                refused = table.create(messages.create_in(self._noted[one], one) for one in missing)
                 table.replace(
-                    self._noted[original]._replace(delete=messages.delete(original, ident))
-                    for original, ident in repair.wrong.items()
+                    messages.delete(one, ident) + messages.create_in(self._noted[one], one)
+                    for one, ident in repair.wrong.items()
                 )
                 put_back += len(missing) + len(repair.wrong)
                 if forgotten:
@@ -149,20 +157,27 @@ class Carrier:
         self._notes.remove()
         self._forget()
 
+    def _services(self, state: ServiceState) -> Frontends:
+        """Mostly the same state in all steps."""
+        if self._frontends is None or self._frontends[0] is not state:
+            self._frontends = state, frontends(state)
+        return self._frontends[1]
+
     def _forget(self) -> None:
-        self._noted, self._caught, self._moving = {}, set(), []
+        self._noted, self._moving, self._not_open, self._frontends = {}, [], set(), None
 
     def _take_in(self, left: dict[bytes, Flow]) -> None:
         """Catch and write down what was not there yet; nothing is put back that its ends are about to close."""
         catches = flows.nothing_caught()
-        for original in left.keys() - self._caught:
+        for original in left.keys() - self._noted.keys() - self._not_open:
             flows.catch(left[original], catches)
-            self._caught.add(original)
         self._catch.add(catches)
-        self.ended.update(original for original, flow in left.items() if not flow.open)
-        new = left.keys() - self._noted.keys() - self.ended
+        not_open = {original for original, flow in left.items() if not flow.open}
+        self._not_open |= not_open
+        self.ended |= not_open
+        new = left.keys() - self._noted.keys() - not_open
         if new:
-            self._noted |= {original: messages.move(left[original], original) for original in new}
+            self._noted |= (messages.move(left[original]) for original in new)
             self._notes.write(self._noted)
 
 

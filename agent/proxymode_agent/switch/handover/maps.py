@@ -2,10 +2,14 @@
 
 Two maps, both keyed by what conntrack calls the original direction: protocol and both ends of the packet that makes an
 entry. `destinations` is asked just before the nftables mode's own chains, `sources` just before they masquerade.
+
+Conntrack makes no entry from the middle of an SCTP association, so nothing would translate such a packet, and whoever
+got it would abort the association. It is dropped, and sent again by its sender when the entry is back.
 """
 
 from __future__ import annotations
 
+from socket import IPPROTO_SCTP
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.dataplane.nfnetlink import (
@@ -16,6 +20,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     Chain,
     Connection,
     CtKey,
+    CtState,
     Expression,
     Field,
     Hook,
@@ -26,15 +31,19 @@ from proxymode_agent.dataplane.nfnetlink import (
     Table,
     Transaction,
     add_elements,
+    cmp,
     ct,
+    ct_state,
     load,
     lookup_map,
+    meta,
     one_by_one,
     userdata,
+    verdict,
 )
 from proxymode_agent.dataplane.nfnetlink.attributes import u32
 from proxymode_agent.dataplane.nfnetlink.expressions import register
-from proxymode_agent.dataplane.nfnetlink.uapi import NatAttr, NatFlag, NatType
+from proxymode_agent.dataplane.nfnetlink.uapi import MetaKey, NatAttr, NatFlag, NatType, VerdictCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +54,8 @@ NAME: Final = "proxymode-handover"
 _BEFORE_DNAT: Final = -110
 _BEFORE_SNAT: Final = 90
 _ORIGINAL: Final = 0  # IP_CT_DIR_ORIGINAL
+_ROOM: Final = 4  # a masqueraded flow takes twice what another takes, and an agent that was killed may come back later
+_LEAST_ROOM: Final = 1 << 14
 
 
 class _Family(NamedTuple):
@@ -69,8 +80,8 @@ class _Family(NamedTuple):
             self._end("proto-dst", CtKey.PROTO_DST, TH_DPORT),
         )
 
-    def map(self, name: str) -> Set:
-        return Set(self.table, name, self.key, (self.address, TH_DPORT))
+    def map(self, name: str, size: int | None = None) -> Set:
+        return Set(self.table, name, self.key, (self.address, TH_DPORT), size=size)
 
     def rule(self, chain: Chain, nat: NatType, name: str) -> Rule:
         words = self.length // 4
@@ -90,6 +101,13 @@ _CHAINS: Final = (
     ("output", HookNumber.OUTPUT, _BEFORE_DNAT, NatType.DNAT, "destinations"),
     ("input", HookNumber.INPUT, _BEFORE_SNAT, NatType.SNAT, "sources"),
     ("postrouting", HookNumber.POSTROUTING, _BEFORE_SNAT, NatType.SNAT, "sources"),
+)
+_INVALID_SCTP: Final = (("invalid-sctp", HookNumber.PREROUTING), ("invalid-sctp-output", HookNumber.OUTPUT))
+_DROP_INVALID_SCTP: Final = (
+    meta(MetaKey.L4PROTO, 0),
+    cmp(0, bytes((IPPROTO_SCTP,))),
+    *ct_state(CtState.INVALID),
+    verdict(VerdictCode.DROP),
 )
 
 
@@ -125,7 +143,7 @@ class CatchTable:
             return 0
         there = self._exists(family)
         if not there:
-            self._make(family)
+            self._make(family, max(_LEAST_ROOM, _ROOM * len(catches.sources)))
         added = 0
         for name, elements in (("sources", catches.sources), ("destinations", catches.destinations)):
             of = family.map(name)
@@ -135,18 +153,21 @@ class CatchTable:
             added += self._kernel.commit_all(one_by_one(add_elements(of, elements.items())))
         return added
 
-    def _make(self, family: _Family) -> None:
+    def _make(self, family: _Family, size: int) -> None:
         chains = [
             (Chain(family.table, name, Hook("nat", hook, priority)), nat, map_name)
             for name, hook, priority, nat, map_name in _CHAINS
         ]
+        filters = [Chain(family.table, name, Hook("filter", hook, _BEFORE_DNAT)) for name, hook in _INVALID_SCTP]
         self._kernel.commit(
             Transaction.of(
                 family.table.add(),
-                family.map("destinations").add(),
-                family.map("sources").add(),
+                family.map("destinations", size).add(),
+                family.map("sources", size).add(),
                 *(chain.add() for chain, _, _ in chains),
                 *(family.rule(chain, nat, map_name).add() for chain, nat, map_name in chains),
+                *(chain.add() for chain in filters),
+                *(Rule(chain, _DROP_INVALID_SCTP).add() for chain in filters),
             )
         )
 

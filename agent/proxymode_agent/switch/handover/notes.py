@@ -12,7 +12,6 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.conntrack.layout import NFGENMSG
-from proxymode_agent.dataplane.conntrack.messages import Move
 from proxymode_agent.dataplane.netlink import HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Notes:
     def exist(self) -> bool:
         return self._file.exists()
 
-    def read(self) -> dict[bytes, Move]:
+    def read(self) -> dict[bytes, bytes]:
         """By CTA_TUPLE_ORIG."""
         try:
             return _parse(self._file.read_bytes())
@@ -45,13 +44,13 @@ class Notes:
             _log.warning("list of connections ignored", extra={"file": str(self._file), "reason": repr(error)})
             return {}
 
-    def write(self, moves: Mapping[bytes, Move]) -> None:
+    def write(self, moves: Mapping[bytes, bytes]) -> None:
         """On disk when this returns."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         new = self._file.with_suffix(".new")
         with new.open("wb", buffering=_BUFFER) as file:
             file.write(_FORMAT)
-            file.writelines(map(b"".join, moves.values()))
+            file.writelines(moves.values())
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._file)
@@ -60,19 +59,18 @@ class Notes:
         self._file.unlink(missing_ok=True)
 
 
-def _parse(content: bytes) -> dict[bytes, Move]:
+def _parse(content: bytes) -> dict[bytes, bytes]:
     if not content.startswith(_FORMAT):
         raise ValueError(f"the file does not begin with {_FORMAT!r}")
-    found: dict[bytes, Move] = {}
+    found: dict[bytes, bytes] = {}
     offset = len(_FORMAT)
     while offset < len(content):
-        parts: list[bytes] = []
+        start = offset
         for length in (_TUPLE, _REQUEST, _REQUEST):
             (size,) = length.unpack_from(content, offset)
-            parts.append(content[offset : offset + size])
-            if size < _ORIGINAL or len(parts[-1]) != size:
-                raise ValueError(f"at byte {offset} there are not the {size} bytes that it says")
             offset += size
-        move = Move(*parts)
-        found[move.delete[_ORIGINAL : _ORIGINAL + len(move.reply)]] = move
+            if size < _ORIGINAL or offset > len(content):
+                raise ValueError(f"the entry at byte {start} ends at byte {offset} of {len(content)}")
+        (size,) = _TUPLE.unpack_from(content, start)
+        found[content[start + size + _ORIGINAL : start + 2 * size + _ORIGINAL]] = content[start:offset]
     return found
