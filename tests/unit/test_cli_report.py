@@ -14,7 +14,7 @@ import pytest
 
 import cli_world as world
 from proxymode_cli.report.evidence import Evidence, Happening, evidence, happening
-from proxymode_cli.report.html import html
+from proxymode_cli.report.html import KEY, STYLE, html
 from proxymode_cli.report.markdown import markdown
 from proxymode_cli.report.sections import sections
 from proxymode_cli.report.timeline import LEFT, RIGHT, WIDTH, timeline
@@ -96,6 +96,12 @@ def test_the_page_is_one_file_that_asks_nobody_for_anything(report: Evidence) ->
     assert not {name for name, _ in tags.attributes} & {"src", "href", "onload", "onclick"}
     assert "url(" not in text
     assert "@import" not in text
+
+
+def test_every_colour_of_the_timeline_is_in_its_key() -> None:
+    kinds = dict(re.findall(r"rect\.([\w-]+) \{ fill: var\(--([\w-]+)\)", STYLE))
+    assert {"good", "bad", "lossy", "under-way", "soak", "going"} <= kinds.keys()
+    assert set(kinds.values()) <= {name for name, _ in KEY}
 
 
 def test_what_people_wrote_is_text_and_never_markup() -> None:

@@ -59,6 +59,7 @@ KEY: Final = (
     ("band", "a stage moves"),
     ("soak", "it soaks"),
     ("good", "a switch"),
+    ("go", "under way"),
     ("warn", "with connections lost"),
     ("bad", "failed or undone"),
 )
