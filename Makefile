@@ -84,7 +84,7 @@ test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside th
 
 .PHONY: test-vm-packets
 test-vm-packets: install ## where packets go in ipvs mode: every line of docs/behaviour.md, on 6.1, inside the VM; minutes, not part of `make test`
-	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/packets/test_packets.py --dataplane ipvs $(PYTEST_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider -n 2 tests/packets/test_packets.py --dataplane ipvs $(PYTEST_ARGS)
 
 .PHONY: proof-updates
 proof-updates: install ## a million first packets under each kind of nftables update, on this host; slow
