@@ -57,7 +57,7 @@ def parse(argv: Sequence[str]) -> Options:
     parser.add_argument("--heartbeat", type=float, default=60, help="seconds between status writes of an idle agent")
     parser.add_argument("--node-status", type=float, default=300, help="seconds between a kubelet's Node status")
     parser.add_argument("--kill-leader", type=int, default=0, metavar="N", help="two replicas; the leader dies N times")
-    parser.add_argument("--lease-seconds", type=int, default=15, help="as --leader-elect-lease-duration")
+    parser.add_argument("--lease-seconds", type=int, default=12, help="as --leader-elect-lease-duration")
     parser.add_argument("--idle-seconds", type=float, default=60, help="how long it is watched when all is done")
     parser.add_argument(
         "--folder", type=Path, help="where logs and state go, to be looked at; default: a temporary one"

@@ -43,6 +43,9 @@ class Leader:
         self._valid_until = 0.0
         self._seen: tuple[str, str] | None = None
         self._seen_at = 0.0
+        self._runs_out_at = 0.0
+        self._mine: Json | None = None
+        """The Lease as we last wrote it."""
 
     def check(self) -> None:
         """Raises NotLeaderError unless this replica holds the Lease beyond doubt."""
@@ -62,8 +65,11 @@ class Leader:
             await asyncio.shield(self._give_back())
 
     async def _acquire(self) -> None:
-        while not await self._try(self._deadline):  # noqa: ASYNC110 - a Lease is polled, as client-go does
-            await asyncio.sleep(self._period)
+        loop = asyncio.get_running_loop()
+        while not await self._try(self._deadline):
+            # A Lease is polled, as client-go does, and once more at the moment when it runs out.
+            left = self._runs_out_at - loop.time()
+            await asyncio.sleep(left if 0 < left < self._period else self._period)
         LEADER.set(1)
         logger.info("lease acquired", extra={"lease": self._name, "identity": self._identity})
 
@@ -100,6 +106,10 @@ class Leader:
         return held
 
     async def _acquire_or_renew(self, now: float) -> bool:
+        # Who has written it last need not read it: where somebody else has since, this conflicts.
+        if (mine := self._mine) is not None:
+            self._mine = None
+            return await self._sent(self._api.replace(f"{self._path}/{self._name}", self._lease(mine)))
         try:
             lease = await self._api.get(f"{self._path}/{self._name}")
         except ApiError as error:
@@ -112,7 +122,8 @@ class Leader:
         if self._seen != (holder, renewed):
             self._seen, self._seen_at = (holder, renewed), now
         lasts = float(spec.get("leaseDurationSeconds") or 0)
-        if holder not in ("", self._identity) and now < self._seen_at + max(lasts, 1):
+        self._runs_out_at = self._seen_at + max(lasts, 1)
+        if holder not in ("", self._identity) and now < self._runs_out_at:
             return False
         return await self._sent(self._api.replace(f"{self._path}/{self._name}", self._lease(lease)))
 
@@ -124,6 +135,7 @@ class Leader:
             if error.code == 409:
                 return False
             raise
+        self._mine = lease
         self._seen = (self._identity, lease["spec"]["renewTime"])
         self._seen_at = asyncio.get_running_loop().time()
         return True

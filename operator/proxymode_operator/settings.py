@@ -33,11 +33,12 @@ class Address(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimes:
     """Leader election, as in client-go: a follower waits `duration` without a renewal; a leader that cannot renew
-    stops after `renew_deadline`; both try every `retry_period`."""
+    stops after `renew_deadline`; both try every `retry_period`. So after a leader's death the other takes over within
+    duration + retry_period, and what its first look at the cluster takes."""
 
-    duration: timedelta = timedelta(seconds=15)
-    renew_deadline: timedelta = timedelta(seconds=10)
-    retry_period: timedelta = timedelta(seconds=2)
+    duration: timedelta = timedelta(seconds=12)
+    renew_deadline: timedelta = timedelta(seconds=8)
+    retry_period: timedelta = timedelta(seconds=1)
 
     def __post_init__(self) -> None:
         if not timedelta(0) < self.retry_period < self.renew_deadline < self.duration:
@@ -118,13 +119,13 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         default=True,
         help=f"work only while holding the Lease {LEASE_NAME}; without it never run two replicas",
     )
-    for name, default in (("lease-duration", "15s"), ("renew-deadline", "10s"), ("retry-period", "2s")):
+    for name, default in (("lease-duration", "12s"), ("renew-deadline", "8s"), ("retry-period", "1s")):
         parser.add_argument(
             f"--leader-elect-{name}",
             type=_duration,
             default=_duration(default),
             metavar="DURATION",
-            help=f"as in Kubernetes' own components (default: {default})",
+            help=f"means what it does in Kubernetes' own components (default: {default})",
         )
     parser.add_argument(
         "--logging-format",

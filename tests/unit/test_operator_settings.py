@@ -22,7 +22,7 @@ def test_defaults() -> None:
     assert settings.metrics == Address("127.0.0.1", 8080)
     assert settings.healthz == Address("127.0.0.1", 8081)
     assert settings.leader_elect
-    assert settings.lease.duration == timedelta(seconds=15)
+    assert settings.lease.duration == timedelta(seconds=12)
 
 
 def test_a_flag_wins_over_the_environment() -> None:
