@@ -1,6 +1,6 @@
 """The hand-over of many established connections among many Services: CPU and memory, on this host's kernel.
 
-    python -m proxymode_benchmarks.switch.scale [CONNECTIONS ...]
+    python -m proxymode_benchmarks.switch.scale [--tries N] [CONNECTIONS ...]
 
 Each size runs in a process and a network namespace of its own. The connections are conntrack entries as IPVS leaves
 them (replies from another address than was asked, without netfilter's NAT), made over ctnetlink, for a host without
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 SIZES: Final = (10_000, 50_000)
 SERVICES: Final = 5_000
+TRIES: Final = 3
 TARGET_MS: Final = {10_000: 200, 50_000: 1_000}
 TARGET_MB: Final = 150
 _NETLINK_NETFILTER: Final = 12
@@ -56,13 +57,19 @@ class Phase(NamedTuple):
     """One part of the hand-over."""
 
     name: str
-    cpu_ms: float
+    user_ms: float
+    system_ms: float
     wall_ms: float
+
+    @property
+    def cpu_ms(self) -> float:
+        return self.user_ms + self.system_ms
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m proxymode_benchmarks.switch.scale", description=__doc__)
     parser.add_argument("connections", nargs="*", type=int, default=list(SIZES))
+    parser.add_argument("--tries", type=int, default=TRIES, help="the best of so many (default: %(default)s)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -70,25 +77,27 @@ def main() -> int:
         return 0
     runs = []
     for number in options.connections:
-        runs.append(in_process(number))
+        runs.append(in_process(number, options.tries))
         print(table(runs[-1]), flush=True)
     print(json.dumps({"handover": runs}))
     return 0
 
 
-def in_process(number: int) -> dict[str, Any]:
-    """`measure` in a process of its own."""
+def in_process(number: int, tries: int = TRIES) -> dict[str, Any]:
+    """`measure` in processes of their own: the try with the least CPU time, for on a busy machine all cost more."""
     command = [sys.executable, "-m", "proxymode_benchmarks.switch.scale", "--child", str(number)]
-    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    return found
+    found: list[dict[str, Any]] = [
+        json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout) for _ in range(tries)
+    ]
+    return min(found, key=lambda run: int(run["cpu_ms"])) | {"tries": tries}
 
 
 def table(run: dict[str, Any]) -> str:
     """One size's figures for people."""
     phases = "  ".join(f"{name} {ms}" for name, ms in run["cpu_ms_by_phase"].items())
     return (
-        f"{run['connections']:>6} connections, {SERVICES} Services: {run['cpu_ms']} ms CPU, {run['wall_ms']} ms, "
-        f"{run['rss_mb']} MB, lost {run['lost']}  (CPU ms: {phases})"
+        f"{run['connections']:>6} connections, {SERVICES} Services: {run['cpu_ms']} ms CPU (user {run['user_ms']}, "
+        f"system {run['system_ms']}), {run['wall_ms']} ms, {run['rss_mb']} MB, lost {run['lost']}  (CPU ms: {phases})"
     )
 
 
@@ -121,6 +130,8 @@ def measure(number: int) -> dict[str, Any]:
         "services": SERVICES,
         "lost": result.lost,
         "cpu_ms": round(sum(phase.cpu_ms for phase in phases)),
+        "user_ms": round(sum(phase.user_ms for phase in phases)),
+        "system_ms": round(sum(phase.system_ms for phase in phases)),
         "wall_ms": round(sum(phase.wall_ms for phase in phases)),
         "cpu_ms_by_phase": {phase.name: round(phase.cpu_ms) for phase in phases},
         "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -131,9 +142,11 @@ def measure(number: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _timed(name: str, phases: list[Phase]) -> Iterator[None]:
-    cpu, wall = time.process_time(), time.monotonic()
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     yield
-    phases.append(Phase(name, (time.process_time() - cpu) * 1000, (time.monotonic() - wall) * 1000))
+    after, wall = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - began
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    phases.append(Phase(name, user * 1000, system * 1000, wall * 1000))
 
 
 def services() -> ServiceState:
