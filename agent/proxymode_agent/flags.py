@@ -20,6 +20,7 @@ from proxymode_agent.version import VERSION
 from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
+    from argparse import _ArgumentGroup as _Group
     from collections.abc import Sequence
 
     from proxymode_agent.flag_values import BindAddress
@@ -173,7 +174,13 @@ def flag_parser(host_name: str) -> argparse.ArgumentParser:
         "--mode, alone. Rules stay in place when it stops.",
         allow_abbrev=False,
     )
-    general = parser.add_argument_group("general")
+    _add_general(parser.add_argument_group("general"), host_name)
+    _add_standalone(parser.add_argument_group("standalone", "With --mode no operator and no CRDs are needed."))
+    return parser
+
+
+def _add_general(general: _Group, host_name: str) -> None:
+    """How to run, whoever decides about the mode."""
     general.add_argument(
         "--kubeconfig", type=Path, metavar="FILE", help="how to reach the API server; default: the Pod's ServiceAccount"
     )
@@ -240,7 +247,9 @@ def flag_parser(host_name: str) -> argparse.ArgumentParser:
         help="remove everything that this program ever made, in both modes, and exit",
     )
 
-    alone = parser.add_argument_group("standalone", "With --mode no operator and no CRDs are needed.")
+
+def _add_standalone(alone: _Group) -> None:
+    """What to program, where the command line decides."""
     alone.add_argument("--mode", type=values.mode, metavar="MODE", help="nftables or ipvs")
     alone.add_argument(
         "--cluster-cidr",
@@ -331,4 +340,3 @@ def flag_parser(host_name: str) -> argparse.ArgumentParser:
         help="how long an endpoint that leaves a Service may keep its TCP and SCTP connections (default: 0, until IPVS "
         "knows none)",
     )
-    return parser
