@@ -22,7 +22,7 @@ from proxymode_agent.feed import feed
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
 from proxymode_agent.healthcheck import HealthCheckServers
 from proxymode_agent.kube.objects import ObjectKey
-from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips, pod_networks
+from proxymode_agent.kube.own_node import NodeView, OwnNode, host_ips, pod_networks
 from proxymode_agent.kube.recorder import ObjectWarning, Recorder
 from proxymode_agent.localhost import LocalhostNodePorts
 from proxymode_agent.metrics import Metrics
@@ -120,7 +120,7 @@ async def _follow_flags(standalone: Standalone, engine: Engine, node: OwnNode) -
         if view.node is None:
             logger.warning("this node has no Node object; NodePorts do not answer before it has")
         config = standalone.resolve(
-            internal_ips(view.node) if view.node else (), pod_networks(view.node) if view.node else ()
+            host_ips(view.node) if view.node else (), pod_networks(view.node) if view.node else ()
         )
         if config is not None:
             engine.set_desired(standalone.mode, config)

@@ -14,7 +14,7 @@ from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced, Timing
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
-from proxymode_agent.kube.own_node import NodeView, OwnNode, internal_ips
+from proxymode_agent.kube.own_node import NodeView, OwnNode, host_ips
 from proxymode_agent.services.labels import OURS_SELECTOR, PROXY_NAME_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.tracker import ServiceTracker
 
@@ -192,9 +192,9 @@ async def test_the_own_node_is_followed(api: ApiServer, kube: KubeClient) -> Non
             await apply(api, json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
             status = {"status": {"addresses": [{"type": "InternalIP", "address": "192.168.9.9"}]}}
             await api.kubectl("patch", "node", name, "--subresource=status", "--patch", json.dumps(status))
-            while view.node is None or not internal_ips(view.node):
+            while view.node is None or not host_ips(view.node):
                 view = await own.view.changed(view)
-            assert internal_ips(view.node) == (bytes([192, 168, 9, 9]),)
+            assert host_ips(view.node) == (bytes([192, 168, 9, 9]),)
             taints = {"spec": {"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}}
             await api.kubectl("patch", "node", name, "--patch", json.dumps(taints))
             while view.eligible:

@@ -37,16 +37,19 @@ class NodeView:
         return not leaving and self.node.metadata.deletion_timestamp is None
 
 
-def internal_ips(node: Node) -> tuple[bytes, ...]:
-    """The node's InternalIP addresses, packed, in the order of status.addresses; what is no address is left out."""
-    packed = []
-    for address in node.status.addresses or ():
-        if address.type == "InternalIP":
-            try:
-                packed.append(ipaddress.ip_address(address.address).packed)
-            except ValueError:
-                continue
-    return tuple(dict.fromkeys(packed))
+def host_ips(node: Node) -> tuple[bytes, ...]:
+    """The node's primary addresses, packed: the first of each family in status.addresses, an InternalIP before an
+    ExternalIP, as kube-proxy has them (GetNodeHostIPs of k8s.io/component-helpers); what is no address is left out."""
+    first: dict[int, bytes] = {}
+    for kind in ("InternalIP", "ExternalIP"):
+        for address in node.status.addresses or ():
+            if address.type == kind:
+                try:
+                    packed = ipaddress.ip_address(address.address).packed
+                except ValueError:
+                    continue
+                first.setdefault(len(packed), packed)
+    return tuple(first.values())
 
 
 def pod_networks(node: Node) -> tuple[Network, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from proxymode_agent.kube.own_node import internal_ips, pod_networks
+from proxymode_agent.kube.own_node import host_ips, pod_networks
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_api.common import parse_duration
 from proxymode_api.modes import DetectLocalMode
@@ -32,7 +32,7 @@ class OptionsError(Exception):
 
 def dataplane_config(options: NodeProxyModeSpec, node: Node | None) -> DataplaneConfig:
     """The options resolved for this node. Raises OptionsError."""
-    addresses = internal_ips(node) if node is not None else ()
+    addresses = host_ips(node) if node is not None else ()
     timeouts = options.ipvs.timeouts
     return DataplaneConfig(
         pods=_pods(options, node),
