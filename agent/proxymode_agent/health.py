@@ -55,8 +55,9 @@ def judge(snapshot: EngineSnapshot, behind_seconds: float, *, node_eligible: boo
     )
 
 
-def health_routes(read: Callable[[], Health]) -> Paths:
-    """/healthz, /livez and /readyz over what `read` returns."""
+def health_routes(read: Callable[[], Health], probed: Callable[[str, int], None]) -> Paths:
+    """/healthz, /livez and /readyz over what `read` returns; `probed` is told the status of answers that kube-proxy
+    gives as well."""
 
     def answer(ok: bool, health: Health, more: Mapping[str, bool]) -> Answer:
         now = datetime.now(UTC)
@@ -68,13 +69,17 @@ def health_routes(read: Callable[[], Health]) -> Paths:
             body=json.dumps(body).encode(),
         )
 
+    def counted(path: str, given: Answer) -> Answer:
+        probed(path, given.status)
+        return given
+
     def healthz() -> Answer:
         health = read()
-        return answer(health.healthy, health, {"nodeEligible": health.node_eligible})
+        return counted("/healthz", answer(health.healthy, health, {"nodeEligible": health.node_eligible}))
 
     def livez() -> Answer:
         health = read()
-        return answer(health.alive, health, {})
+        return counted("/livez", answer(health.alive, health, {}))
 
     def readyz() -> Answer:
         health = read()

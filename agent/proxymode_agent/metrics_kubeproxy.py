@@ -69,6 +69,14 @@ class KubeProxyMetrics:
             "As kube-proxy: EndpointSlices received, changed or gone.",
         )
 
+        self._probes: Final = {
+            path: made.counters(
+                f"{_PREFIX}_proxy_{path[1:]}_total",
+                f"As kube-proxy: answers on {path}, by status code.",
+                ("code",),
+            )
+            for path in ("/healthz", "/livez")
+        }
         self.requests: Final = made.counters(
             "rest_client_requests_total",
             "As kube-proxy and all that uses client-go: requests to the API server, by status code (<error>: no "
@@ -83,6 +91,10 @@ class KubeProxyMetrics:
             self.requests.labels(code, method, host).inc()
 
         return count
+
+    def probed(self, path: str, status: int) -> None:
+        """Note an answer on /healthz or /livez."""
+        self._probes[path].labels(str(status)).inc()
 
     def queued(self) -> None:
         """A sync is asked for now."""

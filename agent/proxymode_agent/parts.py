@@ -83,7 +83,8 @@ async def run(options: Options, client: KubeClient) -> None:
     metrics.behind.set_function(behind_seconds)
     async with asyncio.TaskGroup() as tasks:
         if options.healthz_address is not None:
-            tasks.create_task(serve("healthz", options.healthz_address, health_routes(health)))
+            probed = metrics.kube_proxy.probed
+            tasks.create_task(serve("healthz", options.healthz_address, health_routes(health, probed)))
         if options.metrics_address is not None:
             tasks.create_task(serve("metrics", options.metrics_address, metrics_routes(metrics)))
         tasks.create_task(node.run())

@@ -84,7 +84,8 @@ async def listening(port: int) -> None:
     ],
 )
 async def test_endpoints_answer_as_kube_proxys(health: Health, statuses: tuple[int, int, int]) -> None:
-    async with served(health_routes(lambda: health)) as (session, url):
+    metrics = Metrics()
+    async with served(health_routes(lambda: health, metrics.kube_proxy.probed)) as (session, url):
         found = []
         for path in ("/healthz", "/livez", "/readyz"):
             async with session.get(url + path) as response:
@@ -96,11 +97,18 @@ async def test_endpoints_answer_as_kube_proxys(health: Health, statuses: tuple[i
                 assert response.headers["Content-Type"] == "application/json"
                 assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert tuple(found) == statuses
+    async with served(metrics_routes(metrics)) as (session, url), session.get(f"{url}/metrics") as response:
+        text = await response.text()
+    for probe, status in zip(("healthz", "livez"), statuses, strict=False):
+        assert f'kubeproxy_proxy_{probe}_total{{code="{status}"}} 1.0' in text
 
 
 @pytest.mark.parametrize("good", [GOOD, replace(GOOD, ready=False, last_updated=None)], ids=["synced", "starting"])
 async def test_last_updated_is_now_while_nothing_waits(good: Health) -> None:
-    async with served(health_routes(lambda: good)) as (session, url), session.get(f"{url}/healthz") as response:
+    async with (
+        served(health_routes(lambda: good, Metrics().kube_proxy.probed)) as (session, url),
+        session.get(f"{url}/healthz") as response,
+    ):
         body = await response.json()
         assert body["lastUpdated"] == body["currentTime"]
 
@@ -109,7 +117,10 @@ async def test_last_updated_is_now_while_nothing_waits(good: Health) -> None:
     "bad", [replace(GOOD, healthy=False, alive=False), replace(GOOD, healthy=False, node_eligible=False)]
 )
 async def test_last_updated_is_the_last_sync_where_the_answer_is_no(bad: Health) -> None:
-    async with served(health_routes(lambda: bad)) as (session, url), session.get(f"{url}/healthz") as response:
+    async with (
+        served(health_routes(lambda: bad, Metrics().kube_proxy.probed)) as (session, url),
+        session.get(f"{url}/healthz") as response,
+    ):
         body = await response.json()
         assert body["lastUpdated"] == "2026-01-02T03:04:05Z"
 
@@ -131,7 +142,9 @@ async def test_an_address_that_is_taken_is_tried_again_until_it_is_free() -> Non
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = int(other.getsockname()[1])
-        task = asyncio.create_task(serve("test", BindAddress("127.0.0.1", port), health_routes(lambda: GOOD)))
+        task = asyncio.create_task(
+            serve("test", BindAddress("127.0.0.1", port), health_routes(lambda: GOOD, Metrics().kube_proxy.probed))
+        )
         done, _ = await asyncio.wait([task], timeout=0.1)
         assert not done
     async with asyncio.timeout(20), aiohttp.ClientSession() as session:
