@@ -6,6 +6,7 @@ import struct
 from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,14 +17,12 @@ from proxymode_agent.dataplane.conntrack.table import Checked
 from proxymode_agent.dataplane.nfnetlink.attributes import fields
 from proxymode_agent.services.model import Frontend, Protocol
 from proxymode_agent.switch.connections import Frontends, compare, found, held_by, upright
-from proxymode_agent.switch.handover import flows
+from proxymode_agent.switch.handover import flows, remembered
 from proxymode_agent.switch.handover.notes import Notes
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
     from pathlib import Path as File
-
-    import pytest
 
 CLIENT, VIP, POD, GATEWAY = (bytes((10, 0, 0, last)) for last in (1, 2, 3, 4))
 SERVICES = Frontends(frozenset({Frontend(VIP, Protocol.TCP, 80)}), frozenset({(6, 30080)}))
@@ -242,3 +241,35 @@ def test_what_was_noted_is_read_again_and_what_makes_no_sense_is_told(
     notes.remove()
     notes.remove()
     assert list((tmp_path / "state").iterdir()) == []
+
+
+CONNECTIONS = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData\n"
+TO_SERVICE = "TCP 0A000001 0001 0A000002 0050 0A000003 1F90 ESTABLISHED     899\n"
+ELSEWHERE = "TCP 0A000001 0001 0A000002 0051 0A000003 1F90 ESTABLISHED     899\n"
+TO_SERVICE6 = (
+    "SCTP [0000:0000:0000:0000:0000:0000:0000:0001] 0001 [fd96:0000:0000:0000:0000:0000:0000:0010] 0050 "
+    "[fd44:0000:0000:0000:0000:0000:0000:0001] 1F90 ESTABLISHED     899\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("listed", "forgotten"),
+    [
+        pytest.param(None, True, id="no IPVS"),
+        pytest.param("", True, id="nothing"),
+        pytest.param(ELSEWHERE + "AH 0A000001 0001 0A000002 0050 0A000003 1F90 NONE 1\n", True, id="not Services'"),
+        pytest.param(ELSEWHERE + TO_SERVICE, False, id="a Service's"),
+        pytest.param(TO_SERVICE.replace("0050", "7580"), False, id="by NodePort"),
+        pytest.param(TO_SERVICE6, False, id="IPv6, SCTP"),
+    ],
+)
+def test_ipvs_has_forgotten_when_it_lists_no_connection_to_a_service(
+    tmp_path: File, monkeypatch: pytest.MonkeyPatch, listed: str | None, forgotten: bool
+) -> None:
+    file = tmp_path / "ip_vs_conn"
+    if listed is not None:
+        file.write_text(CONNECTIONS + listed)
+    monkeypatch.setattr(remembered, "_LIST", file)
+    vip6 = bytes.fromhex("fd96" + "0" * 26 + "10")
+    addressed = SERVICES.addressed_ports | {Frontend(vip6, Protocol.SCTP, 80)}
+    assert remembered.Remembered(SERVICES._replace(addressed_ports=addressed)).forgotten(within=0) is forgotten
