@@ -8,10 +8,11 @@ Rules are counted, not interpreted.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from proxymode_agent.dataplane.nfnetlink import KernelError, NfnetlinkError, Verdict
 from proxymode_agent.dataplane.nfnetlink.attributes import fields, to_text
@@ -77,7 +78,7 @@ class FakeKernel:
     def _change_elements(self, state: State, of: Set, command: Command) -> int:
         held = state.maps[of.name]
         if command.message is Message.DELSETELEM:
-            plain = dataclasses.replace(of, data=None)  # a delete names keys only
+            plain = structs.replace(of, data=None)  # a delete names keys only
             for key, _ in parse_elements(plain, memoryview(command.body)):
                 if held.pop(key, None) is None:
                     return errno.ENOENT

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from proxymode_agent.dataplane import base
 from proxymode_agent.dataplane.base import Finding
@@ -81,7 +81,7 @@ CALM = Situation(
     ],
 )
 def test_table(changes: dict[str, object], action: object) -> None:
-    assert decide(replace(CALM, **changes)) == action  # type: ignore[arg-type]
+    assert decide(structs.replace(CALM, **changes)) == action
 
 
 times = st.sampled_from([-math.inf, 0.0, 50.0, 100.0, 150.0, math.inf])

@@ -5,12 +5,12 @@ data/nft-1.0.6.json holds what the kernel dumps after `nft -f` of each text, for
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import json
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from proxymode_agent.dataplane.nfnetlink import (
     Chain,
@@ -165,6 +165,6 @@ def test_every_set_is_what_nft_sends_for_its_text(family: Family) -> None:
             SetAttr[name]: memoryview(bytes.fromhex(value)) for name, value in attributes.items()
         }
         assert DumpedSet(of.name, found).is_(of), text
-        other = dataclasses.replace(of, key=(*of.key, traits_field))
+        other = structs.replace(of, key=(*of.key, traits_field))
         assert not DumpedSet(of.name, found).is_(other), text
     assert list(declared) == []

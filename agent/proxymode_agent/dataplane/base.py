@@ -6,9 +6,10 @@ dataplane thread, never from the event loop.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from proxymode_agent.services.model import ServicePortName, ServiceState
@@ -23,8 +24,7 @@ class DataplaneError(Exception):
     """The kernel refused an update, or answered what was not expected; the message says which object and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyncResult:
+class SyncResult(msgspec.Struct, frozen=True):
     """What one sync did. `written`: kernel objects added, changed or removed (0: everything was as it should be);
     `refused`: Service ports that the kernel would not take, with the reason; the others are programmed. `damage`: what
     others had done to what the last sync left, in words, where this one has read the kernel back and could tell.

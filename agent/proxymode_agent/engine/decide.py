@@ -11,8 +11,9 @@ that is only due takes no more than a fiftieth, one that is known to be needed h
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from proxymode_agent.dataplane.base import Finding
 from proxymode_api.modes import KUBE_PROXY_MODES, Mode, ObservedMode
@@ -30,45 +31,39 @@ _REST_PER_LOOK: Final = 19.0
 _UNTOUCHED_PERIODS: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Nothing to do before `until`; math.inf: before something changes."""
 
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sync:
+class Sync(msgspec.Struct, frozen=True):
     """Bring `mode` up to date. `full`: read the kernel back; else write what changed since the last sync."""
 
     mode: Mode
     full: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """See whether others changed what `mode` has in the kernel."""
 
     mode: Mode
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(msgspec.Struct, frozen=True):
     """Move to `to`, also to finish a move that was begun."""
 
     to: Mode
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(msgspec.Struct, frozen=True):
     """Remove what is ours, if kube-proxy has programmed everything."""
 
 
 Action = Wait | Sync | Look | Switch | Leave
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(msgspec.Struct, frozen=True):
     """Everything that the decision depends on.
 
     `complete`: Services and EndpointSlices were listed. `told`: somebody said what is desired, be it nothing.

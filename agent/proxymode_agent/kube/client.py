@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from urllib.parse import urlencode
 
@@ -55,8 +54,7 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[I]):
+class Page(msgspec.Struct, Generic[I], frozen=True):
     """A piece of a list, as it comes. The last piece of what was asked for has the resourceVersion, the others have
     none; `last`: nothing follows."""
 

@@ -12,7 +12,6 @@ import binascii
 import os
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -46,8 +45,7 @@ class ConfigError(Exception):
     """A kubeconfig cannot be used; the message names file, field, value and what would be right."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterConfig:
+class ClusterConfig(msgspec.Struct, frozen=True):
     """How to reach one API server. `ca_data`: PEM; None: the system's certificate authorities."""
 
     server: str
@@ -115,8 +113,7 @@ def from_kubeconfig(path: Path) -> ClusterConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Section(msgspec.Struct, frozen=True):
     """One mapping of the file, and where it stands, for messages."""
 
     values: Mapping[str, Any]

@@ -36,23 +36,20 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Changed(Generic[T_co]):
+class Changed(msgspec.Struct, Generic[T_co], frozen=True):
     """The object was created or changed. After a relist: it differs from what was emitted last."""
 
     key: ObjectKey
     object: T_co
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(msgspec.Struct, frozen=True):
     """The object is gone, or does not match the selectors any more."""
 
     key: ObjectKey
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(msgspec.Struct, frozen=True):
     """All that was emitted so far is the whole collection as of this resourceVersion; sent after every list."""
 
     resource_version: str

@@ -13,8 +13,9 @@ import os
 import socket
 import struct
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, fields, text, to_text, to_u32
@@ -65,8 +66,7 @@ _ERROR = struct.Struct("=i")
 _NFGENMSG = 4
 
 
-@dataclass(frozen=True, slots=True)
-class KernelError:
+class KernelError(msgspec.Struct, frozen=True):
     """One error of a transaction: which command (None: the transaction as such), errno, the kernel's words, and the
     element that its extended acknowledgement points at."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import userdata
 from proxymode_agent.dataplane.nfnetlink.attributes import (
@@ -39,16 +40,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True, slots=True)
-class DumpedTable:
+class DumpedTable(msgspec.Struct, frozen=True):
     """A table as it is; `dormant`: somebody switched its chains off."""
 
     table: Table
     dormant: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DumpedRule:
+class DumpedRule(msgspec.Struct, frozen=True):
     """A rule as it is: `expressions` is the content of NFTA_RULE_EXPRESSIONS. `handle`: its number in its table."""
 
     chain: str
@@ -88,8 +87,7 @@ class DumpedRule:
         return Command(Message.DELRULE, MessageFlag(0), table.family, body, f"delete a rule of {table} {self.chain}")
 
 
-@dataclass(frozen=True, slots=True)
-class DumpedSet:
+class DumpedSet(msgspec.Struct, frozen=True):
     """A set or map as it is, without its elements."""
 
     name: str

@@ -8,7 +8,8 @@ NFT_REG32_* or, where the kernel itself would dump it so, NFT_REG_1–4. Written
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, text, u32
 from proxymode_agent.dataplane.nfnetlink.uapi import (
@@ -53,8 +54,7 @@ ICMP_PORT_UNREACH = 3
 ICMPV6_PORT_UNREACH = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(msgspec.Struct, frozen=True):
     """One instruction: the name of the kernel's expression type and its attributes."""
 
     name: str

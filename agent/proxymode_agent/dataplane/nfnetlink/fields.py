@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import userdata
 from proxymode_agent.dataplane.nfnetlink.expressions import Expression, bitwise, cmp, meta, numgen_random, payload
@@ -29,8 +30,7 @@ class DataType:
     CLASSID: Final = 23
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(msgspec.Struct, frozen=True):
     """One field. `length` in bytes, unpadded; `typeof`: nft's userdata for the expression `text`."""
 
     text: str
@@ -52,8 +52,7 @@ class Field:
         return str(int.from_bytes(raw, "big" if self.type == DataType.INET_SERVICE else sys.byteorder))
 
 
-@dataclass(frozen=True, slots=True)
-class AddressField(Field):
+class AddressField(Field, frozen=True):
     """An address in the network header, `offset` bytes into it."""
 
     offset: int

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from proxymode_agent.dataplane.nfnetlink.attributes import fields, to_text
 from proxymode_agent.dataplane.nfnetlink.uapi import ElemListAttr, Message, NfProto
 
@@ -30,8 +32,7 @@ class SetName(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(msgspec.Struct, frozen=True):
     """What happened between two looks. `others`: transactions of others; `rebuilt`: we committed something beside
     elements; `grown`: by how many elements our commits made sets larger, negative: smaller."""
 

@@ -6,8 +6,9 @@ A value here is a declaration: equal values are the same kernel object. `add()` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import userdata
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, text, u32
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from proxymode_agent.dataplane.nfnetlink.expressions import Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """A table. Adding one that exists is no error, and wakes it up if it was made dormant."""
 
     family: NfProto
@@ -59,8 +59,7 @@ class Table:
         return Command(Message.DELTABLE, MessageFlag(0), self.family, body, f"delete {self}")
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(msgspec.Struct, frozen=True):
     """What makes a base chain: `type` is nat, filter or route; priorities as in nft(8), lower goes first."""
 
     type: str
@@ -69,8 +68,7 @@ class Hook:
     policy: Policy = Policy.ACCEPT
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(msgspec.Struct, frozen=True):
     """A chain; a base chain if it has a hook. Adding one that exists is no error."""
 
     table: Table
@@ -109,8 +107,7 @@ class Chain:
         return Command(Message.DELRULE, MessageFlag(0), self.table.family, body, f"flush {self}")
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """A rule at the end of a chain."""
 
     chain: Chain
@@ -137,8 +134,7 @@ class Verdict:
     """The kind of data of a verdict map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Set:
+class Set(msgspec.Struct, frozen=True):
     """A set, or with `data` a map. A set that exists with another type makes the transaction fail with EEXIST.
 
     `intervals`: an element is a range in each field; its key is the first and the last key, one after another.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink.uapi import (
     NFNL_MSG_BATCH_BEGIN,
@@ -36,8 +37,7 @@ class Located(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One message of a transaction. `text` says for people what it does; `objects`: how many kernel objects.
 
     `locate` finds the element that begins at a byte of the message, for errors.
@@ -59,8 +59,7 @@ class Command:
         return _message(NFNL_SUBSYS_NFTABLES << 8 | self.message, self.flags, self.family, sequence, self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(msgspec.Struct, frozen=True):
     """Commands that take effect together."""
 
     commands: tuple[Command, ...]

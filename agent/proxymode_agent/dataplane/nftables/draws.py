@@ -11,9 +11,10 @@ after finds it. A draw that missed is followed by the first endpoint, twice.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import (
     META_PRIORITY,
@@ -77,8 +78,7 @@ class Draw(NamedTuple):
     sticky: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(msgspec.Struct, frozen=True):
     """The maps and chains of one kind of frontend key: address, protocol and port, or protocol and node port.
 
     `clients` and `by_id` are the other space's, too. `preludes`: for each kind that occurs here the first rules of its

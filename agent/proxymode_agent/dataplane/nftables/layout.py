@@ -6,8 +6,9 @@ those are elements of the maps declared here, and the chains of :mod:`.draws`. T
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import (
     L4PROTO,
@@ -31,8 +32,7 @@ TABLE = "proxymode"
 CLIENTS = 1 << 18  # remembered in all, once a Service port each; beyond that, new ones are not sticky
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """The whole table of one family but for its elements and the chains of draws."""
 
     family: Family

@@ -7,8 +7,9 @@ packets of a flow take these paths: the nat hooks see no others, and the filter 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import (
     IP6_DADDR,
@@ -78,8 +79,7 @@ def _goto(chain: str) -> Body:
     return (verdict(VerdictCode.GOTO, chain),)
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(msgspec.Struct, frozen=True):
     """The chains of one family's table but for those of draws."""
 
     family: Family

@@ -19,8 +19,9 @@ random index in an index map; an update may come between any two. So
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxymode_agent.dataplane.conntrack.stale import is_udp
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
@@ -44,8 +45,7 @@ SPARE_CHAINS = 64  # up to this number of endpoints, chains are made ahead of ne
 Endpoints = frozenset[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Transactions in order: commit `make`, wait out a grace period if there is anything to clear, commit `clear`.
 
     `flows`: the UDP frontends among those that change, each with the endpoints that its flows may go on with.
@@ -61,27 +61,25 @@ class Plan:
         return sum(transaction.objects for transaction in (*self.make, *self.clear))
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedSpace:
+class ObservedSpace(msgspec.Struct, frozen=True):
     """What the maps of a space hold. `junk`, `ids_junk`: keys of the index maps that no index of ours can have."""
 
-    verdicts: Mapping[bytes, bytes] = field(default_factory=dict)
-    inside: Mapping[bytes, bytes] = field(default_factory=dict)
-    refused: Mapping[bytes, bytes] = field(default_factory=dict)
-    endpoints: Mapping[int, Mapping[bytes, Row]] = field(default_factory=dict)  # by base
-    ids: Mapping[int, Mapping[bytes, Row]] = field(default_factory=dict)  # by base
+    verdicts: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
+    inside: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
+    refused: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
+    endpoints: Mapping[int, Mapping[bytes, Row]] = msgspec.field(default_factory=dict)  # by base
+    ids: Mapping[int, Mapping[bytes, Row]] = msgspec.field(default_factory=dict)  # by base
     junk: tuple[bytes, ...] = ()
     ids_junk: tuple[bytes, ...] = ()
     chains: frozenset[Draw] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True):
     """What the kernel's maps hold. `remembered`: ids by which clients are remembered."""
 
     services: ObservedSpace = ObservedSpace()
     nodeports: ObservedSpace = ObservedSpace()
-    by_id: Mapping[bytes, bytes] = field(default_factory=dict)
+    by_id: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
     remembered: frozenset[bytes] = frozenset()
     cluster_ips: frozenset[bytes] = frozenset()
     hairpin: frozenset[bytes] = frozenset()

@@ -7,9 +7,10 @@ clients are theirs, never ours to compare: only their ids are read, for none of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import NfnetlinkError, Set, Transaction
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
@@ -30,8 +31,7 @@ LOOKUPS_FROM = 50_000
 """From so many endpoints on they are looked up one by one, for the time of a dump grows with the square."""
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(msgspec.Struct, frozen=True):
     """The table without its elements. `repair` makes it what the layout says (empty: it is so already). `fresh`: its
     maps are new and empty. `chains`: draws that the two spaces have a chain for. `strangers`: deletes what is not ours,
     once no element refers to it any more. `damage`: all this in words, for whoever knows that it was as declared."""
