@@ -14,7 +14,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_api.proxymode_status import FleetStatus
 from proxymode_api.reasons.codes import Reason
@@ -50,6 +50,14 @@ LOOK_AGAIN_SECONDS: Final = 300.0
 """A clock that is set while we wait for a time of day is noticed within this."""
 
 _STATES: Final = ("updated", "pending", "switching", "failed", "blocked", "skipped")
+
+
+class _Done(NamedTuple):
+    """What came of writes: how many were begun, which were done, and one error, a conflict only for want of another."""
+
+    begun: int
+    written: Sequence[Write]
+    error: Exception | None
 
 
 def _now() -> datetime:
@@ -97,7 +105,10 @@ class Reconciler:
             await self._store_status(proxy_mode, decisions.status)
         await self._post_all(proxy_mode, decisions.notices)
         self._gates.start(key, proxy_mode.spec.mode.value, decisions.questions)
-        if await self._write(decisions.writes) < len(decisions.writes):
+        done = await self._write(decisions.writes)
+        if done.error is not None:
+            raise done.error
+        if done.begun < len(decisions.writes):
             return 0.0
         for heard in decisions.heard:
             await self._drop(proxy_mode, heard.annotation)
@@ -130,18 +141,20 @@ class Reconciler:
                 },
             )
 
-    async def _write(self, writes: Sequence[Write]) -> int:
-        """How many of them, from the first on, were written in the time that there is, and at least WRITES_AT_ONCE.
-        Raises the first error once all of these are tried; a conflict only where there is no other."""
+    async def _write(self, writes: Sequence[Write]) -> _Done:
+        """From the first on as many as there is time for, and at least WRITES_AT_ONCE."""
         loop = asyncio.get_running_loop()
         waiting = deque(writes)
         ends = loop.time() + WRITING_SECONDS
+        written: list[Write] = []
         errors: list[Exception] = []
 
         async def work() -> None:
             while waiting:
+                write = waiting.popleft()
                 try:
-                    await self._write_one(waiting.popleft())
+                    await self._write_one(write)
+                    written.append(write)
                 except (ApiError, ConflictError, NotLeaderError) as error:
                     errors.append(error)
                 if loop.time() >= ends:
@@ -150,12 +163,10 @@ class Reconciler:
         async with asyncio.TaskGroup() as tasks:
             for _ in writes[:WRITES_AT_ONCE]:
                 tasks.create_task(work())
-        begun = len(writes) - len(waiting)
-        for error in sorted(errors, key=lambda e: isinstance(e, ConflictError)):
-            if isinstance(error, ConflictError):
-                raise ConflictError(str(error), progress=len(errors) < begun) from error
-            raise error
-        return begun
+        error = min(errors, key=lambda e: isinstance(e, ConflictError), default=None)
+        if isinstance(error, ConflictError):
+            error = ConflictError(str(error), progress=bool(written))
+        return _Done(len(writes) - len(waiting), written, error)
 
     async def _write_one(self, write: Write) -> None:
         try:
@@ -200,15 +211,16 @@ class Reconciler:
     async def _release(self) -> float | None:
         """Nodes that no ProxyMode decides about any more keep what they have; one Event for each former ProxyMode."""
         asked, uids = self._cache.released()
-        writes = release(asked, uids)
-        writes = writes[: await self._write(writes)]
+        done = await self._write(release(asked, uids))
         former: dict[str, list[Asked]] = {}
-        for write in writes:
+        for write in done.written:
             assert write.base is not None
             former.setdefault(write.base.intent.proxy_mode, []).append(write.base)
         for name, nodes in former.items():
             await self._post(name, self._cache.known(Kind.PROXY_MODE).get(name, ""), _released_notice(nodes))
-        return 0.0 if len(asked) > len(writes) else None
+        if done.error is not None:
+            raise done.error
+        return 0.0 if done.begun < len(asked) else None
 
     def _count(self, key: str, status: ProxyModeStatus) -> None:
         self._counted.add(key)

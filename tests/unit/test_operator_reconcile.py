@@ -224,6 +224,20 @@ def test_nodes_without_a_proxy_mode_are_released_with_one_event() -> None:
     assert bench.server.calls == []
 
 
+def test_nodes_that_were_released_are_told_of_though_another_was_just_changing() -> None:
+    bench = Bench()
+    for name in ("n1", "n2"):
+        bench.cache.put(Kind.NODE_PROXY_MODE, npm(name, spec={"mode": "ipvs", "proxyMode": "former"}))
+    bench.cache.forget(Kind.PROXY_MODE, "fleet", "uid-fleet")
+    bench.server.errors["NodeProxyMode n1"] = ApiError(409, "Conflict", "it has changed")
+    with pytest.raises(ConflictError):
+        bench.reconcile(RELEASE)
+    assert [notice.note[:34] for notice in bench.server.notices] == ["it decides no more about 1 nodes; "]
+    bench.server.errors.clear()
+    bench.reconcile(RELEASE)
+    assert len(bench.server.notices) == 2
+
+
 def test_the_cache_is_not_complete_before_the_watches_have_brought_all_that_is_listed() -> None:
     async def scenario() -> None:
         server, cache = Server(), Cache(lambda _: None)
