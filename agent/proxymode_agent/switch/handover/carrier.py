@@ -128,7 +128,8 @@ class Carrier:
         with ConntrackTable() as table:
             while True:
                 repair = flows.repair(wanted, table.check(wanted))
-                gone = {original for original in repair.missing if put_back_for_good[original] >= _PUT_BACK_TIMES}
+                often = {original for original, times in put_back_for_good.items() if times >= _PUT_BACK_TIMES}
+                gone = often.intersection(repair.missing)
                 for original in repair.ended | gone:
                     del wanted[original]
                 self.ended |= repair.ended | gone
