@@ -297,6 +297,22 @@ def test_a_thousand_services_are_all_there(service_node: NodeMaker, one_node: To
     assert node.sh("ipvsadm -Sn") == ""
 
 
+def test_virtual_servers_in_other_network_namespaces_hide_none_of_ours(
+    service_node: NodeMaker, one_node: Topology
+) -> None:
+    node = service_node(one_node)
+    others = "for i in $(seq 200); do echo -A -t 10.200.0.$i:80 -s rr; done | ipvsadm -R"
+    one_node.run("client1", ["sh", "-ec", others])
+    first = ipaddress.ip_address("10.96.16.0")
+    ports = [service(str(first + number), 80, node.pods()[:2], name=f"n{number}") for number in range(200)]
+    node.call(node.ipvs().sync, state(*ports))
+    assert int(node.sh("grep -c ^TCP /proc/net/ip_vs")) < 200, "the kernel's listing is whole: nothing is tried here"
+    dataplane = node.ipvs()
+    assert node.call(dataplane.sync, state(*ports)).written == 0
+    node.call(dataplane.remove)
+    assert node.sh("ipvsadm -Sn") == ""
+
+
 def test_a_sysctl_that_cannot_be_set_is_named(
     service_node: NodeMaker, one_node: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
 from proxymode_agent.dataplane.ipvs.schedulers import Schedulers
 from proxymode_agent.dataplane.ipvs.servers import Servers, available
 from proxymode_agent.dataplane.ipvs.table import SideTable
-from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses, Wanted
+from proxymode_agent.dataplane.ipvs.wanted import Wanted
 from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 
@@ -87,8 +87,9 @@ class IpvsDataplane:
         if changed is not None and wanted is not None:
             result = self._sync_changed(wanted, state, changed)
         if result is None:
-            wanted = self._fresh(state)
-            result = self._sync_all(wanted, partial(is_ours, self._config))
+            found = self._addresses.read()
+            wanted = self._fresh(state, found)
+            result = self._sync_all(wanted, found, partial(is_ours, self._config))
         self._wanted = wanted
         self._virtual_servers = self._count.virtual_servers()
         return result
@@ -100,9 +101,11 @@ class IpvsDataplane:
         the same. Raises DataplaneError.
         """
         self._wanted = None
-        wanted = self._fresh(state)
+        found = self._addresses.read()
         result = self._sync_all(
-            wanted, lambda elements, bound: lambda frontend: not excluded(self._config, frontend.address)
+            self._fresh(state, found),
+            found,
+            lambda elements, bound: lambda frontend: not excluded(self._config, frontend.address),
         )
         if result.refused:
             name, reason = result.refused[0]
@@ -130,7 +133,7 @@ class IpvsDataplane:
         return sum(map(len, missing.values()))
 
     def _sticky_frontends(self, state: ServiceState) -> dict[Frontend, ServicePortName]:
-        return stickiness.frontends(state, self._node_addresses().node_ports)
+        return stickiness.frontends(state, node_addresses(self._config, self._addresses.read()).node_ports)
 
     def remove(self) -> None:
         """Take away virtual servers, addresses, device and table, in this order. Sysctls stay as they are."""
@@ -168,21 +171,20 @@ class IpvsDataplane:
         self._wanted = None
         self._table.remove()
 
-    def _fresh(self, state: ServiceState) -> Wanted:
+    def _fresh(self, state: ServiceState, found: Found) -> Wanted:
         asked = self._schedulers.asked(state.ports.values())
         replacements = self._schedulers.replacements(asked, self._open_servers().has_scheduler)
         self._table.watch.begin()
-        return Wanted(self._config.ipvs_scheduler, self._node_addresses(), replacements, state.ports)
-
-    def _node_addresses(self) -> NodeAddresses:
-        return node_addresses(self._config, self._addresses.read())
+        return Wanted(self._config.ipvs_scheduler, node_addresses(self._config, found), replacements, state.ports)
 
     def _sync_all(
         self,
         wanted: Wanted,
+        found: Found,
         whose: Callable[[Iterable[Element], Iterable[bytes]], Callable[[Frontend], bool]],
     ) -> SyncResult:
-        """`whose`: from elements of the table and bound addresses, which virtual servers may be changed."""
+        """`found`: the node's addresses, as just read; `whose`: from elements of the table and bound addresses, which
+        virtual servers may be changed."""
         after = wanted.state()
         servers = self._open_servers()  # loads the module, which brings the sysctls
         written = sysctls.apply(sysctls.wanted(os.uname().release, strict_arp=self._config.ipvs_strict_arp))
@@ -200,8 +202,7 @@ class IpvsDataplane:
             written += 1 + len(new)
             elements = {e: value for e, value in elements.items() if e.family != length} | new
         written += self._addresses.claim_device()
-        addresses = self._addresses.read()
-        bound = self._bound(addresses, keep=after.addresses.keys())
+        bound = self._bound(found, keep=after.addresses.keys())
         ours = whose(elements, bound)
         before = IpvsState(
             virtual_servers=servers.read(lambda frontend: frontend in after.virtual_servers or ours(frontend)),
@@ -213,7 +214,7 @@ class IpvsDataplane:
         changes = diff(before, after, self._drain.overdue(now))
         applied, refused = self._apply(wanted, changes)
         self._forget_flows(before, after)
-        strays = unused(addresses.stray - after.addresses.keys())
+        strays = unused(found.stray - after.addresses.keys())
         self._addresses.delete_routes(strays)
         self._refused = refused
         return self._result(wanted, written + applied + len(strays))
