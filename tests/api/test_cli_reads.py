@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -334,6 +335,35 @@ async def test_bash_completes_commands_options_and_names(fleet: ApiServer) -> No
     assert await complete(fleet, "promote", "") == ["fleet"]
     assert await complete(fleet, "promote", "fleet", "--stage", "") == ["canary", "all"]
     assert await complete(fleet, "explain", "ip-vs-m") == ["ip-vs-module"]
+
+
+ZSH = """
+compdef() { : }
+_describe() { print -rl -- ${(P)2} }
+words=(kubectl-proxymode WORDS) CURRENT=COUNT
+source <(kubectl-proxymode completion zsh)
+_kubectl_proxymode
+"""
+"""zsh without its completion system, which wants a terminal: what our function would hand to it, printed."""
+FISH = "kubectl-proxymode completion fish | source; complete --do-complete 'kubectl-proxymode WORDS'"
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("p", ["plan", "preflight", "pause", "promote"]),
+        ("node cli-", ["cli-1", "cli-2", "cli-3"]),
+        ("explain ip-vs-m", ["ip-vs-module"]),
+    ],
+)
+async def test_zsh_and_fish_offer_the_same(fleet: ApiServer, words: str, offered: list[str]) -> None:
+    script = ZSH.replace("WORDS", words).replace("COUNT", str(len(words.split()) + 1))
+    code, out, err = await process(fleet, f"zsh -f -c {shlex.quote(script)}")
+    assert (code, err) == (0, "")
+    assert [line.partition(":")[0] for line in out.splitlines()] == offered
+    code, out, err = await process(fleet, f"fish --no-config -c {shlex.quote(FISH.replace('WORDS', words))}")
+    assert (code, err) == (0, "")
+    assert {line.partition("\t")[0] for line in out.splitlines()} == set(offered)
 
 
 async def test_kubectls_own_completion_is_answered(fleet: ApiServer) -> None:
