@@ -97,13 +97,12 @@ class Pool:
     def want(self, key: bytes, endpoints: Sequence[bytes], group: Group | None) -> None:
         """From now on these endpoints for a frontend; sticky ones are the group's."""
         self.plain.want(key, endpoints if group is None else ())
-        user, row = (key, self.sticky.base), self.sticky.rows.get(key, ())
+        row = self.sticky.rows.get(key, ())
         if group is not None and endpoints:
-            self.sticky.want(key, self._ids.use(user, group, row, endpoints))
-        else:
-            self._ids.leave(user)
-            if row:
-                self.sticky.want(key, ())
+            self.sticky.want(key, self._ids.use((key, self.sticky.base), group, row, endpoints))
+        elif row:
+            self._ids.leave((key, self.sticky.base))
+            self.sticky.want(key, ())
 
     def work(self) -> Work:
         """As of :class:`Rows`."""
