@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--pods", type=int, required=True, help="per node")
     parser.add_argument("--clients", type=int, default=1, help="outside of the cluster (default: %(default)s)")
     parser.add_argument("--dual-stack", action="store_true", help="IPv6 beside IPv4")
-    parser.add_argument("--uplink", action="store_true", help="nodes reach what this machine reaches; for guests")
+    parser.add_argument("--uplink", action="store_true", help="nodes reach the networks of this machine; for guests")
     options = parser.parse_args()
     fleet = make_fleet(nodes=options.nodes, pods=options.pods, clients=options.clients, dual_stack=options.dual_stack)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

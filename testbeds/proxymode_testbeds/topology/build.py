@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import signal
@@ -73,9 +74,9 @@ class Topology:
 def build(fleet: Fleet, *, with_uplink: bool = False) -> Iterator[Topology]:
     """The fleet, until the end of the context.
 
-    `with_uplink` lets the nodes reach whatever the machine reaches (IPv4), under the machine's address: for agents
-    in a guest that talk to an API server on the host. It switches forwarding on in the machine's first namespace and
-    adds an nftables table there, so it is meant for guests.
+    `with_uplink` lets the nodes reach the networks that the machine is on (IPv4), under the machine's address: for
+    agents in a guest that talk to an API server on the host. It switches forwarding on in the machine's first
+    namespace and adds an nftables table there, so it is meant for guests.
 
     Raises OSError without the rights and CommandError where `ip` refuses something.
     """
@@ -155,7 +156,9 @@ def _build_uplink(prefix: str) -> None:
     first = int(prefix.removeprefix("pm").removesuffix("-"), 16) * 4
     outside, inside = (IPv4Interface((0x64400000 + first + host, 30)) for host in (1, 2))
     link = _link_name(prefix)
-    line, setup = uplink(prefix, outside, inside, link)
+    routes = subprocess.run(["ip", "-json", "-4", "route", "show", "scope", "link"], stdout=subprocess.PIPE, check=True)
+    reached = [route["dst"] for route in json.loads(routes.stdout) if route["dst"] != "default"]
+    line, setup = uplink(prefix, outside, inside, link, reached)
     _ip([line, f"address add {outside} dev {link}", f"link set {link} up"])
     _ip(setup.lines, prefix + ROUTER)
     netns.run(prefix + ROUTER, ["nft", "-f", "-"], input=_masquerade(link, f'oifname "{UPLINK}"'))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from proxymode_testbeds.topology.fleet import pod_gateway, router
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from ipaddress import IPv4Interface
 
     from proxymode_testbeds.topology.fleet import Address, ClientSpec, Fleet, Network, NodeSpec, PodSpec
@@ -71,13 +71,16 @@ def pod_link(index: int) -> str:
     return f"veth{index}"
 
 
-def uplink(prefix: str, outside: IPv4Interface, inside: IPv4Interface, name: str) -> tuple[str, Setup]:
-    """The line that makes the link `name` to the router, and the router's further setup."""
+def uplink(
+    prefix: str, outside: IPv4Interface, inside: IPv4Interface, name: str, reached: Iterable[str]
+) -> tuple[str, Setup]:
+    """The line that makes the link `name` to the router, and the router's further setup; `reached`: the networks that
+    are beyond it. No default route: what no Service takes must not leave the fleet."""
     line = f"link add {name} type veth peer name {UPLINK} netns {prefix}{ROUTER}"
     lines = (
         f"address add {inside} dev {UPLINK}",
         f"link set {UPLINK} up",
-        f"route add default via {outside.ip}",
+        *(f"route add {network} via {outside.ip}" for network in reached),
     )
     return line, Setup({}, lines)
 
