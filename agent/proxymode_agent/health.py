@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Paths = Mapping[str, Callable[[], Answer]]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +111,13 @@ async def serve(what: str, address: BindAddress, paths: Paths) -> None:
             except OSError as error:
                 delay = backoff.next()
                 if backoff.failures == 1:
-                    log.warning(
+                    logger.warning(
                         "cannot listen, will try again",
                         extra={"server": what, "address": str(address), "error": error.strerror or str(error)},
                     )
                 await asyncio.sleep(delay)
         for bound in server.addresses:
-            log.info("listening", extra={"server": what, "address": str(BindAddress(*bound))})
+            logger.info("listening", extra={"server": what, "address": str(BindAddress(*bound))})
         await asyncio.Event().wait()
     finally:
         server.close()

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from proxymode_agent.services.tracker import Problem
     from proxymode_api.modes import Mode
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def opened(kernel: Kernel) -> None:
     """The dataplane was opened, and this was found in the kernel."""
-    log.info(
+    logger.info(
         "dataplane opened",
         extra={"observed": kernel.observed.value, "unfinished_switch": kernel.unfinished or "none"},
     )
@@ -25,18 +25,18 @@ def opened(kernel: Kernel) -> None:
 
 def refused(name: ServicePortName, reason: str) -> None:
     """The kernel does not take a Service port; the others are programmed."""
-    log.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
+    logger.warning("kernel refused a Service port", extra={"service": str(name), "reason": reason})
 
 
 def instead(text: str) -> None:
     """Not what was asked for but something near it is programmed."""
-    log.warning("kernel lacks something", extra={"instead": text})
+    logger.warning("kernel lacks something", extra={"instead": text})
 
 
 def synced(result: SyncResult, kind: str, seconds: float) -> None:
     """A sync succeeded."""
     routine = kind == "incremental" or not result.written
-    log.log(
+    logger.log(
         logging.DEBUG if routine else logging.INFO,
         "synced",
         extra={
@@ -51,28 +51,28 @@ def synced(result: SyncResult, kind: str, seconds: float) -> None:
 
 def drifted(changed: str, written: int) -> None:
     """Others had changed what is ours, and it was put back."""
-    log.warning("drift repaired", extra={"changed": changed, "written": written})
+    logger.warning("drift repaired", extra={"changed": changed, "written": written})
 
 
 def switch_begins(kernel: Kernel, to: Mode) -> None:
     """A switch was begun."""
-    log.info("switch begins", extra={"from_mode": kernel.observed.value, "to_mode": to.value})
+    logger.info("switch begins", extra={"from_mode": kernel.observed.value, "to_mode": to.value})
 
 
 def switch_ended(to: Mode, seconds: float) -> None:
     """A switch succeeded."""
-    log.info("switch ended", extra={"to_mode": to.value, "seconds": round(seconds, 3)})
+    logger.info("switch ended", extra={"to_mode": to.value, "seconds": round(seconds, 3)})
 
 
 def handed_back(kernel: Kernel) -> None:
     """kube-proxy has the node again."""
-    log.info("handed back to kube-proxy", extra={"mode": kernel.observed.value})
+    logger.info("handed back to kube-proxy", extra={"mode": kernel.observed.value})
 
 
 def failed(what: str, error: Exception, delay: float) -> None:
     """Something failed and will be tried again; with a traceback only for what no dataplane raises on purpose."""
     expected = type(error).__module__.startswith("proxymode_agent.")
-    log.error(
+    logger.error(
         what,
         extra={"error": str(error), "retry_seconds": round(delay, 1)},
         exc_info=None if expected else error,
@@ -81,7 +81,7 @@ def failed(what: str, error: Exception, delay: float) -> None:
 
 def unusable(problem: Problem) -> None:
     """Part of an object was left out."""
-    log.warning(
+    logger.warning(
         "object cannot be used as it is",
         extra={"kind": problem.kind, "object": str(problem.key), "problem": problem.text},
     )

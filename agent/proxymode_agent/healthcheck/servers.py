@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import DataplaneConfig, HealthChecks, ServiceName
     from proxymode_api.modes import Mode
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Place(NamedTuple):
@@ -115,7 +115,7 @@ class HealthCheckServers:
         try:
             local = await asyncio.to_thread(self._local)
         except OSError as error:
-            log.warning("the node's addresses cannot be read", extra={"error": str(error)})
+            logger.warning("the node's addresses cannot be read", extra={"error": str(error)})
             self._hosts = EVERYWHERE
             return
         self._hosts = hosts(wanted.mode, wanted.config, local)
@@ -134,12 +134,12 @@ class HealthCheckServers:
             return
         self._failed.pop(name, None)
         self._servers[name] = _Server(place, server)
-        log.info("health check opened", extra={"service": str(name), "port": place.port})
+        logger.info("health check opened", extra={"service": str(name), "port": place.port})
 
     def _close(self, name: ServiceName) -> None:
         server = self._servers.pop(name)
         server.server.close()
-        log.info("health check closed", extra={"service": str(name), "port": server.place.port})
+        logger.info("health check closed", extra={"service": str(name), "port": server.place.port})
 
     def _answer(self, name: ServiceName, _: Request) -> Answer:
         """The same for every path and method, as kube-proxy."""
@@ -147,7 +147,7 @@ class HealthCheckServers:
         return Answer(said.status, said.headers, said.body.encode())
 
     def _tell(self, name: ServiceName, place: _Place, error: str) -> None:
-        log.warning(
+        logger.warning(
             "health check cannot be opened, will try again",
             extra={"service": str(name), "port": place.port, "error": error},
         )

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 IDLE_SECONDS: Final = 15.0
 CONNECTIONS: Final = 256
@@ -122,7 +122,7 @@ class _Conversation(asyncio.Protocol):
         try:
             answer = self._server.handler(request)
         except Exception:
-            log.exception("a request cannot be answered", extra={"path": request.path})
+            logger.exception("a request cannot be answered", extra={"path": request.path})
             answer = Answer(500, {}, b"")
         self._send(answer, keep=self._parser.should_keep_alive(), with_body=request.method != "HEAD")
         self._wait()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from proxymode_agent.kube.client import KubeClient
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -186,7 +186,7 @@ class ListWatch(Generic[T]):
         self._version = version
         self._listed_at = time.monotonic()
         self._page_size = PAGE_SIZE
-        log.info("listed", extra={"resource": self._path, "objects": len(found), "resource_version": version})
+        logger.info("listed", extra={"resource": self._path, "objects": len(found), "resource_version": version})
         yield Synced(version)
 
     def _read(self, array: bytes) -> list[tuple[ObjectKey, str, T | msgspec.Raw]]:
@@ -216,7 +216,7 @@ class ListWatch(Generic[T]):
                 except msgspec.MsgspecError as error:
                     raise ApiError(0, "InvalidResponse", f"watch of {self._path}: {error}") from error
                 if self._complaint:
-                    log.info("watch works again", extra={"resource": self._path})
+                    logger.info("watch works again", extra={"resource": self._path})
                     self._complaint = ""
                 if event.type == "ERROR":
                     raise _watch_error(event.object, self._path)
@@ -235,7 +235,7 @@ class ListWatch(Generic[T]):
         try:
             return Changed(key, self._decode(bytes(raw)))
         except ValueError as error:
-            log.error(
+            logger.error(
                 "object cannot be decoded, its last state stays",
                 extra={"resource": self._path, "object": str(key), "error": str(error)},
             )
@@ -257,7 +257,7 @@ class ListWatch(Generic[T]):
         delay = max(self._backoff.next(), error.retry_after or 0.0)
         if (complaint := f"{error.status} {error.reason}") != self._complaint:
             # Once a kind of failure, not once a try: an absent CRD or a server that is down may last for hours.
-            log.warning(
+            logger.warning(
                 "watch failed", extra={"resource": self._path, "error": str(error), "retry_seconds": round(delay, 2)}
             )
             self._complaint = complaint

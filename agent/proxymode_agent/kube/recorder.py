@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proxymode_agent.metrics import Metrics
     from proxymode_api.reasons.codes import Reason
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 BURST: Final = 25
 REFILL_SECONDS: Final = 10.0
@@ -85,7 +85,7 @@ class Recorder:
                 posted = await self._post(warning)
             except ApiError as error:
                 self._count("failure").inc()
-                log.warning(
+                logger.warning(
                     "event cannot be posted",
                     extra={"object": str(warning.key), "reason": warning.reason, "error": str(error)},
                 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proxymode_agent.kube.objects import ObjectKey
     from proxymode_agent.services.model import Network
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PATH: Final = "/apis/networking.k8s.io/v1/servicecidrs"
 ASK_AGAIN_SECONDS: Final = 600.0
@@ -75,11 +75,11 @@ class ServiceCidrs:
             except ApiError as error:
                 delay = backoff.next()
                 if error.status == 404:
-                    log.debug("ServiceCIDRs are not served", extra={"ask_again_seconds": self._ask_again})
+                    logger.debug("ServiceCIDRs are not served", extra={"ask_again_seconds": self._ask_again})
                     delay = self._ask_again
                 elif error.status == 403:
                     if not forbidden:
-                        log.warning("ServiceCIDRs cannot be read", extra={"error": str(error)})
+                        logger.warning("ServiceCIDRs cannot be read", extra={"error": str(error)})
                     forbidden, delay = True, self._ask_again
             await asyncio.sleep(delay)
 
@@ -105,7 +105,7 @@ def merged(texts: Iterable[str]) -> tuple[Network, ...]:
         try:
             network = ipaddress.ip_network(text, strict=False)
         except ValueError:
-            log.warning("a ServiceCIDR has what is not a network", extra={"cidr": text})
+            logger.warning("a ServiceCIDR has what is not a network", extra={"cidr": text})
             continue
         if isinstance(network, ipaddress.IPv4Network):
             four.append(network)

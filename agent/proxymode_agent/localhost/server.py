@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         ServiceState,
     )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CONNECTIONS: Final = 1000
 """At most so many at a time over all ports; more are closed as they come."""
@@ -134,7 +134,7 @@ class LocalhostNodePorts:
             return
         self._failures[address] = reason
         name = self._wanted[address].name
-        log.warning("cannot listen", extra={"address": str(address), "service": str(name), "error": reason})
+        logger.warning("cannot listen", extra={"address": str(address), "service": str(name), "error": reason})
         self._on_failure(name, f"cannot listen on {address}: {reason}")
 
     async def _serve(self, address: Address, client: Stream) -> None:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from proxymode_api.modes import Mode
     from proxymode_api.nodeproxymode import NodeProxyModeStatus, PreflightResult
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -125,7 +125,7 @@ class NodeController:
                         self._status.written = found.status
                     self._object = found
                 case Deleted():
-                    log.info("NodeProxyMode is gone; the node keeps what it has", extra={"node": self._name})
+                    logger.info("NodeProxyMode is gone; the node keeps what it has", extra={"node": self._name})
                     self._object = None
                 case Synced():
                     self._readable = True
@@ -204,7 +204,7 @@ class NodeController:
         now = self._clock()
         assessed = assess(spec, generation, self._node.value.node, found, now)
         if assessed.options_error:
-            log.error("options cannot be followed", extra={"node": self._name, "error": assessed.options_error})
+            logger.error("options cannot be followed", extra={"node": self._name, "error": assessed.options_error})
         if assessed.preflight is not None:
             for verdict in Verdict:
                 count = sum(result.verdict is verdict for result in assessed.preflight.results)
@@ -225,7 +225,9 @@ class NodeController:
         if told != self._told:
             if refused:
                 blocking = ",".join(result.id for result in refused)
-                log.warning("mode is blocked and not set", extra={"mode": str(assessed.spec.mode), "checks": blocking})
+                logger.warning(
+                    "mode is blocked and not set", extra={"mode": str(assessed.spec.mode), "checks": blocking}
+                )
             self._engine.set_desired(*told)
             self._told = told
 
@@ -249,7 +251,7 @@ class NodeController:
         try:
             self._cluster_version = str((await self._kube.get("/version")).get("gitVersion", ""))
         except ApiError as error:
-            log.debug("cluster version cannot be read", extra={"error": str(error)})
+            logger.debug("cluster version cannot be read", extra={"error": str(error)})
 
     # -- what is remembered and posted
 
@@ -271,7 +273,7 @@ class NodeController:
         try:
             await self._kube.create(about.events_path, body)
         except ApiError as error:
-            log.warning("event cannot be posted", extra={"reason": event.reason, "error": str(error)})
+            logger.warning("event cannot be posted", extra={"reason": event.reason, "error": str(error)})
             return False
         return True
 
@@ -286,7 +288,7 @@ class NodeController:
         try:
             await asyncio.to_thread(memory.remember, self._state_dir, new)
         except OSError as error:
-            log.warning("state file cannot be written", extra={"path": str(self._state_dir), "error": str(error)})
+            logger.warning("state file cannot be written", extra={"path": str(self._state_dir), "error": str(error)})
 
 
 def decode(data: bytes) -> NodeProxyMode:

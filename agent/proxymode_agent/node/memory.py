@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from proxymode_api.common import Model
 from proxymode_api.nodeproxymode import NodeProxyModeSpec  # noqa: TC001
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "node.json"
 
@@ -36,7 +36,7 @@ def recall(state_dir: Path) -> Memory:
     except FileNotFoundError:
         return Memory()
     except (OSError, ValidationError) as error:
-        log.warning("state file is not readable and is ignored", extra={"path": str(path), "error": str(error)})
+        logger.warning("state file is not readable and is ignored", extra={"path": str(path), "error": str(error)})
         return Memory()
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from proxymode_agent.kube.client import KubeClient
     from proxymode_agent.metrics import Metrics
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 COLLECTION: Final = f"/apis/{API_VERSION}/nodeproxymodes"
 FIELD_MANAGER: Final = "proxymode-agent"
@@ -93,7 +93,9 @@ class StatusWriter:
             self._writes.labels("failure").inc()
             delay = self._retry.next()
             if (complaint := f"{error.status} {error.reason}") != self._complaint:
-                log.warning("status cannot be written", extra={"error": str(error), "retry_seconds": round(delay, 1)})
+                logger.warning(
+                    "status cannot be written", extra={"error": str(error), "retry_seconds": round(delay, 1)}
+                )
                 self._complaint = complaint
             self._not_before = now + timedelta(seconds=delay)
             return self._not_before

@@ -22,7 +22,7 @@ from proxymode_api.modes import Mode, ObservedMode
 if TYPE_CHECKING:
     from pathlib import Path
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _FORMAT: Final = 2
 
 
@@ -59,7 +59,7 @@ class Journal:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("switch journal ignored", extra={"file": str(self._file), "reason": repr(error)})
+            logger.warning("switch journal ignored", extra={"file": str(self._file), "reason": repr(error)})
             return None
 
     def write(self, entry: Entry) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     OnStep = Callable[[StepRecord], None]
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _DRAIN_POLL_SECONDS: Final = 5.0
 
 
@@ -197,7 +197,7 @@ class Switcher:
         elif step in (Step.COUNT, Step.CATCH):
             entry = replace(entry, found=max(entry.found or 0, self._kernel.held))
         self._journal.write(entry)
-        _log.info("switch step", extra={"step": str(step), "to": str(to), "milliseconds": milliseconds})
+        logger.info("switch step", extra={"step": str(step), "to": str(to), "milliseconds": milliseconds})
         on_step(done)
         return entry
 
@@ -220,7 +220,7 @@ class Switcher:
         old = _ours(entry.from_mode) if entry.final else old_mode(present, to)
         if old is to or (old is None and (entry.final or to in present)):
             return self._told(entry, Outcome.FAILED, message)
-        _log.warning("switch goes back", extra={"step": str(failure.step), "reason": str(failure.cause)})
+        logger.warning("switch goes back", extra={"step": str(failure.step), "reason": str(failure.cause)})
         try:
             if entry.final and old is not None:
                 entry = self._go_back(old, state, entry, on_step)

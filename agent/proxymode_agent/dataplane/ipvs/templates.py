@@ -24,7 +24,7 @@ from proxymode_agent.services.model import Endpoint, Frontend, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _LISTING: Final = Path("/proc/thread-self/net/ip_vs_conn")
 _PROTOCOLS: Final = {protocol.name: protocol for protocol in Protocol}
 _START, _STOP = 64 + 1024 + 64 + 11, 64 + 1024 + 64 + 12  # IP_VS_SO_SET_STARTDAEMON, _STOPDAEMON (uapi/linux/ip_vs.h)
@@ -131,7 +131,7 @@ def _listening(control: socket.socket, sync_id: int) -> Iterator[None]:
         try:
             control.setsockopt(socket.IPPROTO_IP, _STOP, daemon)
         except OSError as error:
-            _log.warning("IPVS goes on listening for another director", extra={"reason": str(error)})
+            logger.warning("IPVS goes on listening for another director", extra={"reason": str(error)})
 
 
 def _packed(text: str) -> bytes:

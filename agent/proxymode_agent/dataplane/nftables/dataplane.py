@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from proxymode_api.common import Mode
 
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_ISOLATED = 16  # Service ports that one sync leaves out, each after another attempt, before it gives up
 NOT_AS_LEFT = (errno.ENOENT, errno.EEXIST)
@@ -92,7 +92,7 @@ class FamilyTable:
                 if culprit is None:
                     raise
                 left_out[culprit] = f"the kernel refused it: {error}"
-                _log.warning("Service port isolated", extra={"service_port": str(culprit), "error": str(error)})
+                logger.warning("Service port isolated", extra={"service_port": str(culprit), "error": str(error)})
         return self._reconcile(ports, left_out, damage)
 
     def sync_changed(self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName]) -> int:
@@ -211,7 +211,7 @@ class NftablesDataplane:
             concerned = [table for table in self._tables if table.family in families]
             written = sum(table.sync_changed(state.ports, changed) for table in concerned)
         except DataplaneError as error:
-            _log.warning("update refused, reading the kernel back", extra={"error": str(error)})
+            logger.warning("update refused, reading the kernel back", extra={"error": str(error)})
             return self._sync_all(state, isolation=True, refusal=error)
         return self._result(written)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from proxymode_agent.services.model import ServiceState
     from proxymode_agent.switch.connections import Frontends, Held
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _MOVE_ROUNDS: Final = 20
 _RESTORE_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.25
@@ -150,7 +150,7 @@ class Carrier:
                         f"Services, and {len(missing)} conntrack entries are missing and {len(repair.wrong)} wrong"
                     )
                 forgotten = ipvs.forgotten(within=_LOOK_SECONDS)
-        _log.info("connections restored", extra={"connections": len(wanted), "put_back": put_back})
+        logger.info("connections restored", extra={"connections": len(wanted), "put_back": put_back})
 
     def end(self) -> None:
         """Remove the maps and the list."""

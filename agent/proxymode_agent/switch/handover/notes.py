@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _FORMAT: Final = b"proxymode flows 1\n"
 _TUPLE, _REQUEST = struct.Struct("=H"), struct.Struct("=I")  # nla_len, nlmsg_len
 _ORIGINAL: Final = HEADER_BYTES + NFGENMSG  # where a request has CTA_TUPLE_ORIG
@@ -41,7 +41,7 @@ class Notes:
         except FileNotFoundError:
             return {}
         except (ValueError, struct.error) as error:
-            _log.warning("list of connections ignored", extra={"file": str(self._file), "reason": repr(error)})
+            logger.warning("list of connections ignored", extra={"file": str(self._file), "reason": repr(error)})
             return {}
 
     def write(self, moves: Mapping[bytes, bytes]) -> None:
