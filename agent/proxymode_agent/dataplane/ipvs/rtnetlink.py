@@ -22,7 +22,7 @@ FAMILY: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
 SCOPE_LINK: Final = 253
 SCOPE_HOST: Final = 254
 
-RTM_NEWLINK: Final = 16
+_RTM_NEWLINK: Final = 16
 RTM_GETLINK: Final = 18
 RTM_GETADDR: Final = 22
 RTM_GETROUTE: Final = 26
@@ -73,12 +73,12 @@ class LocalRoute(NamedTuple):
 def make_dummy(name: str) -> Message:
     """Make a dummy device; EEXIST: there is a device of this name."""
     made = encode([(_IFNAME, text(name)), (_LINKINFO, ((_INFO_KIND, text("dummy")),))])
-    return Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, every_link() + made)
+    return Message(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, every_link() + made)
 
 
 def set_alias(device: int, alias: str) -> Message:
     """Give a device an alias."""
-    return Message(RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, device, 0, 0) + encode([(_IFALIAS, text(alias))]))
+    return Message(_RTM_NEWLINK, 0, _IFINFOMSG.pack(0, 0, device, 0, 0) + encode([(_IFALIAS, text(alias))]))
 
 
 def delete_link(device: int) -> Message:
@@ -94,7 +94,7 @@ def every_link() -> bytes:
 def alias_in(answers: Iterable[tuple[int, bytes]], device: int) -> str:
     """A device's alias, of the answers to `every_link`; empty: it has none, or is not there."""
     for kind, body in answers:
-        if kind == RTM_NEWLINK and _IFINFOMSG.unpack_from(body)[2] == device:
+        if kind == _RTM_NEWLINK and _IFINFOMSG.unpack_from(body)[2] == device:
             return bytes(fields(body[_IFINFOMSG.size :]).get(_IFALIAS, b"\0")).rstrip(b"\0").decode()
     return ""
 
