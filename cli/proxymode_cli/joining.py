@@ -14,6 +14,7 @@ from proxymode_api.nodeproxymode import NodeProxyMode, Phase, PreflightResult, V
 from proxymode_api.proxymode_status import StagePhase, StageStatus
 from proxymode_api.rollout import Approval
 from proxymode_api.stages import stages_in_force
+from proxymode_cli import words
 from proxymode_cli.view import FleetView, MachineView, NodeState, NodeView, RolloutView, StageView
 
 if TYPE_CHECKING:
@@ -181,11 +182,7 @@ def minor(cluster_version: str) -> Minor | None:
 def _reach(stage: Stage) -> str:
     if stage.percent is not None:
         return f"{stage.percent} %"
-    return "by label" if stage.count is None else _plural(stage.count, "node")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return "by label" if stage.count is None else words.plural(stage.count, "node")
 
 
 def _deprecation(nodes: Iterable[NodeView], cluster_version: str, unreported: KubeProxyMode | None) -> str:
@@ -200,5 +197,5 @@ def _deprecation(nodes: Iterable[NodeView], cluster_version: str, unreported: Ku
     for mode, count in sorted(running.items()):
         found = deprecation(mode, cluster)
         if found is not None and found.in_effect:
-            sentences.append(f"{_plural(count, 'node')}: {found.message}")
+            sentences.append(f"{words.plural(count, 'node')}: {found.message}")
     return ". ".join(sentences)

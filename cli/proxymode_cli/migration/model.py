@@ -10,8 +10,6 @@ from proxymode_api.common import DataplaneOptions
 from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from proxymode_api.deprecation import Minor
     from proxymode_cli.migration.objects import Calico, DaemonSet, KubeProxyConfig, NodeFacts, ServiceFacts
 
@@ -109,9 +107,3 @@ class Situation:
     def image(self, part: str) -> DaemonSet | None:
         """The first DaemonSet one of whose images has `part` in its name."""
         return next((found for found in self.daemon_sets if any(part in image for image in found.images)), None)
-
-
-def listed(names: Iterable[str], shown: int = 5) -> str:
-    """`a, b, c and 4 more`."""
-    every = list(names)
-    return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")

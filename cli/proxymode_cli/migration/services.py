@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import Mode
-from proxymode_cli.migration.model import Family, Finding, Severity, Situation, listed
+from proxymode_cli import words
+from proxymode_cli.migration.model import Family, Finding, Severity, Situation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ def node_port_addresses(seen: Situation) -> Iterator[Finding]:
     with_others = [node for node in nodes if node.others]
     severity = Severity.WARN if with_others else Severity.INFO
     also = (
-        f"; {listed(f'{node.name} has {listed(node.others, 2)} too' for node in with_others[:3])}"
+        f"; {words.names([f'{node.name} has {words.names(node.others, 2)} too' for node in with_others], 3)}"
         if with_others
         else ""
     )
@@ -86,7 +87,7 @@ def vip_local(seen: Situation) -> Iterator[Finding]:
                     rule="vip-local",
                     severity=Severity.WARN,
                     subject=service.subject,
-                    detail=listed(service.vips, 3),
+                    detail=words.names(service.vips, 3),
                     why="In ipvs mode these addresses are on every node, so they answer ping and refuse ports that no "
                     "Service has. In nftables mode only the Service's ports are handled; everything else follows the "
                     "routes.",
@@ -101,7 +102,7 @@ def vip_local(seen: Situation) -> Iterator[Finding]:
                     rule="vip-local",
                     severity=Severity.WARN,
                     subject=service.subject,
-                    detail=listed(service.vips, 3),
+                    detail=words.names(service.vips, 3),
                     why="In ipvs mode these addresses become local to every node: packets to ports that no Service has "
                     "end at the node, and programs that listen on all addresses are reached there as well.",
                     do="Keep others' ports off these addresses (a firewall on the node), or stay with nftables.",
@@ -196,7 +197,7 @@ def firewall(seen: Situation) -> Iterator[Finding]:
             rule="firewall",
             severity=Severity.WARN,
             subject="Cluster",
-            detail=f"NodePorts {listed(ports)}",
+            detail=f"NodePorts {words.names(ports, 5)}",
             why="kube-proxy's iptables rules accept Service traffic (KUBE-FORWARD, KUBE-NODEPORTS) before a "
             "firewall's own rules drop it. In nftables an accept holds in its own table only: a drop "
             "elsewhere stands.",
