@@ -212,7 +212,7 @@ def _add_general(general: _Group, host_name: str) -> None:
         type=values.bind_address,
         default="127.0.0.1:10249",
         metavar="HOST:PORT",
-        help="where /metrics answers; empty: nowhere (default: %(default)s)",
+        help="where /metrics and /proxyMode answer; empty: nowhere (default: %(default)s)",
     )
     general.add_argument(
         "--healthz-bind-address",

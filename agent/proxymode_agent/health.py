@@ -1,9 +1,9 @@
-"""What the agent tells probes and Prometheus over HTTP.
+"""What the agent tells probes, Prometheus and whoever asks for the node's mode, over HTTP.
 
 /healthz is for load balancers that ask whether to send traffic to this node, /livez for the kubelet (restart when
 syncs are stuck), /readyz for a rollout of the agent itself (does the kernel agree with Services?), /metrics for
-Prometheus. The bodies are kube-proxy's. An address that is taken is tried again: while a node is taken over,
-kube-proxy still holds its ports.
+Prometheus, /proxyMode for people and tools. The bodies are kube-proxy's. An address that is taken is tried again: while
+a node is taken over, kube-proxy still holds its ports.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import json
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.http1.server import IDLE_SECONDS, Answer, HttpServer, routes
+from proxymode_agent.version import PRODUCT, VERSION
+from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from proxymode_agent.metrics import Metrics
 
     Paths = Mapping[str, Callable[[], Answer]]
+
+_OURS: Final = (ObservedMode.IPVS, ObservedMode.NFTABLES)
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +92,24 @@ def health_routes(read: Callable[[], Health], probed: Callable[[str, int], None]
     return {"/healthz": healthz, "/livez": livez, "/readyz": readyz}
 
 
-def metrics_routes(metrics: Metrics) -> Paths:
-    """/metrics."""
+def metrics_routes(metrics: Metrics, observed: Callable[[], ObservedMode]) -> Paths:
+    """/metrics, and /proxyMode, where people and tools are used to ask which mode the node is in."""
 
     def scrape() -> Answer:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # takes a while, and a start has other work
 
         return Answer(200, {"Content-Type": CONTENT_TYPE_LATEST}, generate_latest(metrics.registry))
 
-    return {"/metrics": scrape}
+    def proxy_mode() -> Answer:
+        mode = observed()
+        headers = {
+            "Content-Type": "text/plain; charset=utf-8",
+            "X-Content-Type-Options": "nosniff",
+            "Server": f"{PRODUCT}/{VERSION}",
+        }
+        return Answer(200, headers, mode.encode()) if mode in _OURS else Answer(503, headers, b"")
+
+    return {"/metrics": scrape, "/proxyMode": proxy_mode}
 
 
 async def serve(what: str, address: BindAddress, paths: Paths) -> None:

@@ -86,7 +86,8 @@ async def run(options: Options, client: KubeClient) -> None:
             probed = metrics.kube_proxy.probed
             tasks.create_task(serve("healthz", options.healthz_address, health_routes(health, probed)))
         if options.metrics_address is not None:
-            tasks.create_task(serve("metrics", options.metrics_address, metrics_routes(metrics)))
+            answers = metrics_routes(metrics, lambda: engine.snapshot().observed)
+            tasks.create_task(serve("metrics", options.metrics_address, answers))
         tasks.create_task(node.run())
         tasks.create_task(recorder.run())
         tasks.create_task(localhost.run())

@@ -6,3 +6,6 @@ from typing import Final
 
 VERSION: Final = "0.1.0"
 """That of the distribution, in pyproject.toml."""
+
+PRODUCT: Final = "proxymode-agent"
+"""What the agent calls itself where it answers as kube-proxy does, so that it is not taken for one."""

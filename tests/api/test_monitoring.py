@@ -168,7 +168,9 @@ class Other:
         engine.on_service(Synced("1"))
         engine.on_slice(Synced("1"))
         self.metrics.deprecated(running_deprecation(kernel.observed, Minor(1, 39)))
-        answering = serve("metrics", BindAddress("127.0.0.1", self.port), metrics_routes(self.metrics))
+        answering = serve(
+            "metrics", BindAddress("127.0.0.1", self.port), metrics_routes(self.metrics, lambda: ObservedMode.NONE)
+        )
         tasks = {asyncio.create_task(answering), asyncio.create_task(engine.run())}
         try:
             yield engine

@@ -57,6 +57,7 @@ async def test_packets_find_their_service_from_everywhere(
     status, body = agent.get("/healthz")
     assert status == 200
     assert json.loads(body)["nodeEligible"] is True
+    assert agent.get("/proxyMode", 10249) == (200, "nftables")
 
 
 async def test_changes_of_endpoints_are_followed(

@@ -16,6 +16,8 @@ from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
 from proxymode_agent.metrics import Metrics
+from proxymode_agent.preflight.facts import proxy_mode
+from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,6 +43,10 @@ GOOD = Health(healthy=True, alive=True, ready=True, node_eligible=True, last_upd
 )
 def test_judgement(snapshot: EngineSnapshot, behind: float, eligible: bool, expected: Health) -> None:
     assert judge(snapshot, behind, node_eligible=eligible, timeout=60.0) == expected
+
+
+def none() -> ObservedMode:
+    return ObservedMode.NONE
 
 
 def free_port() -> int:
@@ -97,7 +103,7 @@ async def test_endpoints_answer_as_kube_proxys(health: Health, statuses: tuple[i
                 assert response.headers["Content-Type"] == "application/json"
                 assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert tuple(found) == statuses
-    async with served(metrics_routes(metrics)) as (session, url), session.get(f"{url}/metrics") as response:
+    async with served(metrics_routes(metrics, none)) as (session, url), session.get(f"{url}/metrics") as response:
         text = await response.text()
     for probe, status in zip(("healthz", "livez"), statuses, strict=False):
         assert f'kubeproxy_proxy_{probe}_total{{code="{status}"}} 1.0' in text
@@ -128,13 +134,35 @@ async def test_last_updated_is_the_last_sync_where_the_answer_is_no(bad: Health)
 async def test_metrics_are_in_prometheus_text_and_every_name_has_a_known_prefix() -> None:
     metrics = Metrics()
     metrics.watch_restarts.labels("services", "expired").inc()
-    async with served(metrics_routes(metrics)) as (session, url), session.get(f"{url}/metrics") as response:
+    async with served(metrics_routes(metrics, none)) as (session, url), session.get(f"{url}/metrics") as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/plain")
         text = await response.text()
     assert 'proxymode_agent_watch_restarts_total{reason="expired",resource="services"} 1.0' in text
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert all(name.startswith(("proxymode_agent_", "kubeproxy_", "rest_client_", "process_")) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("observed", "status", "body"),
+    [
+        (ObservedMode.NFTABLES, 200, "nftables"),
+        (ObservedMode.IPVS, 200, "ipvs"),
+        (ObservedMode.NONE, 503, ""),
+        (ObservedMode.KUBE_PROXY_IPVS, 503, ""),
+    ],
+)
+async def test_the_mode_is_told_as_by_kube_proxy_but_nobody_takes_the_agent_for_one(
+    observed: ObservedMode, status: int, body: str
+) -> None:
+    async with (
+        served(metrics_routes(Metrics(), lambda: observed)) as (session, url),
+        session.get(f"{url}/proxyMode") as response,
+    ):
+        assert response.status == status
+        assert await response.text() == body
+        assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert await asyncio.to_thread(proxy_mode, "127.0.0.1", int(url.rpartition(":")[2])) == ""
 
 
 async def test_an_address_that_is_taken_is_tried_again_until_it_is_free() -> None:

@@ -22,6 +22,7 @@ from proxymode_agent.preflight.model import Facts, IpvsTable, KubeProxyFound
 from proxymode_agent.preflight.modules import module_states
 from proxymode_agent.preflight.nftprobe import NftView, view_nft
 from proxymode_agent.takeover import legacy
+from proxymode_agent.version import PRODUCT
 
 SYSCTLS: Final = (
     "net.ipv4.ip_forward",
@@ -102,17 +103,18 @@ def kube_proxy_runs() -> bool:
 
 
 def proxy_mode(host: str, port: int) -> str:
-    """What a kube-proxy on host:port calls its mode; empty when none answers."""
+    """What a kube-proxy on host:port calls its mode; empty when none answers, or an agent of ours."""
     connection = http.client.HTTPConnection(host, port, timeout=ASK_SECONDS)
     try:
         connection.request("GET", "/proxyMode")
         response = connection.getresponse()
         answer = response.read(64).decode("ascii", errors="replace").strip()
+        ours = (response.getheader("Server") or "").startswith(PRODUCT)
     except (OSError, http.client.HTTPException):
         return ""
     finally:
         connection.close()
-    return answer if response.status == 200 and answer.isalpha() else ""
+    return answer if response.status == 200 and answer.isalpha() and not ours else ""
 
 
 def kube_proxy_process(root: Path) -> int | None:
