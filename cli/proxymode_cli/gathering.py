@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from proxymode_api.common import DataplaneOptions
-from proxymode_api.deprecation import KubeProxyMode, default_mode
+from proxymode_api.deprecation import KubeProxyMode, default_mode, minor_if_any
 from proxymode_api.modes import Mode
 from proxymode_cli.asking import NODES, OS_LABEL, labels
 from proxymode_cli.errors import NotInstalledError
-from proxymode_cli.joining import fleet_view, minor, with_configured
+from proxymode_cli.joining import fleet_view, with_configured
 from proxymode_cli.migration import objects
 from proxymode_cli.migration.model import FAMILIES, Family, Situation
 from proxymode_cli.migration.table import analyse
@@ -67,7 +67,7 @@ def overview(cluster: Cluster) -> FleetView:
     if all(node.mode is not None for node in view.nodes):
         return view
     config_map, _ = cluster.read_or_note(KUBE_PROXY, "kube-proxy's ConfigMap")
-    version = minor(view.cluster_version)
+    version = minor_if_any(view.cluster_version)
     kube_proxy = objects.kube_proxy_config(config_map, version) if config_map is not None else None
     return view if kube_proxy is None else with_configured(view, KubeProxyMode(kube_proxy.family.value))
 
@@ -82,7 +82,7 @@ def migration(cluster: Cluster, to: Mode | None, name: str | None, namespace: st
     states = cluster.node_proxy_modes_if_any()
     daemon_sets = tuple(map(objects.daemon_set, reader.items(DAEMON_SETS, "DaemonSets")))
     config_map = reader.one(KUBE_PROXY, "kube-proxy's ConfigMap")
-    version = minor(cluster.version())
+    version = minor_if_any(cluster.version())
     kube_proxy = objects.kube_proxy_config(config_map, version) if config_map is not None else None
     nodes = _nodes(reader, states, kube_proxy.family if kube_proxy is not None else None, version)
     services = [objects.service(item) for item in reader.items(_services(namespace), "Services")]

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.annotations import SKIP_ANNOTATION
-from proxymode_api.deprecation import KubeProxyMode, Minor, deprecation, parse_minor
+from proxymode_api.deprecation import KubeProxyMode, deprecation, minor_if_any
 from proxymode_api.modes import ObservedMode
 from proxymode_api.nodeproxymode import NodeProxyMode, Phase, PreflightResult, Verdict
 from proxymode_api.proxymode_status import StagePhase, StageStatus
@@ -171,14 +171,6 @@ def rollout_view(found: ProxyMode, nodes: tuple[NodeView, ...]) -> RolloutView:
     )
 
 
-def minor(cluster_version: str) -> Minor | None:
-    """The cluster's minor version; None where its API server says none that can be read."""
-    try:
-        return parse_minor(cluster_version)
-    except ValueError:
-        return None
-
-
 def _reach(stage: Stage) -> str:
     if stage.percent is not None:
         return f"{stage.percent} %"
@@ -190,7 +182,7 @@ def _deprecation(nodes: Iterable[NodeView], cluster_version: str, unreported: Ku
 
     `unreported`: what nodes run that no agent reports on.
     """
-    cluster = minor(cluster_version)
+    cluster = minor_if_any(cluster_version)
     modes = (unreported if node.mode is None else _UPSTREAM.get(node.mode) for node in nodes)
     running = Counter(mode for mode in modes if mode is not None)
     sentences = []

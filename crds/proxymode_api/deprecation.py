@@ -44,6 +44,14 @@ def parse_minor(version: str) -> Minor:
     return Minor(int(match[1]), int(match[2]))
 
 
+def minor_if_any(version: str) -> Minor | None:
+    """As `parse_minor`; None where it is no version: what depends on the cluster's age is then left unsaid."""
+    try:
+        return parse_minor(version)
+    except ValueError:
+        return None
+
+
 class KubeProxyMode(StrEnum):
     """Every value that kube-proxy's --proxy-mode takes or took."""
 

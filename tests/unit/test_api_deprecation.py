@@ -12,6 +12,7 @@ from proxymode_api.deprecation import (
     KubeProxyMode,
     Minor,
     deprecation,
+    minor_if_any,
     parse_minor,
 )
 from proxymode_api.modes import Mode, ObservedMode
@@ -36,6 +37,7 @@ def test_versions_as_api_servers_write_them(text: str, minor: Minor) -> None:
 def test_a_garbage_version_is_refused_with_what_would_be_right(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected major\.minor as in v1\.36\.2"):
         parse_minor(text)
+    assert minor_if_any(text) is None
 
 
 @given(st.integers(0, 9999), st.integers(0, 9999))

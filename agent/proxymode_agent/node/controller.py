@@ -27,7 +27,7 @@ from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
 from proxymode_agent.preflight import facts
 from proxymode_agent.version import VERSION
-from proxymode_api.deprecation import parse_minor
+from proxymode_api.deprecation import minor_if_any
 from proxymode_api.nodeproxymode import NodeProxyMode, NodeProxyModeSpec, Verdict
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from proxymode_agent.node.handing import Stand
     from proxymode_agent.preflight.model import Facts
     from proxymode_agent.services.model import DataplaneConfig
-    from proxymode_api.deprecation import Minor
     from proxymode_api.modes import Mode
     from proxymode_api.nodeproxymode import NodeProxyModeStatus, PreflightResult
 
@@ -242,7 +241,7 @@ class NodeController:
             nftables_blocked=assessed.nftables_blocked,
             options_error=assessed.options_error,
             stand=where,
-            cluster=_minor(self._cluster_version),
+            cluster=minor_if_any(self._cluster_version),
             cluster_version=self._cluster_version,
             agent_version=VERSION,
         )
@@ -303,10 +302,3 @@ def decode(data: bytes) -> NodeProxyMode:
         raw: dict[str, Any] = json.loads(data)
         raw.pop("status", None)
         return NodeProxyMode.model_validate(raw)
-
-
-def _minor(version: str) -> Minor | None:
-    try:
-        return parse_minor(version)
-    except ValueError:
-        return None
