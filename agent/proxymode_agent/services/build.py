@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from proxymode_agent.services.slices import Placement, SliceEntry
     from proxymode_agent.services.topology import Usable
 
-    Groups = dict[Placement, set[Endpoint]]
+    # Dictionaries for their order: what is sorted already sorts in a third of the time.
+    Groups = dict[Placement, dict[Endpoint, None]]
 
 # A named tuple's own constructor is a Python function, four times as dear; a large cluster has 250,000 endpoints.
 _endpoint: Final[Callable[[tuple[bytes, int]], Endpoint]] = partial(tuple.__new__, Endpoint)
@@ -115,7 +116,10 @@ def _groups(slices: Iterable[SliceEntry]) -> dict[tuple[Family, str, Protocol], 
         for name, protocol, number in entry.ports:
             groups = found.setdefault((entry.family, name, protocol), {})
             for placement, addresses in entry.groups:
-                groups.setdefault(placement, set()).update(map(_endpoint, zip(addresses, repeat(number))))
+                endpoints = dict.fromkeys(map(_endpoint, zip(addresses, repeat(number))))
+                group = groups.setdefault(placement, endpoints)
+                if group is not endpoints:
+                    group |= endpoints
     for groups in found.values():
         if len(groups) > 1:
             _make_disjoint(groups)
@@ -125,7 +129,9 @@ def _groups(slices: Iterable[SliceEntry]) -> dict[tuple[Family, str, Protocol], 
 def _make_disjoint(groups: Groups) -> None:
     seen: set[Endpoint] = set()
     for placement in sorted(groups):
-        groups[placement] -= seen
-        seen |= groups[placement]
-        if not groups[placement]:
+        left = {endpoint: None for endpoint in groups[placement] if endpoint not in seen}
+        seen.update(left)
+        if left:
+            groups[placement] = left
+        else:
             del groups[placement]

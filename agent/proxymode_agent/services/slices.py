@@ -116,7 +116,8 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
         if placement is not last:
             last, group = placement, groups.setdefault(placement, [])
         group.append(address)
-    kept = tuple((placement, tuple(groups[placement])) for placement in sorted(groups))
+    # Sorted, so that an order that means nothing does not look like a change, and a Service's endpoints sort quickly.
+    kept = tuple((placement, tuple(sorted(groups[placement]))) for placement in sorted(groups))
     return SliceEntry(family, ports, kept), tuple(problems)
 
 

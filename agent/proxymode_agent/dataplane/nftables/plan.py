@@ -18,13 +18,12 @@ random index in an index map; an update may come between any two. So
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from proxymode_agent.dataplane.conntrack.stale import is_udp
-from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
+from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Space
 from proxymode_agent.dataplane.nftables.ids import Ids
 from proxymode_agent.dataplane.nftables.members import Entries, References, Sources
 from proxymode_agent.dataplane.nftables.parts import Indexed, Row, Whole
@@ -274,13 +273,12 @@ class TableState:
 
 
 def _ahead(needed: set[Draw]) -> Iterator[Draw]:
-    """Draws that are likely to be needed later, too."""
-    largest: dict[tuple[Kind, int | None], int] = defaultdict(int)
+    """Draws that are likely to be needed later, too: a Service with a quarter more endpoints, as in a rollout of its
+    pods, or a quarter less. No more of them, for each makes every element of its map dearer to add."""
     for draw in needed:
-        largest[draw.kind, draw.sticky] = max(largest[draw.kind, draw.sticky], draw.endpoints)
-    for (kind, sticky), count in largest.items():
-        for number in range(1, min(count + count // 4 + 1, SPARE_CHAINS) + 1):
-            yield Draw(kind, number, sticky)
+        quarter = draw.endpoints // 4
+        for number in range(max(1, draw.endpoints - quarter), min(draw.endpoints + quarter + 1, SPARE_CHAINS) + 1):
+            yield draw._replace(endpoints=number)
 
 
 def _order(draw: Draw) -> tuple[str, int, int]:
