@@ -14,6 +14,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nitpicky = True
 exclude_patterns = ["_build"]
+highlight_language = "none"  # a block that names no language has none: tables of packets are not Python
 
 html_theme = "furo"
 html_title = f"proxymode {release}"

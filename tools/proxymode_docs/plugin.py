@@ -63,8 +63,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
 
 def _option(option: Any) -> str:
     value = "" if option.is_flag else f" {option.metavar or _choices(option)}"
-    names = ", ".join(f"`{one}{value}`" for one in (*option.opts, *option.secondary_opts))
-    return f"| {_cell(names)} | {_cell(option.help)} |"
+    names = ", ".join((*option.opts, *option.secondary_opts))
+    return f"| {_cell(f'`{names}{value}`')} | {_cell(option.help)} |"
 
 
 def _choices(option: Any) -> str:
