@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from proxymode_agent.dataplane.nftables.draws import Draw, Kind
 from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
 from proxymode_agent.dataplane.nftables.frontends import Frontends
-from proxymode_agent.dataplane.nftables.wants import PackedPort, Refusal, Role, Wanted, frontends_of
+from proxymode_agent.dataplane.nftables.wants import (
+    MAX_STICKY_ENDPOINTS,
+    PackedPort,
+    Refusal,
+    Role,
+    Wanted,
+    frontends_of,
+)
 from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol, ServicePort, ServicePortName
 
 VIP = bytes([10, 96, 0, 1])
@@ -46,6 +53,23 @@ def test_keys_and_values_are_padded_fields() -> None:
     assert service_key(WEB.cluster_ip) == bytes([10, 96, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0])
     assert nodeport_key(Protocol.UDP, 30080) == bytes([17, 0, 0, 0, 117, 128, 0, 0])
     assert pack_endpoints(PODS[1:2]) == (bytes([10, 244, 0, 1, 31, 144, 0, 0]),)
+
+
+def test_affinity_is_for_as_many_endpoints_as_there_are_numbers_for() -> None:
+    pods = tuple(Endpoint(n.to_bytes(4, "big"), 80) for n in range(MAX_STICKY_ENDPOINTS + 1))
+    for count, sticky in ((MAX_STICKY_ENDPOINTS, 60), (MAX_STICKY_ENDPOINTS + 1, None)):
+        many = dataclasses.replace(WEB, cluster_endpoints=pods[:count], affinity_seconds=60)
+        packed = PackedPort(many, ())
+        assert packed.wanted(service_key(many.cluster_ip), Role.CLUSTER_IP).sticky == sticky
+        assert packed.wanted(nodeport_key(Protocol.TCP, 30080), Role.NODE_PORT).sticky == sticky
+
+
+def test_whose_endpoints_a_frontend_draws_from() -> None:
+    web = dataclasses.replace(WEB, local_endpoints=PODS[:1], affinity_seconds=60)
+    for internal_local in (False, True):
+        packed = PackedPort(dataclasses.replace(web, internal_local=internal_local), ())
+        assert packed.wanted(service_key(web.cluster_ip), Role.CLUSTER_IP).groups[0] == (web.name, internal_local)
+        assert packed.wanted(nodeport_key(Protocol.TCP, 30080), Role.NODE_PORT).groups == GROUPS
 
 
 def test_a_service_port_wants_its_frontends_and_gives_them_back() -> None:
