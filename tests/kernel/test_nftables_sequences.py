@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from nftables_bed import dataplane, held, node_config, packed_endpoints, regardless_of_order, service
 from proxymode_agent.services.model import Protocol, ServiceState
@@ -121,4 +122,4 @@ def test_any_history_ends_as_a_fresh_start(fleet: Topology, steps: list[Step]) -
         assert regardless_of_order(held(fleet, "node1")) == regardless_of_order(held(fleet, "node2"))
 
         again = stack.enter_context(dataplane(fleet, node_config(fleet), "node1"))
-        assert again.sync(steps[-1].state) == dataclasses.replace(result, written=0)
+        assert again.sync(steps[-1].state) == structs.replace(result, written=0)
