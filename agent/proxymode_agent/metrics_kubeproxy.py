@@ -3,7 +3,7 @@ has go on while its nodes move from kube-proxy to the agent.
 
 Names, meanings and buckets are those of k8s.io/kubernetes/pkg/proxy/metrics and k8s.io/component-base/metrics. One sync
 of ours writes both families, so there is no label ip_family. Left out is what has no counterpart here: pending changes
-(they are not counted one by one), no_local_endpoints, iptables, localhost conntrack marks.
+(they are not counted one by one), iptables, localhost conntrack marks.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class KubeProxyMetrics:
             "As kube-proxy: EndpointSlices received, changed or gone.",
         )
 
+        self._none_here: Final = made.gauges(
+            f"{_PREFIX}_sync_proxy_rules_no_local_endpoints",
+            "As kube-proxy: Service ports with endpoints elsewhere but not on this node, where the traffic policy "
+            "(internal, external) is Local.",
+            ("traffic_policy",),
+        )
         self._probes: Final = {
             path: made.counters(
                 f"{_PREFIX}_proxy_{path[1:]}_total",
@@ -91,6 +97,11 @@ class KubeProxyMetrics:
             self.requests.labels(code, method, host).inc()
 
         return count
+
+    def none_here(self, internal: int, external: int) -> None:
+        """Service ports that drop what comes by a traffic policy Local."""
+        self._none_here.labels("internal").set(internal)
+        self._none_here.labels("external").set(external)
 
     def probed(self, path: str, status: int) -> None:
         """Note an answer on /healthz or /livez."""

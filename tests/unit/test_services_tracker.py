@@ -158,6 +158,7 @@ def test_any_order_of_events_ends_as_a_fresh_build_and_names_what_changed(
         expected = fresh(final, zone)
         assert update.state == expected.state
         assert update.health_checks == expected.health_checks
+        assert update.none_here == expected.none_here
         before = update.state
 
 
@@ -246,6 +247,33 @@ def test_a_zone_concerns_only_services_that_are_spread_by_zone() -> None:
         tracker.set_zone(zone)
         (port,) = tracker.take().state.ports.values()
         assert list(map(str, port.endpoints)) == [expected]
+
+
+def test_ports_that_policy_local_leaves_without_an_endpoint_here_are_counted() -> None:
+    """The cases of kube-proxy's TestNoEndpointsMetric."""
+    tracker = ServiceTracker(NODE)
+    key = ObjectKey("ns", "a")
+    both = {"internal_traffic_policy": "Local", "external_traffic_policy": "Local", "type": "NodePort"}
+    spec = msgspec.structs.replace(web().spec, ports=[ServicePortSpec(port=80, node_port=30080)])
+    counts = []
+    for policies, slice_ in (
+        (both, pods("10.1.0.1")),
+        (both | {"external_traffic_policy": "Cluster"}, pods("10.1.0.1")),
+        (both | {"internal_traffic_policy": "Cluster"}, pods("10.1.0.1")),
+        (both, None),
+        ({}, pods("10.1.0.1")),
+        (both, msgspec.structs.replace(pods(), endpoints=[SliceEndpoint(["10.1.0.1"], node_name=NODE)])),
+        (both, pods("10.1.0.1")),
+    ):
+        tracker.set_service(key, Service(ObjectMeta(name="a"), msgspec.structs.replace(spec, **policies)))
+        if slice_ is None:
+            tracker.drop_slice(ObjectKey("ns", "s1"))
+        else:
+            tracker.set_slice(ObjectKey("ns", "s1"), slice_)
+        counts.append(tracker.take().none_here)
+    tracker.drop_service(key)
+    counts.append(tracker.take().none_here)
+    assert counts == [(1, 1), (1, 0), (0, 1), (0, 0), (0, 0), (0, 0), (1, 1), (0, 0)]
 
 
 def test_health_checks_follow_the_pods_of_this_node() -> None:

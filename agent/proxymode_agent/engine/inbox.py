@@ -97,6 +97,7 @@ class Inbox:
         self._programming.take()
         self.changed |= update.changed
         self.health_checks = update.health_checks
+        self._metrics.kube_proxy.none_here(*update.none_here)
         for problem in update.problems:
             self._metrics.object_problems.labels(problem.kind).inc()
             told.unusable(problem)

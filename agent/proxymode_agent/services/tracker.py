@@ -16,7 +16,7 @@ from proxymode_agent.services.service import service_entry
 from proxymode_agent.services.slices import slice_entry, slice_service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from proxymode_agent.kube.objects import EndpointSlice, ObjectKey, Service
     from proxymode_agent.services.model import HealthCheck, ServicePort, ServicePortName
@@ -38,6 +38,13 @@ class Problem(NamedTuple):
     text: str
 
 
+class NoneHere(NamedTuple):
+    """How many Service ports drop what comes to them by traffic policy Local: others have endpoints, not this node."""
+
+    internal: int = 0
+    external: int = 0
+
+
 class Update(NamedTuple):
     """The state now; `changed` are the ports that differ from the state of the last update, removed ones included;
     `health_checks` what load balancers are to be told; `problems` what was newly found unusable since then."""
@@ -46,6 +53,7 @@ class Update(NamedTuple):
     changed: frozenset[ServicePortName]
     health_checks: Mapping[ServiceName, HealthCheck]
     problems: tuple[Problem, ...]
+    none_here: NoneHere
 
 
 class ServiceTracker:
@@ -62,6 +70,7 @@ class ServiceTracker:
         self._dirty: set[ObjectKey] = set()
         self._state = ServiceState()
         self._health_checks: Mapping[ServiceName, HealthCheck] = {}
+        self._none_here = NoneHere()
         self._problems: list[Problem] = []
         self._told: dict[tuple[str, ObjectKey], tuple[str, ...]] = {}
 
@@ -129,6 +138,12 @@ class ServiceTracker:
                 old, new = {port.name: port for port in before}, {port.name: port for port in ports}
                 replaced.update(dict.fromkeys(old.keys() - new.keys()))
                 replaced.update((name, port) for name, port in new.items() if old.get(name) != port)
+                more, less = _none_here(ports), _none_here(before)
+                if more != less:
+                    now = self._none_here
+                    self._none_here = NoneHere(
+                        now.internal + more.internal - less.internal, now.external + more.external - less.external
+                    )
             check = None if service is None else health_check(service, slices)
             if check is not None or self._health_checks:
                 name = ServiceName(*key)
@@ -140,7 +155,7 @@ class ServiceTracker:
             self._state = ServiceState(_updated(self._state.ports, replaced))
         if checks:
             self._health_checks = _updated(self._health_checks, checks)
-        return Update(self._state, frozenset(replaced), self._health_checks, problems)
+        return Update(self._state, frozenset(replaced), self._health_checks, problems, self._none_here)
 
     def _forget_service(self, key: ObjectKey) -> None:
         if self._services.pop(key, None) is not None:
@@ -168,6 +183,11 @@ class ServiceTracker:
         if new:
             more = f"; and {len(new) - _TOLD} more" if len(new) > _TOLD else ""
             self._problems.append(Problem(kind, key, "; ".join(new[:_TOLD]) + more))
+
+
+def _none_here(ports: Iterable[ServicePort]) -> NoneHere:
+    dropping = [port for port in ports if not port.local_endpoints and port.has_endpoints]
+    return NoneHere(sum(port.internal_local for port in dropping), sum(port.external_local for port in dropping))
 
 
 def _updated(whole: Mapping[K, V], part: Mapping[K, V | None]) -> dict[K, V]:
