@@ -24,6 +24,7 @@ from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
 from proxymode_api import API_VERSION, GROUP, VERSION
+from proxymode_api.notes import note
 from proxymode_operator.metrics import REQUESTS
 from proxymode_operator.shapes import EventShape, IdentityShape, ListShape, RefusalShape, read
 
@@ -242,7 +243,7 @@ class KubeApi:
             "type": notice.type.value,
             "reason": notice.reason,
             "action": notice.action,
-            "note": notice.note[:1024],
+            "note": note(notice.note),
         }
         await self.create("/apis/events.k8s.io/v1/namespaces/default/events", body)
 

@@ -16,7 +16,7 @@ def test_an_event_about_a_node_is_in_the_default_namespace_and_fits_the_api() ->
     assert body["metadata"] == {"generateName": "node-a.", "namespace": "default"}
     assert body["regarding"] == {"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": "uid-1"}
     assert body["eventTime"] == "2026-11-21T12:00:00.000000Z"
-    assert len(body["note"]) == 1024
+    assert len(body["note"].encode()) == 1024
     assert body["note"].endswith("…")
 
 

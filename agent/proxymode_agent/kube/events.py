@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from proxymode_api.notes import note
+
 if TYPE_CHECKING:
     from datetime import datetime
 
 REPORTING_CONTROLLER: Final = "proxymode.io/agent"
-NOTE_MAXIMUM: Final = 1024
-"""Characters (k8s.io/kubernetes/pkg/apis/core/validation/events.go)."""
 CLUSTER_NAMESPACE: Final = "default"
 """Where Events about cluster-scoped objects go (client-go's recorder does the same)."""
 
@@ -37,9 +37,9 @@ class Regarding(NamedTuple):
 
 
 def event_object(
-    regarding: Regarding, kind: EventType, reason: str, action: str, note: str, *, node: str, now: datetime
+    regarding: Regarding, kind: EventType, reason: str, action: str, text: str, *, node: str, now: datetime
 ) -> dict[str, Any]:
-    """The Event; `node`: whose agent says so. A note that is too long is cut."""
+    """The Event; `node`: whose agent says `text`, which is cut where it is too long."""
     about = {"apiVersion": regarding.api_version, "kind": regarding.kind, "name": regarding.name, "uid": regarding.uid}
     return {
         "apiVersion": "events.k8s.io/v1",
@@ -52,7 +52,7 @@ def event_object(
         "type": kind.value,
         "reason": reason,
         "action": action,
-        "note": note if len(note) <= NOTE_MAXIMUM else f"{note[: NOTE_MAXIMUM - 1]}…",
+        "note": note(text),
         "regarding": about | ({"namespace": regarding.namespace} if regarding.namespace else {}),
         "reportingController": REPORTING_CONTROLLER,
         "reportingInstance": f"proxymode-agent-{node}"[:128],
