@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from proxymode_sim.client import Client, Json
     from proxymode_sim.options import Options
 
-WRITES_AT_ONCE: Final = 48
+WRITES_AT_ONCE: Final = 8
+"""More would only wait in the API server, which has two CPUs for all, and keep the operator waiting with them; a real
+one has priority and fairness (KEP-1040) against that."""
 _RETRY_SECONDS: Final = 5.0
 
 

@@ -40,7 +40,7 @@ TIMEOUT_SECONDS: Final = 30.0
 PAGE: Final = 500
 WATCH_SECONDS: Final = 300.0
 """A watch is ended by the API server after this to twice this."""
-COLLECT_SECONDS: Final = 0.1
+COLLECT_SECONDS: Final = 0.15
 """A watch that has brought something small is not read for so long."""
 _MUCH: Final = 64 * 1024
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WRITES_AT_ONCE: Final = 16
-WRITING_SECONDS: Final = 0.25
+WRITES_AT_ONCE: Final = 24
+WRITING_SECONDS: Final = 0.2
 """After this no further write of a reconcile begins. The rest follows in the next one: what was reported and asked
 meanwhile (a pause) is heard in between, however long an API server in trouble takes."""
 LOOK_AGAIN_SECONDS: Final = 300.0
