@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from proxymode_testbeds.topology import Topology
 
 OUT_OF_REGISTERS = "netlink_gen_expr: Assertion `dreg < ctx->reg_low' failed"
-"""How nft 1.0.6 dies of every rule with which packets update a map by a key of IPv6 address and port. It prints them as
-later versions do, and those take them back."""
+"""How nft 1.0.6 dies of every rule with which packets update a map by a key of an IPv6 address and more. It prints them
+as later versions do, and those take them back."""
 
 
 def test_nft_lists_every_kind_of_element(
