@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 NOTE_BYTES: Final = 1024
-"""k8s.io/kubernetes pkg/apis/core/validation/events.go, NoteLengthLimit: Go's len() of a string counts bytes of UTF-8."""
+"""k8s.io/kubernetes pkg/apis/core/validation/events.go, NoteLengthLimit; Go's len() of a string counts bytes."""
 _CUT: Final = "…"
 
 
