@@ -26,6 +26,12 @@ class BindAddress(NamedTuple):
     host: str
     port: int
 
+    @property
+    def listening(self) -> str | None:
+        """As asyncio wants it: None where all of the machine's addresses are meant. In Kubernetes' own programs 0.0.0.0
+        and [::] both are (Go's net.Listen); probes of a cluster without IPv4 come by IPv6."""
+        return None if self.host in ("0.0.0.0", "::") else self.host
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

@@ -119,7 +119,7 @@ async def serve(what: str, address: BindAddress, paths: Paths) -> None:
     try:
         while True:
             try:
-                await server.listen(address.host, address.port)
+                await server.listen(address.listening, address.port)
                 break
             except OSError as error:
                 delay = backoff.next()

@@ -54,7 +54,7 @@ async def served(app: web.Application, address: Address | None) -> AsyncIterator
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     try:
-        await web.TCPSite(runner, address.host, address.port, shutdown_timeout=1).start()
+        await web.TCPSite(runner, address.listening, address.port, shutdown_timeout=1).start()
         yield
     finally:
         await runner.cleanup()

@@ -29,6 +29,12 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    @property
+    def listening(self) -> str | None:
+        """As asyncio wants it: None where all of the machine's addresses are meant. In Kubernetes' own programs 0.0.0.0
+        and [::] both are (Go's net.Listen); probes of a cluster without IPv4 come by IPv6."""
+        return None if self.host in ("0.0.0.0", "::") else self.host
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimes:

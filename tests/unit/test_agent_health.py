@@ -56,10 +56,10 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def served(routes: Paths) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
+async def served(routes: Paths, host: str = "127.0.0.1") -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     """A client, and the URL of a server with these routes."""
     port = free_port()
-    task = asyncio.create_task(serve("test", BindAddress("127.0.0.1", port), routes))
+    task = asyncio.create_task(serve("test", BindAddress(host, port), routes))
     try:
         async with asyncio.timeout(20), aiohttp.ClientSession() as session:
             await listening(port)
@@ -181,3 +181,12 @@ async def test_an_address_that_is_taken_is_tried_again_until_it_is_free() -> Non
             assert response.status == 200
     task.cancel()
     await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_all_addresses_are_those_of_both_families(host: str) -> None:
+    health = health_routes(lambda: GOOD, Metrics().kube_proxy.probed)
+    async with served(health, host) as (session, url):
+        for asked in (url, url.replace("127.0.0.1", "[::1]")):
+            async with session.get(f"{asked}/livez") as response:
+                assert response.status == 200

@@ -37,6 +37,8 @@ def test_an_empty_address_serves_nowhere_and_an_empty_host_everywhere() -> None:
     settings = parse(["--metrics-bind-address=", "--healthz-bind-address=:9000", "--no-leader-elect"], {})
     assert settings.metrics is None
     assert settings.healthz == Address("0.0.0.0", 9000)
+    assert settings.healthz.listening is None
+    assert Address("127.0.0.1", 9000).listening == "127.0.0.1"
     assert not settings.leader_elect
     assert parse(["--healthz-bind-address=[::1]:0"], {}).healthz == Address("::1", 0)
 
