@@ -7,6 +7,7 @@ import json
 import ssl
 import time
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from proxymode_benchmarks.sync.cases import Case
 
 _WRITERS: Final = 16
+_PAUSES_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
 _COLLECTIONS: Final = {
     "Service": "/api/v1/namespaces/{}/services",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices",
@@ -90,6 +92,13 @@ class Cluster:
             await response.read()
 
     async def _create(self, path: str, body: dict[str, Any]) -> None:
-        async with self._session.post(self._url + path, json=body) as response:
-            response.raise_for_status()
-            await response.read()
+        """Nothing is measured yet: an etcd that is too busy to answer (504) is given time."""
+        for pause in (*_PAUSES_SECONDS, None):
+            async with self._session.post(self._url + path, json=body) as response:
+                await response.read()
+                if response.status == HTTPStatus.CONFLICT:
+                    return  # what was not answered was done all the same
+                if response.status < HTTPStatus.INTERNAL_SERVER_ERROR or pause is None:
+                    response.raise_for_status()
+                    return
+            await asyncio.sleep(pause)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from proxymode_agent.dataplane.nftables.wants import Group, Wanted
 
 SPARE_CHAINS = 64  # up to this number of endpoints, chains are made ahead of need while there are none
+FEW_ENDPOINTS = 4  # every Service has so many at some time
 
 Endpoints = frozenset[bytes]
 
@@ -274,10 +275,13 @@ class TableState:
 
 def _ahead(needed: set[Draw]) -> Iterator[Draw]:
     """Draws that are likely to be needed later, too: a Service with a quarter more endpoints, as in a rollout of its
-    pods, or a quarter less. No more of them, for each makes every element of its map dearer to add."""
+    pods, or a quarter less; and one that begins or ends. No more of them, for each makes every element of its map
+    dearer to add."""
     for draw in needed:
         quarter = draw.endpoints // 4
-        for number in range(max(1, draw.endpoints - quarter), min(draw.endpoints + quarter + 1, SPARE_CHAINS) + 1):
+        few = range(1, min(draw.endpoints, FEW_ENDPOINTS) + 1)
+        near = range(max(1, draw.endpoints - quarter), min(draw.endpoints + quarter + 1, SPARE_CHAINS) + 1)
+        for number in (*few, *near):
             yield draw._replace(endpoints=number)
 
 
