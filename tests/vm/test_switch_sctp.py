@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from service_node import ServiceNode
 
 PORT, TARGET = 80, 9899
-TALK_SECONDS = 0.1
+TALK_SECONDS, ACCEPT_SECONDS = 0.1, 0.5
 
 
 def associated(bound: str, to: tuple[str, int]) -> socket.socket:
@@ -40,6 +40,7 @@ def listening(address: str) -> socket.socket:
     one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
     one.bind((address, TARGET))
     one.listen(64)
+    one.settimeout(ACCEPT_SECONDS)
     return one
 
 
@@ -54,11 +55,13 @@ def echo(association: socket.socket) -> None:
             association.sendall(said)
 
 
-def accept(listener: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            association, _ = listener.accept()
-            threading.Thread(target=echo, args=(association,), daemon=True).start()
+def accept(listener: socket.socket, stop: threading.Event) -> None:
+    with listener:
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                association, _ = listener.accept()
+                association.settimeout(None)
+                threading.Thread(target=echo, args=(association,), daemon=True).start()
 
 
 @pytest.fixture
@@ -67,13 +70,17 @@ def pods(node: ServiceNode) -> Iterator[list[str]]:
     subprocess.run(["modprobe", "sctp"], check=True)
     names = ("node1-pod1", "node1-pod2", "node2-pod1")
     addresses = [node.pods(4)[index] for index in (0, 1, 3)]
-    with contextlib.ExitStack() as stack:
-        for name, address in zip(names, addresses, strict=True):
-            listener = node.topology.call(name, listening, address)
-            stack.callback(listener.close)
-            stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes the thread
-            threading.Thread(target=accept, args=(listener,), daemon=True).start()
-        yield addresses
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=accept, args=(node.topology.call(name, listening, address), stop))
+        for name, address in zip(names, addresses, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    yield addresses
+    stop.set()
+    for thread in threads:
+        thread.join()
 
 
 class Talk:
