@@ -68,8 +68,9 @@ class ServiceTracker:
         self._owners: dict[ObjectKey, ObjectKey] = {}  # slice -> Service
         self._ports: dict[ObjectKey, tuple[ServicePort, ...]] = {}
         self._dirty: set[ObjectKey] = set()
-        self._state = ServiceState()
-        self._health_checks: Mapping[ServiceName, HealthCheck] = {}
+        self._all_ports: dict[ServicePortName, ServicePort] = {}
+        self._state = ServiceState(self._all_ports)
+        self._health_checks: dict[ServiceName, HealthCheck] = {}
         self._none_here = NoneHere()
         self._problems: list[Problem] = []
         self._told: dict[tuple[str, ObjectKey], tuple[str, ...]] = {}
@@ -152,7 +153,8 @@ class ServiceTracker:
         self._dirty.clear()
         problems, self._problems = tuple(self._problems), []
         if replaced:
-            self._state = ServiceState(_updated(self._state.ports, replaced))
+            self._all_ports = _updated(self._all_ports, replaced)
+            self._state = ServiceState(self._all_ports)
         if checks:
             self._health_checks = _updated(self._health_checks, checks)
         return Update(self._state, frozenset(replaced), self._health_checks, problems, self._none_here)
@@ -190,9 +192,9 @@ def _none_here(ports: Iterable[ServicePort]) -> NoneHere:
     return NoneHere(sum(port.internal_local for port in dropping), sum(port.external_local for port in dropping))
 
 
-def _updated(whole: Mapping[K, V], part: Mapping[K, V | None]) -> dict[K, V]:
+def _updated(whole: dict[K, V], part: Mapping[K, V | None]) -> dict[K, V]:
     """A copy with the values in `part` put in, and without the keys that have None there."""
-    copy = dict(whole)
+    copy = whole.copy()  # not dict(whole), which takes twenty times as long once something was deleted
     for key, value in part.items():
         if value is None:
             del copy[key]
