@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_SECONDS: Final = 0.1
+INTERVAL_SECONDS: Final = 0.2
 """Shortest time between two reconciles of one key."""
 
 _FIRST_BACKOFF_SECONDS: Final = 0.1

@@ -99,7 +99,7 @@ def test_a_request_during_a_reconcile_makes_one_more_not_sooner_than_the_interva
             queue.add("a")
         await task
         assert len(recorder.calls) == 2
-        assert recorder.times[1] - recorder.times[0] == pytest.approx(0.1)
+        assert recorder.times[1] - recorder.times[0] == pytest.approx(queue.INTERVAL_SECONDS)
 
     virtual(scenario)
 

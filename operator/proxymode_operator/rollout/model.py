@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime  # noqa: TC003 - pydantic resolves annotations at run time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from pydantic import Field, ValidationError
 
@@ -33,9 +34,19 @@ if TYPE_CHECKING:
 TURN_ANNOTATION: Final = "proxymode.io/turn"
 
 
+_KNOWN_OPTIONS: Final[WeakValueDictionary[str, DataplaneOptions]] = WeakValueDictionary()
+
+
 def dataplane_options(source: DataplaneOptions) -> DataplaneOptions:
-    """The options alone, of a spec that inherits them; comparable with those of any other spec."""
-    return DataplaneOptions.model_construct(**{name: getattr(source, name) for name in DataplaneOptions.model_fields})
+    """The options alone, of a spec that inherits them; comparable with those of any other spec. Equal ones are one
+    object: thousands of nodes have the same, and are compared at each decision."""
+    found = DataplaneOptions.model_construct(**{name: getattr(source, name) for name in DataplaneOptions.model_fields})
+    return _KNOWN_OPTIONS.setdefault(found.model_dump_json(), found)
+
+
+def same_options(one: DataplaneOptions, other: DataplaneOptions) -> bool:
+    """Whether they are equal, at once where they are one object (pydantic looks at every field)."""
+    return one is other or one == other
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,7 @@ class Intent:
 
     def runs(self, template: Template) -> bool:
         """Whether a node that follows this intent runs the template."""
-        return self.mode is template.mode and self.options == template.options
+        return self.mode is template.mode and same_options(self.options, template.options)
 
     def arrived(self, observed: ObservedMode) -> bool:
         """Whether a node where this was observed has come where it was told to go."""

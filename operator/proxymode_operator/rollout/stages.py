@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, zip_longest
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_api.rollout import TopologyPolicy
@@ -74,7 +75,7 @@ def rounded_up(percent: int, total: int) -> int:
 
 def ordered(candidates: Iterable[Candidate], topology: Topology) -> list[Candidate]:
     """Rule 1."""
-    by_age = sorted(candidates, key=lambda c: (c.node.created, c.node.name))
+    by_age = sorted(candidates, key=attrgetter("node.created", "node.name"))
     domains: dict[str, list[Candidate]] = {}
     for candidate in by_age:
         domains.setdefault(topology.domain(candidate.node), []).append(candidate)

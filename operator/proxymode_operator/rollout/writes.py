@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import KUBE_PROXY_MODES, KubeProxyPolicy, Mode, ObservedMode
-from proxymode_operator.rollout.model import Intent, Turn, Write, WriteKind
+from proxymode_operator.rollout.model import Intent, Turn, Write, WriteKind, same_options
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -151,7 +151,7 @@ def _prepared(intent: Intent, template: Template, name: str) -> Intent:
         options = options.model_copy(update={own: getattr(template.options, own)})
     revision = intent.revision if intent.proxy_mode == name else 0
     known = (intent.target_mode, intent.proxy_mode, intent.revision) == (template.mode, name, revision)
-    if known and options == intent.options:
+    if known and same_options(options, intent.options):
         return intent
     return replace(intent, target_mode=template.mode, options=options, proxy_mode=name, revision=revision)
 
