@@ -137,8 +137,10 @@ class NetlinkSocket:
                 offset += (size + 3) & ~3
 
     def bodies(self, kind: int, body: bytes, answer: int) -> Iterator[bytes]:
-        """The bodies of one dump's answers of type `answer`, changed meanwhile or not: for tens of thousands, at two thirds
-        of the time of `dump`. Raises OSError with the kernel's errno if it refuses."""
+        """The bodies of one dump's answers of type `answer`, interrupted by a change or not; for tens of thousands.
+
+        Raises OSError with the kernel's errno if it refuses.
+        """
         self._send([Message(kind, NLM_F_DUMP, body)])
         view = memoryview(self._buffer)
         unpack = _HEADER.unpack_from
