@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxymode_operator.kubeapi import ApiError, NotLeaderError
-from proxymode_operator.queue import ConflictError, Queue
+from proxymode_operator.queue import INTERVAL_SECONDS, ConflictError, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -99,7 +99,7 @@ def test_a_request_during_a_reconcile_makes_one_more_not_sooner_than_the_interva
             queue.add("a")
         await task
         assert len(recorder.calls) == 2
-        assert recorder.times[1] - recorder.times[0] == pytest.approx(queue.INTERVAL_SECONDS)
+        assert recorder.times[1] - recorder.times[0] == pytest.approx(INTERVAL_SECONDS)
 
     virtual(scenario)
 
