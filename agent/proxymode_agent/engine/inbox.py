@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 class Inbox:
-    """`woken` is called whenever there may be something to do. Times are those of `clock`, monotonic seconds."""
+    """`woken` is called when there is something to `take` for the first time since the last one, and with every list.
+    Times are those of `clock`, monotonic seconds."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Inbox:
         self._woken = woken
         self._on_problem = on_problem
         self._services_listed = self._slices_listed = False
+        self._announced = False  # whoever is woken knows that there is something to take
         self._programming = Programming(datetime.now(UTC))
         self.changed: set[ServicePortName] = set()
         """Ports that differ, as of the last `take`, from what was written last."""
@@ -69,7 +71,7 @@ class Inbox:
                 self._services_listed = True
         if not isinstance(event, Synced):
             self._metrics.kube_proxy.service_changes.inc()
-        self._fed()
+        self._fed(listed=isinstance(event, Synced))
 
     def on_slice(self, event: Changed[EndpointSlice] | Deleted | Synced) -> None:
         """An EndpointSlice changed, or all of them are known now."""
@@ -84,7 +86,7 @@ class Inbox:
                 self._slices_listed = True
         if not isinstance(event, Synced):
             self._metrics.kube_proxy.endpoint_changes.inc()
-        self._fed()
+        self._fed(listed=isinstance(event, Synced))
 
     def set_zone(self, zone: str) -> None:
         """The node is in this zone; empty: in none."""
@@ -93,6 +95,7 @@ class Inbox:
 
     def take(self) -> ServiceState:
         """All that is wanted now; what differs from what was written is in `changed` until `written`."""
+        self._announced = False
         update = self._tracker.take()
         self._programming.take()
         self.changed |= update.changed
@@ -123,11 +126,15 @@ class Inbox:
     def unwanted(self) -> None:
         """Nothing of it is to be in the kernel: nothing waits."""
         self.waiting_since = None
+        self._announced = False
         self._programming.forget()
 
-    def _fed(self) -> None:
+    def _fed(self, *, listed: bool = False) -> None:
+        new = False
         if self._tracker.dirty:
             self._metrics.kube_proxy.queued()
             if self.waiting_since is None:
                 self.waiting_since = self._clock()
-        self._woken()
+            new, self._announced = not self._announced, True
+        if new or listed:
+            self._woken()
