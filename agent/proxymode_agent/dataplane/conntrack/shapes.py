@@ -37,8 +37,8 @@ _OF_A_LENGTH: Final = 4  # shapes that are known at a time
 
 
 class Shape(NamedTuple):
-    """Where the pieces of a Flow lie in a message; and where the byte with the bits of NAT and the protocol's state do,
-    the latter 0 where there is none."""
+    """Where the pieces of a Flow lie in a message, and where the byte with the bits of NAT and the protocol's state do,
+    the latter 0 where there is none; `established`: the values of that state between handshake and end."""
 
     mask: int
     headers: int
@@ -90,9 +90,9 @@ def learn(message: bytes) -> Shape | None:
     pieces: list[tuple[int, str, int]] = []
     headers = [(0, NFGENMSG)]
     for where in (layout.original, layout.reply):
-        address, number = (layout.length, f"{layout.length}s"), _number_at(layout, where)
-        pieces += [(where.start + 12, *address[::-1]), (where.start + 16 + layout.length, *address[::-1])]
-        headers += [(where.start, 12), (where.start + 12 + layout.length, 4), (number - 8, 8)]
+        source, number = where.start + 12, _number_at(layout, where)
+        pieces += [(at, f"{layout.length}s", layout.length) for at in (source, source + layout.length + 4)]
+        headers += [(where.start, 12), (source + layout.length, 4), (number - 8, 8)]
         if where is layout.original:
             pieces.append((number, "4s", 4))
         pieces += [(number + 8, "4s", 4), (number + 16, "4s", 4)]
