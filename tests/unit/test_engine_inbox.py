@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from proxymode_agent.engine.inbox import Inbox
 from proxymode_agent.kube.listwatch import Changed, Deleted, Synced
@@ -41,6 +42,7 @@ def test_what_changes_nothing_wakes_nobody() -> None:
     world = World()
     world.service("s0")
     world.inbox.take()
+    world.inbox.written(7.0, datetime.now(UTC))
     world.service("s0")
     assert (world.woken, world.inbox.pending) == (1, False)
     world.service("s0", port=81)
