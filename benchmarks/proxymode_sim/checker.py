@@ -9,7 +9,8 @@ What is held against the operator:
    done. When a node is told, Nodes that have not been Ready or were cordoned for `GRACE_SECONDS` count too: the
    operator hears of them over a watch, as everybody does.
 2. Nobody is told out of turn: every stage before the node's own is complete and has soaked, in the stored status, and
-   when a stage becomes complete each of its nodes and of those before it is done, has failed, is blocked or silent.
+   when a stage becomes complete each of its nodes and of those before it is done, has failed, is overdue by
+   progressDeadline, blocked or silent.
 3. Once the status says that a pause was heard, nobody is told until it is lifted.
 4. A node is told what the ProxyMode's spec says or has said, and a node whose preflight blocks that is not told at all.
 5. A rollout writes a node at most four times, besides placing it in another stage.
@@ -33,6 +34,7 @@ Json = dict[str, Any]
 
 GRACE_SECONDS: Final = 10.0
 WRITES_ALLOWED: Final = 4
+SILENT_AFTER: Final = timedelta(minutes=3)
 _TURN: Final = "proxymode.io/turn"
 
 
@@ -81,7 +83,8 @@ class _Node:
     failed_turn: int = 0
     blockers: bool = False
     preflight: str = ""
-    heard: bool = False
+    heartbeat: datetime | None = None
+    tried_at: datetime | None = None
     unavailable_since: float | None = None
     written: tuple[Any, ...] = ()
     status: Any = None
@@ -91,10 +94,13 @@ class _Node:
     def in_flight(self) -> bool:
         return self.told > 0 and not self.done
 
-    def settled(self, mode: str) -> bool:
-        """Whether a stage need not wait for it: nor for one that has failed once and tries again."""
+    def settled(self, mode: str, deadline: timedelta, at: datetime) -> bool:
+        """Whether a stage need not wait for it, when this was its progressDeadline: nor for one that has failed once
+        and tries again."""
         failed = 0 < self.told <= self.failed_turn
-        return (self.mode == mode and self.done) or failed or self.blockers or not self.heard
+        overdue = self.tried_at is not None and self.tried_at + deadline <= at
+        silent = self.heartbeat is None or self.heartbeat + max(deadline, SILENT_AFTER) <= at
+        return (self.mode == mode and self.done) or failed or overdue or self.blockers or silent
 
 
 class Checker:
@@ -156,11 +162,12 @@ class Checker:
         for stage in self._status.get("stages", ()):
             names.append(stage["name"])
             if stage.get("completedAt") and not before.get(stage["name"], {}).get("completedAt"):
-                self._completed(seen, stage["name"], set(names))
+                self._completed(seen, stage["name"], set(names), datetime.fromisoformat(stage["completedAt"]))
 
-    def _completed(self, seen: Seen, stage: str, reached: set[str]) -> None:
-        mode = self._spec["mode"]
-        early = [name for name, node in self._nodes.items() if node.stage in reached and not node.settled(mode)]
+    def _completed(self, seen: Seen, stage: str, reached: set[str], at: datetime) -> None:
+        mode, deadline = self._spec["mode"], parse_duration(self._spec["rollout"].get("progressDeadline", "10m"))
+        nodes = ((name, node) for name, node in self._nodes.items() if node.stage in reached)
+        early = [name for name, node in nodes if not node.settled(mode, deadline, at)]
         if early and self._status.get("mode") == mode:
             self._violated(seen, f"stage {stage} complete without {early[:5]} ({len(early)} in all)")
 
@@ -176,7 +183,10 @@ class Checker:
                 self._violated(seen, f"written {node.writes[revision]} times by revision {revision}")
             if raw.get("status") != node.status:
                 self._violated(seen, "spec and status changed in one write")
-        told = json.loads(turn)["generation"] if turn else 0
+        note: Json = json.loads(turn) if turn else {"generation": 0}
+        told = note["generation"]
+        tried = note.get("retriedAt", note.get("at"))
+        node.tried_at = datetime.fromisoformat(tried) if tried else None
         newly = told != node.told
         node.written, node.status = written, raw.get("status")
         node.mode, node.stage, node.revision, node.told = spec.get("mode"), spec["stage"], spec["revision"], told
@@ -192,7 +202,8 @@ class Checker:
         conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
         current = status.get("observedGeneration", 0) >= node.told
         phase = status.get("phase")
-        node.heard = "heartbeatTime" in status
+        heartbeat = status.get("heartbeatTime")
+        node.heartbeat = datetime.fromisoformat(heartbeat) if heartbeat else None
         node.done = (
             current
             and status.get("mode") == node.mode

@@ -138,6 +138,21 @@ def test_a_stage_called_complete_while_its_node_is_in_flight() -> None:
     assert ["complete without ['n0']" in each for each in story.violations] == [True]
 
 
+@pytest.mark.parametrize(("completed", "early"), [("2026-11-21T10:09:59Z", True), ("2026-11-21T10:10:00Z", False)])
+def test_a_stage_waits_for_a_node_no_longer_than_its_deadline(completed: str, early: bool) -> None:
+    story = Story()
+    story.tell("n0", at="2026-11-21T10:00:00Z")
+    story.canary_is_complete(completed)
+    assert bool(story.violations) is early
+
+
+@pytest.mark.parametrize(("completed", "early"), [("2026-11-21T10:05:00Z", True), ("2026-11-21T12:00:00Z", False)])
+def test_a_stage_waits_for_a_silent_agent_for_a_while(completed: str, early: bool) -> None:
+    story = Story()
+    story.canary_is_complete(completed)
+    assert bool(story.violations) is early
+
+
 def test_a_failed_node_holds_no_stage_up() -> None:
     story = Story()
     story.tell("n0")
