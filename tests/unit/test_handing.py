@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
 from proxymode_agent.engine.decide import Leave, Situation, Switch, Sync, Wait, decide
 from proxymode_agent.kube.objects import Node, ObjectMeta
@@ -120,7 +119,7 @@ def test_the_engine_keeps_a_node_up_to_date_until_it_is_handed_back_and_then_let
 
 
 def _with(**changes: object) -> Situation:
-    return replace(LEAVING, **changes)  # type: ignore[arg-type]
+    return structs.replace(LEAVING, **changes)
 
 
 def port(name: str, vip: str, *endpoints: str) -> ServicePort:
