@@ -1,7 +1,7 @@
 """Where the kernel has IPVS: each case, and the addresses alone, beside the tools. One JSON object a line for each.
 
 Each measurement has a network namespace of its own. IPVS keeps deleted real servers for two minutes, and looks through
-all of them for every one that is added (ip_vs_trash_get_dest): what was measured before would slow down what comes next.
+all of them for every one that is added (ip_vs_trash_get_dest): what was measured before would slow down what is next.
 
 python -m proxymode_benchmarks.ipvs.guest [SERVICESxENDPOINTS…]
 """
