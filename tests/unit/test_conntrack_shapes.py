@@ -58,14 +58,14 @@ def test_the_usual_message_is_unpacked_at_once_and_others_are_not(entry: Entry) 
     assert not shape.fits(bytes(spoilt))
 
 
-@given(st.lists(entries(), min_size=7, max_size=7))
-def test_shapes_of_one_length_do_not_drive_each_other_out_at_once(sent: list[Entry]) -> None:
-    """Many there may be: labels, timestamps, security contexts come and go with the entry."""
+@given(entries())
+def test_of_one_length_a_few_shapes_are_known_at_a_time(entry: Entry) -> None:
+    """Labels, timestamps and security contexts come and go with the entry."""
     shapes = Shapes()
-    bodies = [message(entry) + bytes((8, 0, kind, 0)) + bytes(4) for kind, entry in enumerate(sent, 30)]
+    bodies = [message(entry) + bytes((8, 0, kind, 0)) + bytes(4) for kind in range(30, 37)]
     for body in bodies:
         assert shapes.parse(body) == walk(body)
-    assert all(len(known) <= 4 for known in shapes._known.values())
+    assert [len(known) for known in shapes._known.values()] == [4]
 
 
 @given(entries())
