@@ -27,7 +27,10 @@ def choose(name: str | None, names: Iterable[str]) -> str:
     if len(known) == 1:
         return known[0]
     if not known:
-        raise UserError("this cluster has no ProxyMode; kubectl apply one first", ExitCode.NOT_FOUND)
+        raise UserError(
+            "this cluster has no ProxyMode; kubectl apply one first (kubectl proxymode status and migration need none)",
+            ExitCode.NOT_FOUND,
+        )
     raise UserError(f"which ProxyMode? name one of {', '.join(known)}", ExitCode.USAGE)
 
 
