@@ -29,6 +29,7 @@ def main() -> int:
         parser.error("needs root: it makes a network namespace and programs nf_tables in it")
     build.assets()  # takes minutes, and the network, the first time
     kernel.own_namespace()
+    kernel.load_modules()
     program = binary.find()
     name = f"kube-proxy itself, {program}" if program is not None else peer.NAME
     comparisons = []

@@ -14,9 +14,19 @@ from typing import Final
 
 from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.dataplane.nfnetlink.uapi import DataAttr
+from proxymode_agent.dataplane.nftables.dataplane import NftablesDataplane
 from proxymode_agent.dataplane.nftables.elements import indices, pack_endpoints, service_key
 from proxymode_agent.dataplane.nftables.layout import layout
-from proxymode_agent.services.model import DataplaneConfig, Endpoint, Family, Frontend, Protocol
+from proxymode_agent.services.model import (
+    DataplaneConfig,
+    Endpoint,
+    Family,
+    Frontend,
+    Protocol,
+    ServicePort,
+    ServicePortName,
+    ServiceState,
+)
 from proxymode_benchmarks.sync.cases import CLIENT_ADDRESS, PORT, PROBE_ADDRESS, TARGET_PORT, cluster_ip
 from proxymode_benchmarks.sync.netlink import NfTables
 
@@ -35,6 +45,21 @@ def own_namespace() -> None:
     addresses = [f"address add {address}/32 dev lo" for address in (PROBE_ADDRESS, CLIENT_ADDRESS)]
     for command in ("link set lo up", *addresses, "route add 10.0.0.0/8 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
+
+
+def load_modules() -> None:
+    """Have the kernel load what a proxy's first table on this machine makes it load: it does so one module after
+    another, and begins the transaction anew with each. In the emulated VM that takes ten seconds and more."""
+    name = ServicePortName("bench", "first", "", Protocol.TCP, Family.IPV4)
+    port = ServicePort(
+        name,
+        Frontend(socket.inet_aton(cluster_ip(0)), Protocol.TCP, PORT),
+        (Endpoint(socket.inet_aton(PROBE_ADDRESS), TARGET_PORT),),
+    )
+    dataplane = NftablesDataplane(DataplaneConfig())
+    dataplane.sync(ServiceState({name: port}))
+    dataplane.remove()
+    dataplane.close()
 
 
 def generation() -> int:

@@ -25,7 +25,7 @@ from proxymode_benchmarks.sync.proxy import Start
 if TYPE_CHECKING:
     from proxymode_benchmarks.sync.cluster import Cluster
 
-DEADLINE_SECONDS: Final = 120.0
+DEADLINE_SECONDS: Final = 300.0
 _SYNCED: Final = re.compile(r"msg=synced .*\bkind=full written=(\d+) .*\bmilliseconds=([\d.]+)")
 
 
@@ -89,5 +89,6 @@ class Proxymode:
         return kernel.EndpointMap()
 
     def remove(self) -> None:
-        for family in ("ip", "ip6"):
-            subprocess.run(["nft", "delete", "table", family, "proxymode"], check=True)
+        # Added first, for it may never have been made.
+        lines = [f"{verb} table {family} proxymode" for family in ("ip", "ip6") for verb in ("add", "delete")]
+        subprocess.run(["nft", "-f", "-"], input="\n".join(lines), text=True, check=True)
