@@ -311,11 +311,12 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     it, and a fleet's heartbeats are never urgent. What comes meanwhile comes in one go."""
     async for chunk in response.content.iter_any():
         yield chunk
-        connection = response.connection
-        if len(chunk) < _MUCH and connection is not None and connection.protocol is not None:
-            connection.protocol.pause_reading()
+        transport = response.connection.transport if response.connection is not None else None
+        if len(chunk) < _MUCH and transport is not None:
+            # Not the protocol, whose parser would then hand on but one piece of what comes next.
+            transport.pause_reading()
             await asyncio.sleep(COLLECT_SECONDS)
-            connection.protocol.resume_reading()
+            transport.resume_reading()
 
 
 def _refusal(code: int, method: str, path: str, text: bytes, reason: str | None) -> ApiError:

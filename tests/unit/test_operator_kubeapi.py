@@ -11,6 +11,7 @@ from aiohttp import web
 from kubernetes.aio import client as k8s
 
 from fake_api import fake_api, listed, obj, watched
+from proxymode_operator import kubeapi
 from proxymode_operator.kubeapi import ApiError, Kind, KubeApi, identity
 
 if TYPE_CHECKING:
@@ -67,3 +68,38 @@ def test_a_list_that_is_empty_or_has_pages_is_read_and_one_that_is_none_is_an_er
     assert everything_listed(nothing) == []
     with pytest.raises(ApiError, match="GET /api/v1/nodes"):
         everything_listed(page_of_a_proxy)
+
+
+def test_what_has_come_is_all_read_before_the_next_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An HTTP parser that is paused hands on one piece at a time, however many have come."""
+    monkeypatch.setattr(kubeapi, "COLLECT_SECONDS", 0.0)
+    lines = [json.dumps({"type": "ADDED", "object": obj(name, 1, uid="u")}).encode() + b"\n" for name in "abcd"]
+
+    async def scenario() -> list[str]:
+        first_is_read = asyncio.Event()
+
+        async def in_two_goes(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(lines[0])
+            await first_is_read.wait()
+            await asyncio.sleep(0.05)  # if the pause is not over by then, this shows less
+            monkeypatch.setattr(kubeapi, "COLLECT_SECONDS", 3600.0)
+            assert request.transport is not None
+            request.transport.write(b"".join(b"%x\r\n%s\r\n" % (len(line), line) for line in lines[1:]))
+            await asyncio.Event().wait()
+            return response
+
+        names: list[str] = []
+        configuration = k8s.Configuration()
+        async with fake_api(in_two_goes) as server, asyncio.timeout(10):
+            configuration.host = server.url.rstrip("/")
+            async with KubeApi(configuration) as api:
+                async for _, raw in api.watch(Kind.NODE, "7"):
+                    names.append(identity(raw).name)
+                    first_is_read.set()
+                    if len(names) == len(lines):
+                        break
+        return names
+
+    assert asyncio.run(scenario()) == ["a", "b", "c", "d"]
