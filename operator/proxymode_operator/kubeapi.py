@@ -26,10 +26,11 @@ from kubernetes.aio import config as k8s_config
 from proxymode_api import API_VERSION, GROUP, VERSION
 from proxymode_api.notes import note
 from proxymode_operator.metrics import REQUESTS
-from proxymode_operator.shapes import EventShape, IdentityShape, ListShape, RefusalShape, read
+from proxymode_operator.shapes import IdentityShape, ListShape, RefusalShape, read
+from proxymode_operator.stream import chunks, lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from proxymode_operator.rollout.model import Notice
@@ -40,9 +41,6 @@ TIMEOUT_SECONDS: Final = 30.0
 PAGE: Final = 500
 WATCH_SECONDS: Final = 300.0
 """A watch is ended by the API server after this to twice this."""
-COLLECT_SECONDS: Final = 0.15
-"""A watch that has brought something small is not read for so long."""
-_MUCH: Final = 64 * 1024
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -183,7 +181,7 @@ class KubeApi:
             async with answer.response as response:
                 if response.status >= 400:
                     raise _refusal(response.status, "watch", PATHS[kind], await response.read(), response.reason)
-                async for event in lines(_chunks(response)):
+                async for event in lines(chunks(response)):
                     if event.type == "ERROR":
                         status = read(RefusalShape, event.object)
                         raise ApiError(status.code, status.reason, f"watch {PATHS[kind]}")
@@ -295,28 +293,6 @@ class KubeApi:
 def micro_time(when: datetime) -> str:
     """metav1.MicroTime."""
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-async def lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[EventShape]:
-    """A watch's events: one JSON object a line, of any length. Raises msgspec.MsgspecError for what is none."""
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield read(EventShape, line)
-
-
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """What comes in, and after anything small nothing more for a moment: most of what an event costs is to wake up for
-    it, and a fleet's heartbeats are never urgent. What comes meanwhile comes in one go."""
-    async for chunk in response.content.iter_any():
-        yield chunk
-        transport = response.connection.transport if response.connection is not None else None
-        if len(chunk) < _MUCH and transport is not None:
-            # Not the protocol, whose parser would then hand on but one piece of what comes next.
-            transport.pause_reading()
-            await asyncio.sleep(COLLECT_SECONDS)
-            transport.resume_reading()
 
 
 def _refusal(code: int, method: str, path: str, text: bytes, reason: str | None) -> ApiError:

@@ -11,7 +11,7 @@ from aiohttp import web
 from kubernetes.aio import client as k8s
 
 from fake_api import fake_api, listed, obj, watched
-from proxymode_operator import kubeapi
+from proxymode_operator import stream
 from proxymode_operator.kubeapi import ApiError, Kind, KubeApi, identity
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_a_list_that_is_empty_or_has_pages_is_read_and_one_that_is_none_is_an_er
 
 def test_what_has_come_is_all_read_before_the_next_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """An HTTP parser that is paused hands on one piece at a time, however many have come."""
-    monkeypatch.setattr(kubeapi, "COLLECT_SECONDS", 0.0)
+    monkeypatch.setattr(stream, "COLLECT_SECONDS", 0.0)
     lines = [json.dumps({"type": "ADDED", "object": obj(name, 1, uid="u")}).encode() + b"\n" for name in "abcd"]
 
     async def scenario() -> list[str]:
@@ -84,7 +84,7 @@ def test_what_has_come_is_all_read_before_the_next_pause(monkeypatch: pytest.Mon
             await response.write(lines[0])
             await first_is_read.wait()
             await asyncio.sleep(0.05)  # if the pause is not over by then, this shows less
-            monkeypatch.setattr(kubeapi, "COLLECT_SECONDS", 3600.0)
+            monkeypatch.setattr(stream, "COLLECT_SECONDS", 3600.0)
             assert request.transport is not None
             request.transport.write(b"".join(b"%x\r\n%s\r\n" % (len(line), line) for line in lines[1:]))
             await asyncio.Event().wait()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from proxymode_operator import kubeapi, listwatch
+from proxymode_operator import listwatch, stream
 from proxymode_operator.cache import Cache
 from proxymode_operator.kubeapi import ApiError, Kind, Page
 
@@ -122,6 +122,6 @@ def test_events_are_lines_wherever_the_network_cuts_them(size: int) -> None:
             yield text[start : start + step]
 
     async def read() -> list[tuple[str, bytes]]:
-        return [(event.type, bytes(event.object)) async for event in kubeapi.lines(chunks())]
+        return [(event.type, bytes(event.object)) async for event in stream.lines(chunks())]
 
     assert asyncio.run(read()) == [("ADDED", b'{"a": 1}'), ("DELETED", large)]
