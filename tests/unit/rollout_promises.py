@@ -44,7 +44,7 @@ def check(world: World, decisions: Decisions) -> None:
         assert world.proxy_mode.status.revision == decisions.status.revision, "told before it was on record"
         check_gates(world, {write.node for write in turns})
         check_windows(world, {write.node for write in turns})
-        check_answers(world, {write.node for write in turns})
+        check_answers(world, {write.node: write.intent.stage for write in turns})
         check_domain(world, {write.node for write in turns} & newly)
 
 
@@ -137,10 +137,10 @@ def check_undo(world: World, told: set[str]) -> None:
     assert all(world.soaked(stage) for stage in backwards[:furthest]), (told, backwards)
 
 
-def check_answers(world: World, told: set[str]) -> None:
+def check_answers(world: World, stages: dict[str, str]) -> None:
     """The first stage begins only after the gates have been asked, any other after they have said yes since a stage was
-    complete."""
-    told = {name for name in told if not (world.in_flight(name) and came_from_wanted(world, name))}
+    complete. `stages`: in which one each node is told."""
+    told = {name for name in stages if not (world.in_flight(name) and came_from_wanted(world, name))}
     undoes = world.status.order is not RolloutOrder.FORWARD
     if undoes or world.status.completed_at or world.gates_came_late or not told:
         return
@@ -148,7 +148,7 @@ def check_answers(world: World, told: set[str]) -> None:
     for gate in world.proxy_mode.spec.rollout.gates:
         said_yes = [at for name, at in world.yes if name == gate.name and at >= world.status.started_at]
         assert said_yes, "nobody has asked"
-        if started and not {stage_of(world, name) for name in told} <= started.keys():
+        if started and not {stages[name] for name in told} <= started.keys():
             done = [stage.completed_at for stage in started.values() if stage.gates_passed_at is not None]
             assert any(at >= completed for at in said_yes for completed in done), (said_yes, started)
 

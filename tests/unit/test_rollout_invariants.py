@@ -284,6 +284,26 @@ class Life(RuleBasedStateMachine):
         raise AssertionError(world.condition("Progressing").message)
 
 
+def test_who_takes_the_place_of_a_silent_node_comes_into_a_stage_that_the_gates_let_begin() -> None:
+    life = Life()
+    life.begin(
+        count=6,
+        stages="all",
+        max_unavailable=1,
+        min_ready=0,
+        threshold=1,
+        on_failure=OnFailure.PAUSE,
+        on_blocked=BlockedPolicy.SKIP,
+        topology_key=None,
+        one_domain=False,
+        gates=[GATE],
+    )
+    life.world.agents["n0"].dead = True
+    life.time(200)
+    life.set_budget(3)
+    life.teardown()
+
+
 Life.TestCase.settings = settings(
     max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
