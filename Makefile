@@ -47,14 +47,14 @@ pictures: install ## the terminal pictures of README and docs, of a rollout with
 	@$(BIN)/python -m proxymode_pictures
 
 .PHONY: test
-test: install lint test-unit beds test-host test-vm test-e2e ## everything: lint, units, API surface, host kernel, VM, end to end
+test: install lint test-unit beds test-host test-vm test-vm-packets test-e2e ## everything: lint, units, API surface, host kernel, VM, end to end
 
 .PHONY: lint
 lint: install ## ruff, mypy, layer contracts, generated files up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
-	@for folder in tests/*/; do MYPYPATH=$$folder $(BIN)/mypy $$folder; done  # each test bed has a conftest.py of its own
+	@for folder in $(filter-out tests/__pycache__/,$(wildcard tests/*/)); do MYPYPATH=$$folder $(BIN)/mypy $$folder; done  # each test bed has a conftest.py of its own
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m proxymode_api.crdgen --check
 	@$(BIN)/python -m proxymode_docs --check
@@ -83,7 +83,7 @@ test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside th
 	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider tests/kernel tests/packets $(PYTEST_ARGS)
 
 .PHONY: test-vm-packets
-test-vm-packets: install ## where packets go in ipvs mode: every line of docs/behaviour.md, on 6.1, inside the VM; minutes, not part of `make test`
+test-vm-packets: install ## where packets go in ipvs mode: every line of docs/behaviour.md, on 6.1, inside the VM; a minute and a half
 	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider -n 2 tests/packets/test_packets.py --dataplane ipvs $(PYTEST_ARGS)
 
 .PHONY: proof-updates
