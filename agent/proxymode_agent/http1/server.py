@@ -117,6 +117,8 @@ class _Conversation(asyncio.Protocol):
         self._target += part
 
     def on_message_complete(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return  # what was read in one go with the request that ended the conversation
         request = Request(self._parser.get_method().decode("ascii"), self._target.decode("latin-1").partition("?")[0])
         self._target, self._unread = b"", 0
         try:
