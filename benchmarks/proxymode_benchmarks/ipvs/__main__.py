@@ -9,11 +9,10 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from typing import Any, Final
 
-from proxymode_benchmarks import binary
+from proxymode_benchmarks import binary, guest
 from proxymode_benchmarks.ipvs import figures, kube_proxy, native, work
 from proxymode_benchmarks.ipvs.guest import ADDRESSES
 from proxymode_benchmarks.sync.cases import Case
@@ -46,24 +45,18 @@ def main() -> int:
         for case, found, load in zip(cases, measured, loads, strict=True)
     ]
     found = machine["machine"]
-    guest = figures.Machine(found["name"], found["python_s"], figures.Bound(**found["bound"]))
-    print(figures.table(results, (guest, host)))
-    print(figures.line(results, guest, host, modules["modules_s"]), flush=True)
+    emulated = figures.Machine(found["name"], found["python_s"], figures.Bound(**found["bound"]))
+    print(figures.table(results, (emulated, host)))
+    print(figures.line(results, emulated, host, modules["modules_s"]), flush=True)
     return 0
 
 
 def _guest(cases: list[Case]) -> list[dict[str, Any]]:
     """What is measured in a guest; a line to standard error as it comes. Raises CalledProcessError."""
-    command = [sys.executable, "-m", "proxymode_testbeds.vm", "run", "--", sys.executable]
-    command += ["-m", "proxymode_benchmarks.ipvs.guest", *map(str, cases)]
     found = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line.rstrip(), file=sys.stderr, flush=True)
-            found.append(json.loads(line))
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    for one in guest.run("proxymode_benchmarks.ipvs.guest", *map(str, cases)):
+        print(json.dumps(one), file=sys.stderr, flush=True)
+        found.append(one)
     return found
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
 import subprocess
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proxymode_benchmarks import namespace
 from proxymode_benchmarks.ipvs.figures import Floor
 from proxymode_benchmarks.sync.cases import CLIENT_ADDRESS, PORT, TARGET_PORT, cluster_ip
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 NODE_ADDRESS: Final = CLIENT_ADDRESS
 DUMMY: Final = "dummy"
-_CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 _DEVICE: Final = "kube-ipvs0"
 
 
@@ -32,10 +30,7 @@ class Cost(NamedTuple):
 def own_namespace(kind: str = DUMMY) -> None:
     """Move this process, which must have no second thread yet, into a new network namespace that ends with it: a node
     with one address, on which everything in 10.0.0.0/8 is reached by one device, of this kind."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), "unshare(CLONE_NEWNET); root is needed")
+    namespace.enter_new()
     node = [f"link add node0 type {kind}", f"address add {NODE_ADDRESS}/8 dev node0", "link set node0 up"]
     batch(["link set lo up", *node])
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxymode_agent.dataplane.ipvs.count import Count
 from proxymode_api.modes import Mode
+from proxymode_benchmarks import guest
 from proxymode_benchmarks.ipvs.figures import KubeProxy
 from proxymode_benchmarks.sync.cluster import Cluster
 from proxymode_benchmarks.sync.kubeproxy import KubeProxyRun
@@ -33,13 +34,9 @@ def run(program: Path, case: Case) -> KubeProxy:
 async def _run(program: Path, case: Case) -> KubeProxy:
     with tempfile.TemporaryDirectory(prefix="proxymode-bench-") as folder:
         async with Cluster.of(case, Path(folder)) as cluster:
-            command = [sys.executable, "-m", "proxymode_testbeds.vm", "run", "--", sys.executable]
-            command += ["-m", "proxymode_benchmarks.ipvs.kube_proxy", str(program), str(cluster.guests_kubeconfig)]
-            process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-            out, _ = await process.communicate()
-            if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, command)
-            return KubeProxy(**json.loads(out))
+            asked = str(program), str(cluster.guests_kubeconfig)
+            (found,) = await asyncio.to_thread(lambda: [*guest.run("proxymode_benchmarks.ipvs.kube_proxy", *asked)])
+            return KubeProxy(**found)
 
 
 def measure(program: Path, kubeconfig: Path) -> KubeProxy:

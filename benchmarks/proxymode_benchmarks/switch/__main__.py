@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from proxymode_benchmarks import binary
+from proxymode_benchmarks import binary, guest
 from proxymode_benchmarks.switch import kube_proxy, node, scale
 from proxymode_testbeds.apiserver import ApiServer
 
@@ -54,7 +54,7 @@ def main() -> int:
 async def _runs(asked: list[str], program: Path | None) -> list[dict[str, Any]]:
     """What the guest measures, printed as it comes. Raises CalledProcessError, and what ApiServer.start raises."""
     if program is None:
-        return await _in_guest(asked)
+        return await asyncio.to_thread(_in_guest, asked)
     fleet = node.fleet()
     with tempfile.TemporaryDirectory(prefix="proxymode-bench-") as folder:
         async with ApiServer.start(Path(folder)) as api:
@@ -63,21 +63,16 @@ async def _runs(asked: list[str], program: Path | None) -> list[dict[str, Any]]:
             for name, status in kube_proxy.addresses(fleet):
                 await api.kubectl("patch", "node", name, "--subresource=status", "--patch", json.dumps(status))
             kubeconfig = api.kubeconfig(server=api.guest_url)
-            return await _in_guest([*asked, "--kube-proxy", str(program), "--kubeconfig", str(kubeconfig)])
+            return await asyncio.to_thread(
+                _in_guest, [*asked, "--kube-proxy", str(program), "--kubeconfig", str(kubeconfig)]
+            )
 
 
-async def _in_guest(asked: list[str]) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "proxymode_testbeds.vm", "run", "--", sys.executable]
-    command += ["-m", "proxymode_benchmarks.switch.guest", *asked]
-    runs: list[dict[str, Any]] = []
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    async for line in process.stdout:
-        runs.append(json.loads(line))
-        print(row(runs[-1]), flush=True)
-    code = await process.wait()
-    if code:
-        raise subprocess.CalledProcessError(code, command)
+def _in_guest(asked: list[str]) -> list[dict[str, Any]]:
+    runs = []
+    for run in guest.run("proxymode_benchmarks.switch.guest", *asked):
+        runs.append(run)
+        print(row(run), flush=True)
     return runs
 
 

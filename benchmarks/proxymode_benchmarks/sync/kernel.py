@@ -6,11 +6,8 @@ agent's layout; what kube-proxy's ruleset holds is known when `nft -f` returns.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 import subprocess
-from typing import Final
 
 from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.dataplane.nfnetlink.uapi import DataAttr
@@ -27,10 +24,9 @@ from proxymode_agent.services.model import (
     ServicePortName,
     ServiceState,
 )
+from proxymode_benchmarks import namespace
 from proxymode_benchmarks.sync.cases import CLIENT_ADDRESS, PORT, PROBE_ADDRESS, TARGET_PORT, cluster_ip
 from proxymode_benchmarks.sync.netlink import NfTables
-
-CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 
 
 def own_namespace() -> None:
@@ -38,10 +34,7 @@ def own_namespace() -> None:
 
     All of 10.0.0.0/8 is reached by its loopback interface, so that a connect() to a cluster IP has a route.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), "unshare(CLONE_NEWNET); root is needed")
+    namespace.enter_new()
     addresses = [f"address add {address}/32 dev lo" for address in (PROBE_ADDRESS, CLIENT_ADDRESS)]
     for command in ("link set lo up", *addresses, "route add 10.0.0.0/8 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
