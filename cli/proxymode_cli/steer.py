@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
 from proxymode_cli import completing, verbs
 from proxymode_cli.options import Access, Name, Output, command
 from proxymode_cli.output import Format, text
+from proxymode_cli.verbs import Home  # noqa: TC001 - typer resolves annotations at run time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -118,8 +118,8 @@ def undo(
         bool, typer.Option("--at-once", help="All stages together, within maxUnavailable, instead of the last first.")
     ] = False,
     to: Annotated[
-        Optional[Mode],  # noqa: UP045
-        typer.Option("--to", help="The mode, where that before is not on record."),
+        Optional[Home],  # noqa: UP045
+        typer.Option("--to", help="A mode, where that before is not on record; or the kube-proxy that was taken over."),
     ] = None,
     form: Output = None,
 ) -> None:

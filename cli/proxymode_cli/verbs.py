@@ -6,6 +6,7 @@ promote, retry, abort and undo are annotations of the ProxyMode, skip is one of 
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxymode_api.annotations import (
@@ -17,7 +18,7 @@ from proxymode_api.annotations import (
     SKIP_ANNOTATION,
     UNDO_ANNOTATION,
 )
-from proxymode_api.modes import Mode
+from proxymode_api.modes import KubeProxyPolicy, Mode
 from proxymode_api.proxymode_status import FleetStatus, RolloutOrder, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
     from proxymode_api.nodeproxymode import NodeProxyMode
     from proxymode_api.proxymode import ProxyMode
+
+
+class Home(StrEnum):
+    """Where an undo can lead."""
+
+    IPVS = Mode.IPVS.value
+    NFTABLES = Mode.NFTABLES.value
+    KUBE_PROXY = "kube-proxy"
 
 
 class Deed(NamedTuple):
@@ -112,22 +121,51 @@ def unskip(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxy
     return Deed(_annotation(SKIP_ANNOTATION, None), f"includes {', '.join(nodes)} again")
 
 
-def undo(found: ProxyMode, *, now: bool, at_once: bool = False, to: Mode | None = None) -> Deed:
+def undo(found: ProxyMode, *, now: bool, at_once: bool = False, to: Home | None = None) -> Deed:
     """Go back to the mode before, or `to`: a new revision, the last stage first, or with `at_once` all stages together.
-    `now`: without windows. Raises UserError where the mode before is not known."""
-    back = to or _mode_before(found)
-    if back is found.spec.mode:
-        return Deed(None, f"is to run {back} already")
-    paused = "; it is paused, so nothing moves before resume" if found.spec.rollout.paused else ""
-    how = "all stages at once" if at_once else "the last stage first"
-    told = f"mode set back from {found.spec.mode} to {back}, {how}"
+    `now`: without windows. Raises UserError where the mode before is not known, and where nodes were not taken over
+    from the kube-proxy that they are to go back to."""
+    rollout = found.spec.rollout
+    home = _kube_proxy(found) if to is Home.KUBE_PROXY else _mode(found, Mode(to) if to else _mode_before(found))
+    if home.patch is None:
+        return home
     order = _annotation(UNDO_ANNOTATION, (RolloutOrder.AT_ONCE if at_once else RolloutOrder.REVERSE).value)
-    if not found.spec.rollout.windows:
-        return Deed(order | {"spec": {"mode": back.value}}, f"{told}{paused}")
-    if not now:
-        return Deed(order | {"spec": {"mode": back.value}}, f"{told}, within spec.rollout.windows only{paused}")
-    patch = order | {"spec": {"mode": back.value, "rollout": {"windows": None}}}
-    return Deed(patch, f"{told}, and its windows taken out{paused}")
+    told = f"{home.told}, {'all stages at once' if at_once else 'the last stage first'}"
+    if rollout.windows:
+        told += ", and its windows taken out" if now else ", within spec.rollout.windows only"
+    if rollout.paused:
+        told += "; it is paused, so nothing moves before resume"
+    windows = {"rollout": {"windows": None}} if rollout.windows and now else {}
+    return Deed(order | {"spec": home.patch | windows}, told)
+
+
+def _mode(found: ProxyMode, back: Mode) -> Deed:
+    """The spec that leads to a mode of the agents; one that hands back to kube-proxy takes over again."""
+    spec = found.spec
+    if spec.kube_proxy.policy is KubeProxyPolicy.HAND_BACK:
+        patch = {"mode": back.value, "kubeProxy": {"policy": KubeProxyPolicy.TAKE_OVER.value}}
+        return Deed(patch, f"taken over from kube-proxy again, to mode {back}")
+    if back is spec.mode:
+        return Deed(None, f"is to run {back} already")
+    told = f"mode set back from {spec.mode} to {back}"
+    if spec.kube_proxy.policy is KubeProxyPolicy.TAKE_OVER:
+        told += f" of the agents (undo --to {Home.KUBE_PROXY} gives nodes back to kube-proxy)"
+    return Deed({"mode": back.value}, told)
+
+
+def _kube_proxy(found: ProxyMode) -> Deed:
+    """The spec that hands nodes back to kube-proxy, through nftables; the API refuses any other mode for it."""
+    policy = found.spec.kube_proxy.policy
+    if policy is KubeProxyPolicy.HAND_BACK:
+        return Deed(None, "is handed back to kube-proxy already")
+    if policy is KubeProxyPolicy.IGNORE:
+        raise UserError(
+            f"{found.metadata.name} has taken no node over from kube-proxy: its spec.kubeProxy.policy is {policy}; "
+            f"only after {KubeProxyPolicy.TAKE_OVER} is there a way back to kube-proxy",
+            ExitCode.USAGE,
+        )
+    hand_back = {"mode": Mode.NFTABLES.value, "kubeProxy": {"policy": KubeProxyPolicy.HAND_BACK.value}}
+    return Deed(hand_back, "handed back to kube-proxy")
 
 
 def _mode_before(found: ProxyMode) -> Mode:
@@ -143,7 +181,7 @@ def _mode_before(found: ProxyMode) -> Mode:
             f"say it: undo --to {other}",
             ExitCode.USAGE,
         )
-    if status.from_mode is found.spec.mode:
+    if status.from_mode is found.spec.mode and found.spec.kube_proxy.policy is not KubeProxyPolicy.HAND_BACK:
         raise UserError(
             f"revision {status.revision} of {name} changed options and not the mode, which was {found.spec.mode} "
             f"before: put the options back in the spec, or say the mode: undo --to {other}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cli_bed import plugin
 from operator_bed import NODE_PROXY_MODES, NODES, PROXY_MODES, api, bed
 from proxymode_api.labels import SERVICE_PROXY_LABEL
 from proxymode_testbeds.polling import eventually
@@ -135,7 +136,8 @@ async def test_nodes_are_taken_over_and_handed_back_one_by_one_and_the_daemon_se
 
                 for agent in fleet.agents.values():
                     agent.kernel, agent.hold = "ipvs", True  # so that the bed's agents do not answer by themselves
-                await fleet.edit({"spec": {"kubeProxy": {"policy": "HandBack"}}})
+                ran = await plugin(api, "undo", "fleet", "--to", "kube-proxy")
+                assert "handed back to kube-proxy, the last stage first" in ran.out, ran.err
                 for left in (1, 0):
 
                     async def in_turn(left: int = left) -> list[str]:

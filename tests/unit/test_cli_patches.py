@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 import cli_world as world
-from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli import verbs
 from proxymode_cli.asking import choose
 from proxymode_cli.cluster import warnings
 from proxymode_cli.errors import ExitCode, UserError
+from proxymode_cli.verbs import Home
 
 
 def proxy_mode(**status: Any) -> ProxyMode:
@@ -129,14 +129,47 @@ def test_undo_goes_back_to_the_mode_before_and_says_what_keeps_it() -> None:
     found = proxy_mode(fromMode="ipvs")
     assert verbs.undo(found, now=False).patch == undoing()
     assert verbs.undo(found, now=False, at_once=True).patch == undoing("AtOnce")
-    assert verbs.undo(proxy_mode(fromMode=None), now=False, to=Mode.IPVS).patch == undoing()
-    assert verbs.undo(found, now=False, to=Mode.NFTABLES).patch is None
+    assert verbs.undo(proxy_mode(fromMode=None), now=False, to=Home.IPVS).patch == undoing()
+    assert verbs.undo(found, now=False, to=Home.NFTABLES).patch is None
     assert "paused" not in verbs.undo(found, now=False).told
     assert "nothing moves before resume" in verbs.undo(paused(), now=False).told
 
 
 def test_undo_of_a_change_that_no_rollout_has_begun_with_takes_back_that_change() -> None:
     assert verbs.undo(proxy_mode(mode="ipvs", fromMode="nftables"), now=False).patch == undoing()
+
+
+def owned(policy: str, mode: str = "nftables", **status: Any) -> ProxyMode:
+    wire = copy.deepcopy(world.PROXY_MODE)
+    wire["spec"] |= {"mode": mode, "kubeProxy": {"policy": policy}}
+    wire["status"] |= status
+    return ProxyMode.model_validate(wire)
+
+
+@pytest.mark.parametrize("mode", ["nftables", "ipvs"])
+def test_nodes_that_were_taken_over_go_back_to_kube_proxy_in_one_command(mode: str) -> None:
+    deed = verbs.undo(owned("TakeOver", mode), now=False, to=Home.KUBE_PROXY)
+    spec = {"mode": "nftables", "kubeProxy": {"policy": "HandBack"}}
+    assert deed.patch == {"metadata": {"annotations": {"proxymode.io/undo": "Reverse"}}, "spec": spec}
+    assert deed.told == "handed back to kube-proxy, the last stage first"
+    assert verbs.undo(owned("HandBack"), now=False, to=Home.KUBE_PROXY).patch is None
+
+
+def test_an_undo_to_a_mode_says_that_it_is_not_one_to_kube_proxy() -> None:
+    assert "undo --to kube-proxy gives nodes back" in verbs.undo(owned("TakeOver", fromMode="ipvs"), now=False).told
+
+
+def test_a_hand_back_is_undone_by_taking_over_again() -> None:
+    deed = verbs.undo(owned("HandBack", fromMode="nftables"), now=False)
+    spec = {"mode": "nftables", "kubeProxy": {"policy": "TakeOver"}}
+    assert deed.patch == {"metadata": {"annotations": {"proxymode.io/undo": "Reverse"}}, "spec": spec}
+
+
+def test_what_was_never_taken_over_cannot_be_given_back() -> None:
+    with pytest.raises(
+        UserError, match=r"has taken no node over from kube-proxy: its spec\.kubeProxy\.policy is Ignore"
+    ):
+        verbs.undo(owned("Ignore"), now=False, to=Home.KUBE_PROXY)
 
 
 @pytest.mark.parametrize(
