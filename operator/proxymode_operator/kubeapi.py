@@ -41,6 +41,9 @@ TIMEOUT_SECONDS: Final = 30.0
 PAGE: Final = 500
 WATCH_SECONDS: Final = 300.0
 """A watch is ended by the API server after this to twice this."""
+SILENCE_SECONDS: Final = 90.0
+"""A watch that brings nothing for so long is begun anew: a load balancer or a firewall on the way may have forgotten it
+and told nobody. API servers send a bookmark every minute, where there is nothing else to say."""
 _METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -174,7 +177,9 @@ class KubeApi:
             "timeoutSeconds": str(round(seconds)),
         }
         request = await self._serialized("GET", PATHS[kind], query)
-        patience = aiohttp.ClientTimeout(total=seconds + TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS)
+        patience = aiohttp.ClientTimeout(
+            total=seconds + TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS
+        )
         try:
             answer = await self._client.call_api(*request, _request_timeout=patience)
             REQUESTS.labels("GET", str(answer.status)).inc()

@@ -11,7 +11,7 @@ from aiohttp import web
 from kubernetes.aio import client as k8s
 
 from fake_api import fake_api, listed, obj, watched
-from proxymode_operator import stream
+from proxymode_operator import kubeapi, stream
 from proxymode_operator.kubeapi import ApiError, Kind, KubeApi, identity
 
 if TYPE_CHECKING:
@@ -54,6 +54,19 @@ def test_all_that_a_watch_brings_is_there_though_it_is_read_with_pauses() -> Non
 def test_what_is_no_event_ends_the_watch_with_an_error(line: bytes) -> None:
     with pytest.raises(ApiError, match="watch /api/v1/nodes"):
         asyncio.run(everything_watched(watched(line)))
+
+
+def test_a_watch_that_fell_silent_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody may tell: a load balancer that forgets a connection sends nothing, and so does an API server that hangs."""
+    monkeypatch.setattr(kubeapi, "SILENCE_SECONDS", 0.2)
+    some_events = watched(("ADDED", obj("n1", 8, uid="u")), stay_open=True)
+
+    async def scenario() -> None:
+        async with asyncio.timeout(20):
+            await everything_watched(some_events)
+
+    with pytest.raises(ApiError, match="watch /api/v1/nodes"):
+        asyncio.run(scenario())
 
 
 def test_a_list_that_is_empty_or_has_pages_is_read_and_one_that_is_none_is_an_error() -> None:
