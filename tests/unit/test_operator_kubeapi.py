@@ -57,7 +57,7 @@ def test_what_is_no_event_ends_the_watch_with_an_error(line: bytes) -> None:
 
 
 def test_a_watch_that_fell_silent_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody may tell: a load balancer that forgets a connection sends nothing, and so does an API server that hangs."""
+    """A load balancer that forgets a connection tells nobody, and neither does an API server that hangs."""
     monkeypatch.setattr(kubeapi, "SILENCE_SECONDS", 0.2)
     some_events = watched(("ADDED", obj("n1", 8, uid="u")), stay_open=True)
 
