@@ -13,7 +13,8 @@ from proxymode_cli.asking import NODES, OS_LABEL, labels
 from proxymode_cli.errors import NotInstalledError
 from proxymode_cli.joining import fleet_view, with_configured
 from proxymode_cli.migration import objects
-from proxymode_cli.migration.model import FAMILIES, Family, Situation
+from proxymode_cli.migration.family import FAMILIES, Family
+from proxymode_cli.migration.model import Situation
 from proxymode_cli.migration.table import analyse
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from proxymode_cli import see, steer
-from proxymode_cli.completing import SCRIPTS, Shell
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.options import Access, Context, Kubeconfig, Namespace
+from proxymode_cli.shells import SCRIPTS, Shell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

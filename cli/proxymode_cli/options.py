@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
 import typer
 from rich.console import Console
 
-from proxymode_cli import completing, output
+from proxymode_cli import candidates, output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ Kubeconfig = Annotated[
 ]
 Context = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--context", metavar="NAME", help="As kubectl's.", autocompletion=completing.contexts),
+    typer.Option("--context", metavar="NAME", help="As kubectl's.", autocompletion=candidates.contexts),
 ]
 Namespace = Annotated[
     Optional[str],  # noqa: UP045
@@ -53,7 +53,7 @@ Output = Annotated[
 Name = Annotated[
     Optional[str],  # noqa: UP045
     typer.Argument(
-        metavar="PROXYMODE", help="Needed only where there are several.", autocompletion=completing.proxy_modes
+        metavar="PROXYMODE", help="Needed only where there are several.", autocompletion=candidates.proxy_modes
     ),
 ]
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Group
 
 from proxymode_api.modes import Mode  # noqa: TC001 - typer resolves annotations at run time
-from proxymode_cli import completing, output, render, render_checks, render_explain, render_migration, reporting
+from proxymode_cli import candidates, output, render, render_checks, render_explain, render_migration, reporting
 from proxymode_cli.asking import choose
 from proxymode_cli.errors import ExitCode, UserError
 from proxymode_cli.explaining import explained
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 PANEL = "See"
 
-NodeName = Annotated[str, typer.Argument(metavar="NODE", autocompletion=completing.nodes)]
+NodeName = Annotated[str, typer.Argument(metavar="NODE", autocompletion=candidates.nodes)]
 AnyNodeName = Annotated[
     Optional[str],  # noqa: UP045 - typer 0.29 resolves this form for every Python
-    typer.Argument(metavar="NODE", help="All nodes by default.", autocompletion=completing.nodes),
+    typer.Argument(metavar="NODE", help="All nodes by default.", autocompletion=candidates.nodes),
 ]
 
 
@@ -165,7 +165,7 @@ def explain(
         typer.Argument(
             metavar="CODE",
             help="A reason of a condition or an Event, or a preflight check; all of them by default.",
-            autocompletion=completing.codes,
+            autocompletion=candidates.codes,
         ),
     ] = None,
     *,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from proxymode_cli import completing, verbs
+from proxymode_cli import candidates, verbs
 from proxymode_cli.options import Access, Name, Output, command
 from proxymode_cli.output import Format, text
 from proxymode_cli.verbs import Home  # noqa: TC001 - typer resolves annotations at run time
@@ -24,7 +24,7 @@ PANEL = "Steer a rollout"
 
 Nodes = Annotated[
     list[str],
-    typer.Option("--node", metavar="NODE", help="As often as needed.", autocompletion=completing.nodes),
+    typer.Option("--node", metavar="NODE", help="As often as needed.", autocompletion=candidates.nodes),
 ]
 
 
@@ -54,7 +54,7 @@ def promote(
             "--stage",
             metavar="STAGE",
             help="This one, also ahead; by default the stage that waits.",
-            autocompletion=completing.stages,
+            autocompletion=candidates.stages,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All stages of this rollout.")] = False,
@@ -74,7 +74,7 @@ def retry(
             "--node",
             metavar="NODE",
             help="This one, as often as needed; by default all that failed.",
-            autocompletion=completing.nodes,
+            autocompletion=candidates.nodes,
         ),
     ] = None,
     form: Output = None,

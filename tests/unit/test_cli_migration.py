@@ -20,7 +20,8 @@ from proxymode_api.common import (
 from proxymode_api.deprecation import Minor
 from proxymode_api.modes import KubeProxyPolicy, Mode
 from proxymode_cli.migration import objects
-from proxymode_cli.migration.model import Family, Report, Severity, Situation
+from proxymode_cli.migration.family import Family
+from proxymode_cli.migration.model import Report, Severity, Situation
 from proxymode_cli.migration.table import RULES, analyse
 from proxymode_cli.render_migration import migration, summary
 

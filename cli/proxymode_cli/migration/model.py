@@ -7,10 +7,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from proxymode_api.common import DataplaneOptions
-from proxymode_api.modes import Mode, ObservedMode
 
 if TYPE_CHECKING:
     from proxymode_api.deprecation import Minor
+    from proxymode_api.modes import Mode
+    from proxymode_cli.migration.family import Family
     from proxymode_cli.migration.objects import Calico, DaemonSet, KubeProxyConfig, NodeFacts, ServiceFacts
 
 
@@ -54,23 +55,6 @@ class Report:
 
     def count(self, severity: Severity) -> int:
         return sum(finding.severity is severity for finding in self.findings)
-
-
-class Family(StrEnum):
-    """How a node handles Services, whoever programs it."""
-
-    IPVS = "ipvs"
-    IPTABLES = "iptables"
-    NFTABLES = "nftables"
-
-
-FAMILIES = {
-    ObservedMode.IPVS: Family.IPVS,
-    ObservedMode.KUBE_PROXY_IPVS: Family.IPVS,
-    ObservedMode.KUBE_PROXY_IPTABLES: Family.IPTABLES,
-    ObservedMode.NFTABLES: Family.NFTABLES,
-    ObservedMode.KUBE_PROXY_NFTABLES: Family.NFTABLES,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

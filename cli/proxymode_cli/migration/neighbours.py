@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import Mode
-from proxymode_cli.migration.model import Family, Finding, Severity, Situation
+from proxymode_cli.migration.family import Family
+from proxymode_cli.migration.model import Finding, Severity, Situation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from proxymode_api.common import parse_duration
 from proxymode_api.deprecation import deprecation
 from proxymode_api.modes import KubeProxyPolicy, Mode
-from proxymode_cli.migration.model import Family, Finding, Severity, Situation
+from proxymode_cli.migration.family import Family
+from proxymode_cli.migration.model import Finding, Severity, Situation
 from proxymode_cli.migration.services import MIGRATING
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
 from proxymode_api.deprecation import default_mode
-from proxymode_cli.migration.model import Family
+from proxymode_cli.migration.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

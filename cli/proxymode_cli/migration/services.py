@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import Mode
 from proxymode_cli import words
-from proxymode_cli.migration.model import Family, Finding, Severity, Situation
+from proxymode_cli.migration.family import Family
+from proxymode_cli.migration.model import Finding, Severity, Situation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
