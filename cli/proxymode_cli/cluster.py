@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
 from proxymode_api.common import Model
+from proxymode_api.labels import ZONE_LABEL
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli.asking import NODE_PROXY_MODES, NODES, OS_LABEL, PROXY_MODES, choose, labels
@@ -36,7 +37,6 @@ FIELD_MANAGER: Final = "kubectl-proxymode"
 TIMEOUT: Final = (10.0, 60.0)
 """Seconds to connect, and without a byte."""
 PAGE_SIZE: Final = 500
-ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 
 M = TypeVar("M", bound=Model)
 

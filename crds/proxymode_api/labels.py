@@ -1,4 +1,4 @@
-"""Labels that the operator writes. Pure; part of the API."""
+"""Labels of Nodes: the one that the operator writes, part of the API, and one that all read. Pure."""
 
 from __future__ import annotations
 
@@ -9,3 +9,5 @@ SERVICE_PROXY_LABEL: Final = "proxymode.io/service-proxy"
 SERVICE_PROXY_AGENT; without the label it is kube-proxy."""
 
 SERVICE_PROXY_AGENT: Final = "agent"
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
+"""Of a Node, Kubernetes' own (k8s.io/api)."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from proxymode_agent.cell import Cell
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason
 from proxymode_agent.kube.objects import Node, decode_node
-from proxymode_agent.services.labels import ZONE_LABEL
+from proxymode_api.labels import ZONE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
