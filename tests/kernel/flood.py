@@ -2,7 +2,7 @@
 
 The packets are counted and dropped right after the dataplane did its work, before conntrack confirms them; so each is a
 first packet, and what comes after the dataplane costs nothing. They are made by the kernel's packet generator where
-there is one, else by raw sockets.
+there is one, else by a packet socket.
 """
 
 from __future__ import annotations
@@ -132,12 +132,11 @@ ROUNDS: dict[str, list[Sequence[int]]] = {
 
 
 def cases() -> Iterator[Case]:
-    """Every kind of update, in the families where it differs."""
+    """Every kind of update, in both families."""
     for family, to in ADDRESSES.items():
         for name, rounds in ROUNDS.items():
             yield Case(f"cluster IP, {name}", family, to.cluster_ip, tuple(hot(family, pods) for pods in rounds))
-    yield from _node_ports("ip", ADDRESSES["ip"])
-    for family, to in ADDRESSES.items():
+        yield from _node_ports(family, to)
         yield from _external(family, to)
         yield from _sticky(family, to)
         yield from _refused(family, to)
@@ -276,11 +275,9 @@ def _counted(topology: Topology, case: Case) -> tuple[int, int]:
 def _flooding(topology: Topology, case: Case) -> Iterator[None]:
     """First packets from node1-pod1, all the time."""
     what = [case.sources[case.family], case.target, str(case.port)]
-    if generated():
-        listed = json.loads(topology.run("node1", ["ip", "-json", "link", "show", pod_link(0)]).stdout)
-        what = [str(GENERATOR), *what, "eth0", listed[0]["address"], str(PACKETS_CPU)]
-    else:
-        what = [str(RAW_SENDER), *what]
+    listed = json.loads(topology.run("node1", ["ip", "-json", "link", "show", pod_link(0)]).stdout)
+    what += ["eth0", listed[0]["address"]]
+    what = [str(GENERATOR), *what, str(PACKETS_CPU)] if generated() else [str(RAW_SENDER), *what]
     with topology.popen("node1-pod1", [sys.executable, *what], stdout=subprocess.PIPE) as sender, _updating():
         try:
             assert sender.stdout is not None

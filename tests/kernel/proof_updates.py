@@ -23,7 +23,7 @@ def main() -> int:
     packets = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     words = sys.argv[2:]
     chosen = [case for case in cases() if not words or any(word in f"{case.family} {case.name}" for word in words)]
-    by = "the kernel's packet generator" if generated() else "raw sockets"
+    by = "the kernel's packet generator" if generated() else "a packet socket"
     say(f"Linux {platform.release()}, at least {packets:,} first packets a kind, by {by}\n")
     say("| kind of update | family | updates | first packets | lost | seconds |")
     say("|---|---|---:|---:|---:|---:|")
