@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_api.modes import DetectLocalMode, IpvsScheduler, Mode
@@ -58,6 +59,12 @@ def node_name(value: str) -> str:
     if not _NODE_NAME.match(value.strip().lower()):
         raise _bad(value, "is not a node name; use lower case letters, digits, '-' and '.'")
     return value.strip().lower()
+
+
+def folder(value: str) -> Path:
+    if not value.startswith("/"):
+        raise _bad(value, "is not an absolute path; write it as in /var/lib/proxymode")
+    return Path(value)
 
 
 def _network(value: str) -> Network:

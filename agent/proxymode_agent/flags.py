@@ -194,7 +194,7 @@ def _add_general(general: _Group, host_name: str) -> None:
     )
     general.add_argument(
         "--state-dir",
-        type=Path,
+        type=values.folder,
         default=Path("/var/lib/proxymode"),
         metavar="DIR",
         help="where the journal of a switch is kept (default: %(default)s)",

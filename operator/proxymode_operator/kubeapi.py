@@ -9,12 +9,15 @@ Deliberately retries nothing: the queue does, and who watches.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import random
 import socket
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 from urllib.request import getproxies
 
@@ -31,7 +34,6 @@ from proxymode_operator.stream import chunks, lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from pathlib import Path
 
     from proxymode_operator.rollout.model import Notice
     from proxymode_operator.shapes import Json, Received
@@ -117,6 +119,7 @@ async def configuration(kubeconfig: Path | None) -> k8s.Configuration:
     found.client_session_kwargs = {"trust_env": bool(getproxies())}
     try:
         if kubeconfig is not None:
+            _some_file(str(kubeconfig).split(os.pathsep))
             await k8s_config.load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=str(kubeconfig), client_configuration=found
             )
@@ -124,9 +127,18 @@ async def configuration(kubeconfig: Path | None) -> k8s.Configuration:
             k8s_config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
     except Exception as error:
         # The loader meets a file that is no kubeconfig with whatever error comes up first.
-        where = f"--kubeconfig {kubeconfig}" if kubeconfig else "no --kubeconfig was given, and this is no pod"
+        where = f"--kubeconfig {kubeconfig} cannot be used" if kubeconfig else "no --kubeconfig given, and not in a Pod"
         raise k8s_config.ConfigException(f"{where}: {error}") from error
     return found
+
+
+def _some_file(paths: Sequence[str]) -> None:
+    """Several are merged, and the loader passes over those that are not there, as kubectl does. Raises OSError."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).stat()
+            return
+    raise FileNotFoundError("no such file")
 
 
 class KubeApi:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LEASE_NAME: Final = "proxymode-operator"
+_DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
 
 
 class Address(NamedTuple):
@@ -108,6 +110,7 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--namespace",
+        type=_namespace,
         default=env.get("NAMESPACE") or "proxymode-system",
         help="namespace of the Lease (default: $NAMESPACE or %(default)s)",
     )
@@ -135,8 +138,7 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         )
     parser.add_argument(
         "--logging-format",
-        type=LogFormat,
-        choices=list(LogFormat),
+        type=_log_format,
         default=LogFormat.LOGFMT,
         help="logfmt or json (default: %(default)s)",
     )
@@ -147,6 +149,21 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def _path(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
+
+
+def _namespace(text: str) -> str:
+    if not _DNS_LABEL.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a namespace: write lower case letters, digits and '-', as in proxymode-system"
+        )
+    return text
+
+
+def _log_format(text: str) -> LogFormat:
+    try:
+        return LogFormat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a logging format: write logfmt or json") from None
 
 
 def _address(text: str) -> Address | None:

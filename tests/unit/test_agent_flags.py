@@ -152,6 +152,8 @@ def test_flags_about_pods_that_do_not_go_together(
     ("argument", "right"),
     [
         ("--mode=iptables", "'iptables' is not a mode this agent programs; use nftables or ipvs"),
+        ("--state-dir=", "'' is not an absolute path; write it as in /var/lib/proxymode"),
+        ("--state-dir=state", "'state' is not an absolute path; write it as in /var/lib/proxymode"),
         ("--cluster-cidr=10.0.0.0/33", "'10.0.0.0/33' is not a network; write it as in 10.244.0.0/16"),
         ("--nodeport-addresses=secondary", "'secondary' is neither a network such as"),
         ("--detect-local-mode=Guess", "'Guess' is not a way to tell pods; use one of NodeCIDR, ClusterCIDR"),

@@ -50,7 +50,9 @@ def test_an_empty_address_serves_nowhere_and_an_empty_host_everywhere() -> None:
         ("--healthz-bind-address=h:99999", "write host:port"),
         ("--leader-elect-lease-duration=soon", "is not a duration"),
         ("--leader-elect-renew-deadline=20s", "--leader-elect-lease-duration"),
-        ("--logging-format=xml", "--logging-format"),
+        ("--logging-format=xml", "--logging-format: 'xml' is not a logging format: write logfmt or json"),
+        ("--namespace=Kube_System", "--namespace: 'Kube_System' is not a namespace: write lower case letters"),
+        ("--namespace=", "--namespace: '' is not a namespace"),
     ],
 )
 def test_a_wrong_flag_ends_with_what_would_be_right(flag: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,5 +83,6 @@ async def test_a_file_that_is_no_kubeconfig_is_named(content: str | None, tmp_pa
     path = tmp_path / "kubeconfig"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigException, match=f"--kubeconfig {path}: "):
+    words = ": no such file" if content is None else ""
+    with pytest.raises(ConfigException, match=f"--kubeconfig {path} cannot be used{words}"):
         await configuration(path)

@@ -85,7 +85,7 @@ def in_cluster(root: Path = SERVICE_ACCOUNT, environ: Mapping[str, str] = os.env
 
 def from_kubeconfig(path: Path) -> ClusterConfig:
     """The current context of the kubeconfig at `path`. Raises ConfigError."""
-    document = _mapping(_parse(path), f"{path}")
+    document = _mapping(_parse(path), f"kubeconfig {path}")
     name = document.get("current-context")
     if not name:
         raise ConfigError(f"{path}: current-context is not set; it must name one of contexts")
