@@ -18,9 +18,11 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from unittest.mock import patch
 
 import pktgen
 from nftables_bed import dataplane, node_config, packed_endpoints, service, state
+from proxymode_agent.dataplane.nftables.plan import Plan, TableState
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_testbeds.topology import build, make_fleet
 from proxymode_testbeds.topology.plan import pod_link
@@ -28,6 +30,7 @@ from proxymode_testbeds.topology.plan import pod_link
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from proxymode_agent.dataplane.nftables.frontends import Wants
     from proxymode_agent.services.model import ServicePort
     from proxymode_testbeds.topology import Topology
 
@@ -143,6 +146,14 @@ def cases() -> Iterator[Case]:
         yield from _others(family, to)
 
 
+def control(family: str) -> Case:
+    """A kind that loses packets where updates are :func:`careless`."""
+    [flips] = [
+        case for case in cases() if (case.family, case.name) == (family, "external IP, policy flips, from outside")
+    ]
+    return dataclasses.replace(flips, name="control: what goes goes first")
+
+
 def _node_ports(family: str, to: Addresses) -> Iterator[Case]:
     for name, rounds in ROUNDS.items():
         yield Case(f"node port, {name}", family, to.node, tuple(hot(family, pods) for pods in rounds), port=30053)
@@ -234,6 +245,19 @@ def run(topology: Topology, case: Case, packets: int, deadline_seconds: float) -
         hit, missed = _counted(topology, case)
         made.remove()
     return Result(updates, hit, missed)
+
+
+@contextlib.contextmanager
+def careless() -> Iterator[None]:
+    """Updates as they must not be: what is to go goes first, and a grace period later comes what takes its place."""
+    careful = TableState.plan
+
+    def hasty(state: TableState, wants: Wants) -> Plan:
+        plan = careful(state, wants)
+        return Plan(plan.clear, plan.make, plan.flows)
+
+    with patch.object(TableState, "plan", hasty):
+        yield
 
 
 def _other_services(to: Addresses) -> ServiceState:

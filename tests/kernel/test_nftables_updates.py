@@ -1,6 +1,6 @@
 """No first packet is lost by an update: Services change while new flows arrive as fast as one CPU can send them.
 
-This many packets find an update whose delete and add are parted (tried). They do not find the races of kernels up to
+This many packets find an update in the wrong order. They do not find the races of kernels up to
 6.11, for which each lookup is written twice: those lose one packet in 100,000 under the worst conditions. Longer runs
 are proof_updates.py's.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flood import Case, cases, fleet, run
+from flood import Case, careless, cases, control, fleet, run
 from nftables_bed import dataplane, node_config, service, state
 
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ def test_no_first_packet_is_lost(two_nodes_and_a_pod: Topology, case: Case) -> N
     assert result.missed == 0
     assert result.hit >= PACKETS
     assert result.updates >= 2 * len(case.rounds)
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_an_order_that_loses_packets_is_found(two_nodes_and_a_pod: Topology, family: str) -> None:
+    """The control of the tests above: they can fail."""
+    with careless():
+        result = run(two_nodes_and_a_pod, control(family), 1, DEADLINE_SECONDS)
+    assert result.missed > 0
 
 
 def test_connections_while_a_rollout_replaces_every_pod(node_fleet: FleetMaker, traffic: Traffic) -> None:
