@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -56,7 +57,7 @@ class Cluster:
                     config_file=kubeconfig, context=context, persist_config=False, client_configuration=configuration
                 )
         except _UNUSABLE as error:
-            raise UserError(f"kubeconfig {where} cannot be used: {_one_line(error)}", ExitCode.CLUSTER) from error
+            raise UserError(f"kubeconfig {where} cannot be used: {_why(where, error)}", ExitCode.CLUSTER) from error
         if complaints.heard:
             said = " ".join(complaints.heard[0].split())
             raise UserError(f"kubeconfig {where}: its credential plugin fails: {said}", ExitCode.CLUSTER)
@@ -281,6 +282,16 @@ def _machine(item: Mapping[str, Any]) -> MachineView:
         ready=ready == "True",
         cordoned=bool((item.get("spec") or {}).get("unschedulable")),
     )
+
+
+def _why(where: str, error: BaseException) -> str:
+    """What the client does not say: to it a file that is not there is an empty one, and every file is a mapping."""
+    files = [Path(name).expanduser() for name in where.split(os.pathsep) if name]
+    if not any(file.exists() for file in files):
+        return "no such file; name one by --kubeconfig or $KUBECONFIG"
+    if isinstance(error, TypeError | KeyError | AttributeError):
+        return "it is not a mapping with clusters, users and contexts, as kubeconfig files are"
+    return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:
