@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -11,40 +12,75 @@ from hypothesis import strategies as st
 from proxymode_api.rollout import Stage
 from proxymode_api.selector import LabelSelector
 from proxymode_operator.rollout.model import Node
-from proxymode_operator.rollout.stages import Candidate, Topology, membership, ordered, rounded_up
+from proxymode_operator.rollout.stages import Candidate, Topology, place, roster, rounded_up
+from proxymode_operator.rollout.stages import membership as membership_of
 from rollout_world import percent_stages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def candidate(index: int, *, zone: str = "", told: int | None = None, runs: bool = False, **facts: bool) -> Candidate:
+class Placed(NamedTuple):
+    """A node and the facts that place it."""
+
+    node: Node
+    candidate: Candidate
+
+
+def candidate(
+    index: int,
+    *,
+    zone: str = "",
+    told: int | None = None,
+    runs: bool = False,
+    unsettled: bool = False,
+    passed_over: bool = False,
+) -> Placed:
     labels = {"zone": zone} if zone else {}
     node = Node(name=f"n{index:02}", uid=f"u{index}", labels=labels, created=BORN + timedelta(seconds=index))
     told_at = BORN + timedelta(days=1, seconds=told) if told is not None else None
-    unsettled, passed_over = facts.get("unsettled", False), facts.get("passed_over", False)
-    return Candidate(node, told_at, runs or told is not None, unsettled, passed_over)
+    return Placed(node, Candidate(told_at, runs or told is not None, unsettled, passed_over, stage=""))
 
 
-def names(candidates: list[Candidate]) -> list[str]:
-    return [c.node.name for c in candidates]
+def ordered(
+    candidates: Iterable[Placed], topology: Topology, stages: Sequence[Stage] = ()
+) -> tuple[list[str], dict[str, Candidate], Mapping[str, frozenset[str]]]:
+    """The nodes by rule 1, their facts, and whom selectors meet."""
+    everyone = list(candidates)
+    found = roster([each.node for each in everyone], stages, topology)
+    facts = {each.node.name: each.candidate for each in everyone}
+    order = sorted(facts, key=lambda name: place(facts[name], found.ranks[name]))
+    return order, facts, found.selected
+
+
+def names(candidates: Iterable[Placed], topology: Topology) -> list[str]:
+    return ordered(candidates, topology)[0]
+
+
+def membership(
+    stages: Sequence[Stage], complete: Mapping[str, datetime], candidates: Iterable[Placed], topology: Topology
+) -> Mapping[str, tuple[str, ...]]:
+    return membership_of(stages, complete, *ordered(candidates, topology, stages))
 
 
 def test_age_decides_the_order() -> None:
-    assert names(ordered([candidate(2), candidate(0), candidate(1)], Topology())) == ["n00", "n01", "n02"]
+    assert names([candidate(2), candidate(0), candidate(1)], Topology()) == ["n00", "n01", "n02"]
 
 
 def test_the_order_is_spread_over_the_topology_key() -> None:
     zones = [candidate(i, zone="aaaabb"[i]) for i in range(6)]
-    assert names(ordered(zones, Topology("zone"))) == ["n00", "n04", "n01", "n05", "n02", "n03"]
+    assert names(zones, Topology("zone")) == ["n00", "n04", "n01", "n05", "n02", "n03"]
 
 
 def test_with_one_domain_at_a_time_the_order_goes_domain_by_domain() -> None:
     zones = [candidate(i, zone="bababa"[i]) for i in range(6)]
-    assert names(ordered(zones, Topology("zone", one_domain=True))) == ["n01", "n03", "n05", "n00", "n02", "n04"]
+    assert names(zones, Topology("zone", one_domain=True)) == ["n01", "n03", "n05", "n00", "n02", "n04"]
 
 
 def test_told_nodes_come_first_in_the_order_they_were_told_then_unsettled_ones_and_blocked_ones_last() -> None:
-    found = ordered(
+    found = names(
         [
             candidate(0, passed_over=True),
             candidate(1),
@@ -54,7 +90,7 @@ def test_told_nodes_come_first_in_the_order_they_were_told_then_unsettled_ones_a
         ],
         Topology(),
     )
-    assert names(found) == ["n04", "n03", "n02", "n01", "n00"]
+    assert found == ["n04", "n03", "n02", "n01", "n00"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +187,7 @@ def test_nodes_that_join_change_no_finished_stage(
     first = membership(stages, {}, old, Topology())
     complete = {}
     for stage in stages[: min(finished, len(stages) - 1)]:
-        tellings = [c.told_at for c in old if c.node.name in first[stage.name]]
+        tellings = [c.candidate.told_at for c in old if c.node.name in first[stage.name]]
         if all(tellings):
             complete[stage.name] = max([when for when in tellings if when], default=BORN)
     before = membership(stages, complete, old, Topology())

@@ -36,6 +36,7 @@ from proxymode_api.proxymode_status import RolloutOrder, RolloutOutcome
 from proxymode_api.rollout import BlockedPolicy, OnFailure
 from proxymode_operator.rollout import revisions
 from proxymode_operator.rollout.assess import NodeState, Patience
+from proxymode_operator.rollout.census import Measure, Trait
 from proxymode_operator.rollout.gates import fold, questions
 from proxymode_operator.rollout.memory import Memory
 from proxymode_operator.rollout.model import Decisions, Template, dataplane_options
@@ -44,12 +45,12 @@ from proxymode_operator.rollout.outlook import outlook
 from proxymode_operator.rollout.progress import Gating, Tolerance, progress, started
 from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.situation import Situation, counts
-from proxymode_operator.rollout.stages import Candidate, membership, recorded_membership, topology_of
+from proxymode_operator.rollout.stages import membership, recorded_membership, topology_of
 from proxymode_operator.rollout.status import status
-from proxymode_operator.rollout.stops import failed_nodes, hollow_stages, rollback, stop
-from proxymode_operator.rollout.telling import stage_of, tell, to_mark, told_times
+from proxymode_operator.rollout.stops import hollow_stages, rollback, stop
+from proxymode_operator.rollout.telling import stage_of, tell
 from proxymode_operator.rollout.windows import hours
-from proxymode_operator.rollout.writes import mark, prepare, told_at
+from proxymode_operator.rollout.writes import mark, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -57,9 +58,9 @@ if TYPE_CHECKING:
 
     from proxymode_api.proxymode import ProxyMode
     from proxymode_api.proxymode_status import ProxyModeStatus
-    from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.census import Census
     from proxymode_operator.rollout.gates import Hold
-    from proxymode_operator.rollout.model import Fleet, Node
+    from proxymode_operator.rollout.model import Fleet, Write
     from proxymode_operator.rollout.progress import StageProgress
     from proxymode_operator.rollout.windows import Hours
 
@@ -86,9 +87,9 @@ def plan(fleet: Fleet, now: datetime, memory: Memory | None = None) -> Decisions
     memory = memory or Memory()
     template = template_of(fleet.proxy_mode)
     if refused := refusal(fleet.proxy_mode.spec):
-        states = _assess(fleet, template, now, memory)
-        situation = Situation(fleet=fleet, states=states, stages=(), budget=1, completed=False, refusal=refused)
-        return _decisions(stored, status(situation, stored, now), states.values(), (), now)
+        census = _census(fleet, template, now, memory)
+        situation = Situation(fleet=fleet, census=census, stages=(), budget=1, completed=False, refusal=refused)
+        return _decisions(stored, status(situation, stored, now), (memory.due,), now)
     if stored.template_hash == template.hash:
         return _rollout(fleet, template, stored, now, memory, begins=False)
     begun = fleet.proxy_mode.model_copy(update={"status": revisions.begin(fleet, template, now)})
@@ -101,12 +102,13 @@ def _rollout(
     """Decides for a revision that is on record, or `begins` and will be once this decision's status is stored."""
     proxy_mode, rollout = fleet.proxy_mode, fleet.proxy_mode.spec.rollout
     before = proxy_mode.status
-    states = _assess(fleet, template, now, memory)
-    failed = failed_nodes(states)
+    census = _census(fleet, template, now, memory)
+    failed = census.having(NodeState.FAILED)
     tolerance = Tolerance(
         blocked=rollout.on_blocked is BlockedPolicy.SKIP,
         failed=len(failed) < rollout.failure_threshold,
     )
+    outstanding = tolerance.outstanding(census)
     promotion = revisions.promotion(proxy_mode, begins=begins)
     open_hours = hours(rollout.windows, now) if rollout.windows else None
     gating = _gating(fleet, open_hours)
@@ -115,12 +117,12 @@ def _rollout(
     stages = progress(
         revisions.in_force(proxy_mode),
         by_name,
-        _members(fleet, states, skip_blocked=tolerance.blocked),
-        states,
+        _members(fleet, census),
+        census,
+        outstanding,
         may_begin=hold is None,
         promoted=promotion.stages,
-        hollow=hollow_stages(fleet),
-        tolerance=tolerance,
+        hollow=hollow_stages(fleet, census),
         gating=gating,
         now=now,
     )
@@ -131,34 +133,36 @@ def _rollout(
             replace(s, status=by_name.get(s.status.name, s.status), is_open=False, hold=None) for s in stages
         )
         hold = None
-    back = rollback(fleet, states) if end.outcome is RolloutOutcome.ROLLED_BACK else None
+    back = rollback(census) if end.outcome is RolloutOutcome.ROLLED_BACK else None
     situation = Situation(
         fleet=fleet,
-        states=states,
+        census=census,
         stages=stages,
         budget=budget(rollout.max_unavailable, len(fleet.nodes)),
         completed=end.outcome is RolloutOutcome.COMPLETE,
         ended=end.outcome if end.early else None,
         rollback=back,
-        stop=None if end.early else stop(fleet, stages, states, gating.statuses),
+        stop=None if end.early else stop(fleet, census, stages, gating.statuses),
         hours=open_hours,
         hold=hold or next((stage.hold for stage in stages if stage.hold is not None), None),
         answers=gating.statuses,
-        outstanding=tuple(name for name, found in states.items() if not tolerance.finished(found)),
+        outstanding=outstanding,
     )
     # What is not yet on record (a revision that begins, an end) moves no node before it is.
     undoing = revisions.undoing(proxy_mode, begins=begins)
     retrial = revisions.retrial(proxy_mode, failed, begins=begins, held=end.new or situation.paused)
-    told = () if begins or end.new else tell(situation, template, retrial.nodes, now)
+    stage_by_node = stage_of(stages)
+    told = () if begins or end.new else tell(situation, template, stage_by_node, retrial.nodes, now)
     names = {write.node for write in told}
-    marked = tuple(mark(node) for node in fleet.nodes if node.name not in names and to_mark(node, states))
-    base = _on_record(situation, end, hold, told_times(fleet, names, now), now)
+    marked = tuple(mark(census.nodes[name]) for name in sorted(census.having(Trait.TO_MARK) - names))
+    # The times at which this revision told each node, the ones told just now included.
+    base = _on_record(situation, end, hold, dict.fromkeys(names, now) | census.told, now)
     busy = names | {write.node for write in marked}
-    writes = (*told, *marked, *prepare(fleet, template, stage_of(stages), exclude=busy, ended=end.early))
-    dues = [*(stage.due for stage in stages), open_hours.due if open_hours is not None else None]
+    writes = (*told, *marked, *_prepare(situation, template, stage_by_node, exclude=busy))
+    dues = [memory.due, *(stage.due for stage in stages), open_hours.due if open_hours is not None else None]
     if situation.hold is not None:
         dues += situation.hold.due.values()
-    decisions = _decisions(stored, status(situation, base, now), states.values(), dues, now)
+    decisions = _decisions(stored, status(situation, base, now), dues, now)
     return replace(
         decisions,
         writes=writes,
@@ -173,8 +177,8 @@ def _on_record(
 ) -> ProxyModeStatus:
     """The status with what this decision adds. `hold`: the gates before all stages; `told`: nodes, and when."""
     fleet, before = s.fleet, s.fleet.proxy_mode.status
-    ended = [revisions.record(fleet, end.outcome, counts(fleet, s.states), now)] if end.new and end.outcome else []
-    first_mode = revisions.mode_found(fleet) if before.revision == 1 else None
+    ended = [revisions.record(fleet, end.outcome, counts(s.census), now)] if end.new and end.outcome else []
+    first_mode = revisions.mode_found(fleet) if before.revision == 1 and before.from_mode is None else None
     return before.model_copy(
         update={
             "from_mode": before.from_mode or first_mode,
@@ -228,42 +232,50 @@ def _end(fleet: Fleet, stages: Sequence[StageProgress], tolerance: Tolerance) ->
     return _End()
 
 
-def _assess(fleet: Fleet, template: Template, now: datetime, memory: Memory) -> dict[str, Assessment]:
-    rollout = fleet.proxy_mode.spec.rollout
+def _census(fleet: Fleet, template: Template, now: datetime, memory: Memory) -> Census:
+    proxy_mode, rollout = fleet.proxy_mode, fleet.proxy_mode.spec.rollout
     patience = Patience(
         min_ready=timedelta(seconds=rollout.min_ready_seconds),
         deadline=parse_duration(rollout.progress_deadline),
-        began=fleet.proxy_mode.status.started_at or now,
+        began=proxy_mode.status.started_at or now,
     )
-    return memory.assess(fleet.nodes, template, patience, now)
+    measure = Measure(
+        template=template,
+        patience=patience,
+        proxy_mode=proxy_mode.metadata.name,
+        revision=proxy_mode.status.revision,
+        skip_blocked=rollout.on_blocked is BlockedPolicy.SKIP,
+    )
+    return memory.census(fleet.nodes, measure, revisions.in_force(proxy_mode), topology_of(rollout), now)
 
 
-def _members(fleet: Fleet, states: Mapping[str, Assessment], *, skip_blocked: bool) -> Mapping[str, tuple[str, ...]]:
-    name, before = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status
-
-    def candidate(node: Node) -> Candidate:
-        found = states[node.name]
-        told = told_at(node, name, before.revision) if found.at_template else None
-        left_out = found.state is NodeState.SKIPPED or (skip_blocked and found.state is NodeState.BLOCKED)
-        passed_over = left_out and not found.at_template
-        unsettled = found.in_flight and not found.at_template
-        return Candidate(node, told, found.at_template, unsettled, passed_over)
-
-    complete = {stage.name: stage.completed_at for stage in before.stages if stage.completed_at}
-    stages, rollout = revisions.in_force(fleet.proxy_mode), fleet.proxy_mode.spec.rollout
-    candidates = map(candidate, fleet.nodes)
+def _members(fleet: Fleet, census: Census) -> Mapping[str, tuple[str, ...]]:
+    before, stages = fleet.proxy_mode.status, revisions.in_force(fleet.proxy_mode)
     if before.order is RolloutOrder.REVERSE:
-        return recorded_membership(stages, candidates, topology_of(rollout))
-    return membership(stages, complete, candidates, topology_of(rollout))
+        return recorded_membership(stages, census.order, census.candidates)
+    complete = {stage.name: stage.completed_at for stage in before.stages if stage.completed_at}
+    return membership(stages, complete, census.order, census.candidates, census.selected)
+
+
+def _prepare(s: Situation, template: Template, stages: Mapping[str, str], *, exclude: set[str]) -> Iterable[Write]:
+    """Of nodes that are told nothing else now. `stages`: each node's."""
+    census = s.census
+    placed_anew = {
+        name for name, stage in stages.items() if name not in census.told and census.candidates[name].stage != stage
+    }
+    for name in sorted((placed_anew | census.having(Trait.TO_PREPARE)) - exclude):
+        node, told = census.nodes[name], name in census.told
+        write = prepare(s.fleet.proxy_mode, node, template, stages[name], told=told, ended=s.ended is not None)
+        if write is not None:
+            yield write
 
 
 def _decisions(
     stored: ProxyModeStatus,
     new: ProxyModeStatus,
-    states: Iterable[Assessment],
     dues: Iterable[datetime | None],
     now: datetime,
 ) -> Decisions:
     """The status with the Events that its difference from the stored one makes, and when to look again."""
-    times = [when for when in (*(found.due for found in states), *dues) if when is not None and when > now]
+    times = [when for when in dues if when is not None and when > now]
     return Decisions(status=new, notices=notices(stored, new), wake_at=min(times, default=None))

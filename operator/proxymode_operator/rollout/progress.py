@@ -16,6 +16,7 @@ from proxymode_api.common import parse_duration
 from proxymode_api.proxymode_status import StagePhase, StageStatus
 from proxymode_api.rollout import Approval
 from proxymode_operator.rollout.assess import NodeState
+from proxymode_operator.rollout.census import Trait
 from proxymode_operator.rollout.gates import BEFORE_ALL, after_stage, before_all, hold
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from proxymode_api.gates import Gate, GateStatus
     from proxymode_api.proxymode_status import ProxyModeStatus
     from proxymode_api.rollout import Stage
-    from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.census import Census
     from proxymode_operator.rollout.gates import Hold
 
 
@@ -54,19 +55,15 @@ class Tolerance:
     blocked: bool
     failed: bool
 
-    def finished(self, node: Assessment) -> bool:
-        """Whether the stage waits for this node no longer."""
-        match node.state:
-            case NodeState.UPDATED:
-                return True
-            case NodeState.FAILED:
-                return self.failed
-            case NodeState.BLOCKED:
-                return self.blocked and (not node.in_flight or node.unheard)
-            case NodeState.SKIPPED:
-                return not node.to_return
-            case _:
-                return False
+    def outstanding(self, census: Census) -> frozenset[str]:
+        """The nodes that their stages wait for."""
+        begun = census.having(NodeState.PENDING) | census.having(NodeState.SWITCHING)
+        failed = frozenset() if self.failed else census.having(NodeState.FAILED)
+        blocked = census.having(NodeState.BLOCKED)
+        if self.blocked:
+            blocked = (blocked & census.having(Trait.IN_FLIGHT)) - census.having(Trait.UNHEARD)
+        skipped = census.having(NodeState.SKIPPED) & census.having(Trait.TO_RETURN)
+        return frozenset().union(begun, failed, blocked, skipped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,17 +95,18 @@ def progress(
     stages: Sequence[Stage],
     stored: Mapping[str, StageStatus],
     members: Mapping[str, tuple[str, ...]],
-    states: Mapping[str, Assessment],
+    census: Census,
+    outstanding: frozenset[str],
     *,
     may_begin: bool,
     promoted: Collection[str],
     hollow: Collection[str],
-    tolerance: Tolerance,
     gating: Gating,
     now: datetime,
 ) -> tuple[StageProgress, ...]:
-    """Every stage, in order. `promoted` names the stages that a person has approved just now, `hollow` those whose
-    selector no node meets at all: they cannot be complete, since more likely the selector is wrong than the fleet.
+    """Every stage, in order. `outstanding` names the nodes that are waited for, `promoted` the stages that a person has
+    approved just now, `hollow` those whose selector no node meets at all: they cannot be complete, since more likely
+    the selector is wrong than the fleet.
 
     A stage whose nodes all belong to earlier ones is complete as soon as it would open, and neither soaks nor has
     gates; gates stand after a stage only until another has begun. While no agent at all is heard of, no stage is
@@ -116,8 +114,8 @@ def progress(
     stage whose own agents stay silent is gone round like any blocked node.
     """
     result: list[StageProgress] = []
-    reached = bool(states) and may_begin
-    heard = any(not found.unheard for found in states.values())
+    reached = bool(census.states) and may_begin
+    heard = len(census.having(Trait.UNHEARD)) < len(census.states)
     for index, stage in enumerate(stages):
         before = _not_of_the_future(stored.get(stage.name), now) or StageStatus(
             name=stage.name, phase=StagePhase.PENDING
@@ -126,7 +124,7 @@ def progress(
         automatic = stage.approval is Approval.AUTOMATIC
         is_open = reached and (automatic or before.approved)
         approved = before.approved or stage.name in promoted or (automatic and reached)
-        finished = all(tolerance.finished(states[node]) for node in nodes) and (heard or not nodes)
+        finished = outstanding.isdisjoint(nodes) and (heard or not nodes)
         done = is_open and finished and stage.name not in hollow
         completed_at = before.completed_at or (now if done else None)
         soak = parse_duration(stage.soak) if nodes else _NONE
@@ -151,9 +149,9 @@ def progress(
             name=stage.name,
             phase=phase,
             nodes=len(nodes),
-            updated=sum(states[node].state is NodeState.UPDATED for node in nodes),
-            blocked=sum(states[node].state is NodeState.BLOCKED for node in nodes),
-            skipped=sum(states[node].state is NodeState.SKIPPED for node in nodes),
+            updated=len(census.among(nodes, NodeState.UPDATED)),
+            blocked=len(census.among(nodes, NodeState.BLOCKED)),
+            skipped=len(census.among(nodes, NodeState.SKIPPED)),
             approved=approved,
             started_at=before.started_at or completed_at,
             completed_at=completed_at,

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxymode_api.common import Mode
-from proxymode_api.nodeproxymode import ObservedMode
 from proxymode_api.proxymode_status import FleetStatus, NodeCounts, RolloutOrder, RolloutOutcome, StagePhase
 from proxymode_operator.rollout.assess import NodeState
+from proxymode_operator.rollout.census import Trait
 from proxymode_operator.rollout.gates import BEFORE_ALL
 from proxymode_operator.rollout.stops import hollow_stages
 
@@ -21,17 +20,14 @@ if TYPE_CHECKING:
 
     from proxymode_api.gates import GateStatus
     from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.census import Census
     from proxymode_operator.rollout.gates import Hold
-    from proxymode_operator.rollout.model import Fleet, Node
+    from proxymode_operator.rollout.model import Fleet
     from proxymode_operator.rollout.progress import StageProgress
     from proxymode_operator.rollout.stops import Rollback, Stop
     from proxymode_operator.rollout.windows import Hours
 
 _NAMED = 5
-_MODES = {
-    Mode.IPVS: frozenset({ObservedMode.IPVS, ObservedMode.KUBE_PROXY_IPVS}),
-    Mode.NFTABLES: frozenset({ObservedMode.NFTABLES, ObservedMode.KUBE_PROXY_NFTABLES}),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +39,7 @@ class Situation:
     """
 
     fleet: Fleet
-    states: Mapping[str, Assessment]
+    census: Census
     stages: Sequence[StageProgress]
     budget: int
     completed: bool
@@ -52,13 +48,18 @@ class Situation:
     rollback: Rollback | None = None
     stop: Stop | None = None
     hours: Hours | None = None
-    outstanding: tuple[str, ...] = ()
+    outstanding: frozenset[str] = frozenset()
     hold: Hold | None = None
     answers: tuple[GateStatus, ...] = ()
 
+    @property
+    def states(self) -> Mapping[str, Assessment]:
+        """Of each node, by name."""
+        return self.census.states
+
     def names(self, state: NodeState) -> tuple[str, ...]:
         """Nodes in this state, sorted."""
-        return tuple(sorted(name for name, found in self.states.items() if found.state is state))
+        return tuple(sorted(self.census.having(state)))
 
     @property
     def paused(self) -> bool:
@@ -74,16 +75,15 @@ class Situation:
         """Stages without a node of their own, though there are nodes that they are about."""
         if not self.fleet.nodes or self.fleet.proxy_mode.status.order is not RolloutOrder.FORWARD:
             return ()
-        hollow = hollow_stages(self.fleet)
+        hollow = hollow_stages(self.fleet, self.census)
         return tuple(s.status.name for s in self.stages if not s.members and s.status.name not in hollow)
 
     @property
     def ailing(self) -> tuple[str, ...]:
         """Nodes that are unavailable, but not because anybody has told them to move, nor because their agent is still
         to report for the first time; sorted."""
-        reported = {node.name for node in self.fleet.nodes if node.report is not None or not node.ready}
-        idle = (name for name, found in self.states.items() if found.unavailable and not found.in_flight)
-        return tuple(sorted(name for name in idle if name in reported))
+        nodes = {name: self.census.nodes[name] for name in self.census.having(Trait.AILING)}
+        return tuple(sorted(name for name, node in nodes.items() if node.report is not None or not node.ready))
 
     @property
     def current(self) -> StageProgress | None:
@@ -98,28 +98,24 @@ def listed(names: Iterable[str]) -> str:
     return shown if len(everything) <= _NAMED else f"{shown} and {len(everything) - _NAMED} more"
 
 
-def runs_mode(node: Node, mode: Mode) -> bool:
-    """Whether this mode is in the node's kernel, by our hand or kube-proxy's."""
-    return node.report is not None and node.report.mode in _MODES[mode]
-
-
-def counts(fleet: Fleet, states: Mapping[str, Assessment]) -> NodeCounts:
+def counts(census: Census) -> NodeCounts:
     """Nodes by state."""
-    by_state = dict.fromkeys(NodeState, 0)
-    for found in states.values():
-        by_state[found.state] += 1
-    desired, updated = len(fleet.nodes), by_state[NodeState.UPDATED]
+
+    def count(what: NodeState | Trait) -> int:
+        return len(census.having(what))
+
+    desired, updated = len(census.nodes), count(NodeState.UPDATED)
     return NodeCounts(
         desired=desired,
         updated=updated,
-        ready=sum(node.report is not None and node.report.ready for node in fleet.nodes),
-        pending=by_state[NodeState.PENDING],
-        switching=by_state[NodeState.SWITCHING],
-        failed=by_state[NodeState.FAILED],
-        blocked=by_state[NodeState.BLOCKED],
-        skipped=by_state[NodeState.SKIPPED],
-        ipvs=sum(runs_mode(node, Mode.IPVS) for node in fleet.nodes),
-        nftables=sum(runs_mode(node, Mode.NFTABLES) for node in fleet.nodes),
+        ready=count(Trait.READY),
+        pending=count(NodeState.PENDING),
+        switching=count(NodeState.SWITCHING),
+        failed=count(NodeState.FAILED),
+        blocked=count(NodeState.BLOCKED),
+        skipped=count(NodeState.SKIPPED),
+        ipvs=count(Trait.RUNS_IPVS),
+        nftables=count(Trait.RUNS_NFTABLES),
         progress=f"{updated}/{desired}",
     )
 

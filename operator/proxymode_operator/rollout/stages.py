@@ -25,30 +25,50 @@ Deliberately knows no time and opens no stage: that is `progress`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate, zip_longest
+from datetime import UTC, datetime
+from itertools import chain, islice, zip_longest
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_api.rollout import TopologyPolicy
 from proxymode_operator.rollout.selection import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from proxymode_api.rollout import Rollout, Stage
     from proxymode_operator.rollout.model import Node
 
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
 
 class Candidate(NamedTuple):
-    """A node and the facts that place it: when this revision told it, whether it runs the template as far as it was
-    told, whether an earlier revision left it unsettled, whether it cannot run the template and is passed over."""
+    """A node's facts that place it: when this revision told it, whether it runs the template as far as it was told,
+    whether an earlier revision left it unsettled, whether it cannot run the template and is passed over; and the stage
+    that is on record on it."""
 
-    node: Node
     told_at: datetime | None
     runs_template: bool
     unsettled: bool
     passed_over: bool
+    stage: str
+
+
+class Place(NamedTuple):
+    """Rule 1 as a sort key: the told ones by time, then the unsettled, then the others, those passed over last."""
+
+    untold: bool
+    told_at: datetime
+    settled: bool
+    passed_over: bool
+    rank: int
+
+
+def place(candidate: Candidate, rank: int) -> Place:
+    """`rank`: the node's place among all, whatever has happened to it (`Roster`)."""
+    if candidate.told_at is not None:
+        return Place(False, candidate.told_at, False, False, rank)
+    return Place(True, _NEVER, not candidate.unsettled, candidate.passed_over, rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,75 +93,84 @@ def rounded_up(percent: int, total: int) -> int:
     return -(-percent * total // 100)
 
 
-def ordered(candidates: Iterable[Candidate], topology: Topology) -> list[Candidate]:
-    """Rule 1."""
-    by_age = sorted(candidates, key=attrgetter("node.created", "node.name"))
-    domains: dict[str, list[Candidate]] = {}
-    for candidate in by_age:
-        domains.setdefault(topology.domain(candidate.node), []).append(candidate)
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """What of membership rests on who the nodes are and on no state of theirs. `ranks`: each node's place, by topology
+    and age. `selected`: for each stage with a selector, the nodes that meet it."""
+
+    ranks: Mapping[str, int]
+    selected: Mapping[str, frozenset[str]]
+
+
+def roster(nodes: Iterable[Node], stages: Iterable[Stage], topology: Topology) -> Roster:
+    """The order of the nodes makes no difference."""
+    by_age = sorted(nodes, key=attrgetter("created", "name"))
+    domains: dict[str, list[str]] = {}
+    for node in by_age:
+        domains.setdefault(topology.domain(node), []).append(node.name)
     by_domain = [domains[domain] for domain in sorted(domains)]
-    ranks = by_domain if topology.one_domain else zip_longest(*by_domain)
-    placed = [candidate for rank in ranks for candidate in rank if candidate is not None]
-    untold = [c for c in placed if c.told_at is None]
-    told = sorted((c for c in placed if c.told_at is not None), key=_told_at)
-    return told + sorted(untold, key=lambda c: (not c.unsettled, c.passed_over))
-
-
-def _told_at(candidate: Candidate) -> datetime:
-    assert candidate.told_at is not None
-    return candidate.told_at
+    rounds = by_domain if topology.one_domain else zip_longest(*by_domain)
+    names = (name for name in chain.from_iterable(rounds) if name is not None)
+    return Roster(
+        ranks={name: rank for rank, name in enumerate(names)},
+        selected={
+            stage.name: frozenset(node.name for node in by_age if matches(stage.selector, node.labels))
+            for stage in stages
+            if stage.selector is not None
+        },
+    )
 
 
 def membership(
-    stages: Sequence[Stage], complete: Mapping[str, datetime], candidates: Iterable[Candidate], topology: Topology
+    stages: Sequence[Stage],
+    complete: Mapping[str, datetime],
+    order: Sequence[str],
+    candidates: Mapping[str, Candidate],
+    selected: Mapping[str, frozenset[str]],
 ) -> Mapping[str, tuple[str, ...]]:
-    """Names of the nodes of every stage, in order (rules 2 and 3). `complete`: since when which stages are."""
-    remaining = ordered(candidates, topology)
-    total = len(remaining)
-    taken = 0
+    """Names of the nodes of every stage, in order (rules 2 and 3). `complete`: since when which stages are; `order`:
+    all nodes by rule 1; `selected`: as the roster has it."""
+    remaining, taken = order, 0
     result: dict[str, tuple[str, ...]] = {}
     last = stages[-1].name if stages else ""
     for stage in stages:
+        since = complete.get(stage.name) if stage.name != last else None
+        fitting: Iterable[str] = remaining
         if stage.selector is not None:
-            chosen = [matches(stage.selector, candidate.node.labels) for candidate in remaining]
+            meeting, room = selected[stage.name], len(remaining)
+            fitting = (name for name in remaining if name in meeting)
         else:
-            since = complete.get(stage.name) if stage.name != last else None
-            room = _limit(stage, total) - taken
-            chosen = _first(room, [since is None or _ran_at(each, since, stage.name) for each in remaining])
-        members = [candidate.node.name for candidate, takes in zip(remaining, chosen, strict=True) if takes]
-        rest = [candidate for candidate, takes in zip(remaining, chosen, strict=True) if not takes]
+            room = max(0, _limit(stage, len(order)) - taken)
+            if since is not None:
+                fitting = _ran_at(remaining, candidates, since, stage.name)
+        members = tuple(islice(fitting, room))
+        chosen = frozenset(members)
+        remaining = [name for name in remaining if name not in chosen]
         taken += len(members)
-        remaining = rest
-        result[stage.name] = tuple(members)
+        result[stage.name] = members
     return result
 
 
-def _first(room: int, fitting: Sequence[bool]) -> list[bool]:
-    """The first of those that fit, as long as there is room."""
-    counted = accumulate(fitting)
-    return [fits and count <= room for fits, count in zip(fitting, counted, strict=True)]
-
-
 def recorded_membership(
-    stages: Sequence[Stage], candidates: Iterable[Candidate], topology: Topology
+    stages: Sequence[Stage], order: Sequence[str], candidates: Mapping[str, Candidate]
 ) -> Mapping[str, tuple[str, ...]]:
     """Names of the nodes of every stage, in order, by the stage in which each was told last, or was to be told. What
     belongs to none of these stages comes with the first."""
     result: dict[str, list[str]] = {stage.name: [] for stage in stages}
-    for candidate in ordered(candidates, topology):
-        asked = candidate.node.asked
-        recorded = asked.intent.stage if asked is not None and not candidate.node.foreign else ""
-        result[recorded if recorded in result else stages[0].name].append(candidate.node.name)
-    return {name: tuple(nodes) for name, nodes in result.items()}
+    for name in order:
+        recorded = candidates[name].stage
+        result[recorded if recorded in result else stages[0].name].append(name)
+    return {stage: tuple(nodes) for stage, nodes in result.items()}
 
 
-def _ran_at(candidate: Candidate, when: datetime, stage: str) -> bool:
-    """Whether it ran the template when the stage was completed. Having been told in it says so too, where somebody has
+def _ran_at(names: Iterable[str], candidates: Mapping[str, Candidate], when: datetime, stage: str) -> Iterator[str]:
+    """Those that ran the template when the stage was completed. Having been told in it says so too, where somebody has
     set the clock back in between."""
-    if candidate.told_at is None or candidate.told_at <= when:
-        return candidate.runs_template
-    asked = candidate.node.asked
-    return candidate.runs_template and asked is not None and asked.intent.stage == stage
+    for name in names:
+        known = candidates[name]
+        early = known.told_at is None or known.told_at <= when
+        if known.runs_template and (early or known.stage == stage):
+            yield name
 
 
 def _limit(stage: Stage, total: int) -> int:

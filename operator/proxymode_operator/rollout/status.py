@@ -8,6 +8,7 @@ Deliberately decides nothing: it puts a `Situation` that the planner found into 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from proxymode_api.annotations import PROMOTE_ANNOTATION
@@ -17,6 +18,7 @@ from proxymode_api.gates import GateResult
 from proxymode_api.proxymode_status import FleetStatus, RolloutOrder, RolloutOutcome
 from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.assess import NodeState
+from proxymode_operator.rollout.census import Trait
 from proxymode_operator.rollout.situation import counts, listed, word
 from proxymode_operator.rollout.stops import about_gates, with_reasons
 
@@ -38,7 +40,7 @@ def status(s: Situation, base: ProxyModeStatus, now: datetime) -> ProxyModeStatu
             "observed_generation": s.fleet.proxy_mode.metadata.generation,
             "status": word(s),
             "current_stage": current.status.name if current else "",
-            "nodes": counts(s.fleet, s.states),
+            "nodes": counts(s.census),
             "conditions": conditions(s, now),
         }
     )
@@ -126,7 +128,7 @@ def _progressing(s: Situation) -> tuple[bool, Reason, str]:
         return False, Reason.AWAITING_GATES, "; ".join([_gates_awaited(s), _tally(s)])
     if status is FleetStatus.WAITING_FOR_WINDOW:
         return False, Reason.OUTSIDE_WINDOW, "; ".join([_next_window(s), _tally(s), *_waiting(s), *_skipped(s)])
-    if len(s.ailing) >= s.budget and not any(found.in_flight for found in s.states.values()):
+    if len(s.ailing) >= s.budget and not s.census.having(Trait.IN_FLIGHT):
         who = with_reasons(s.ailing, s.states)
         why = f"maxUnavailable of {s.budget} is used up by nodes that nobody has told to move: {who}"
         return False, Reason.CLUSTER_UNHEALTHY, "; ".join([why, _tally(s), *_skipped(s)])
@@ -150,9 +152,9 @@ def _next_window(s: Situation) -> str:
 
 
 def _tally(s: Situation) -> str:
-    parts = [f"{len(s.names(NodeState.UPDATED))} of {len(s.states)} nodes updated"]
+    parts = [f"{len(s.census.having(NodeState.UPDATED))} of {len(s.states)} nodes updated"]
     kept_back = (NodeState.BLOCKED, NodeState.FAILED, NodeState.SKIPPED)
-    parts += [f"{len(names)} {state}" for state in kept_back if (names := s.names(state))]
+    parts += [f"{len(names)} {state}" for state in kept_back if (names := s.census.having(state))]
     return ", ".join(parts)
 
 
@@ -168,15 +170,13 @@ def _waiting(s: Situation) -> list[str]:
     if switching := s.names(NodeState.SWITCHING):
         result.append(f"switching: {listed(switching)}")
     reasons: dict[str, list[str]] = {}
-    open_nodes = {node for stage in s.stages if stage.is_open for node in stage.members}
-    for name, found in s.states.items():
-        if found.state is NodeState.SKIPPED:
-            continue
-        pending = (found.state is NodeState.PENDING or found.unheard) and name in open_nodes
-        if found.why and (pending or (found.unavailable and not found.in_flight)):
-            reasons.setdefault(found.why, []).append(name)
+    open_nodes = chain.from_iterable(stage.members for stage in s.stages if stage.is_open)
+    waited_for = s.census.among(open_nodes, Trait.WAITED_FOR)
+    for name in (waited_for | s.census.having(Trait.AILING)) - s.census.having(NodeState.SKIPPED):
+        if why := s.states[name].why:
+            reasons.setdefault(why, []).append(name)
     result += [f"waiting for {listed(names)}: {why}" for why, names in sorted(reasons.items())]
-    unavailable = [name for name, found in s.states.items() if found.unavailable]
+    unavailable = s.census.having(Trait.UNAVAILABLE)
     if len(unavailable) >= s.budget:
         result.append(f"maxUnavailable of {s.budget} used up by {listed(unavailable)}")
     return result
@@ -206,9 +206,8 @@ def _degraded(s: Situation) -> tuple[bool, Reason, str]:
         return True, Reason.KUBE_PROXY_NOT_MOVED, s.fleet.obstacle
     if failed := s.names(NodeState.FAILED):
         return True, Reason.NODES_FAILED, f"failed: {with_reasons(failed, s.states)}"
-    missed = {n: found for n, found in s.states.items() if found.state is not NodeState.SKIPPED}
-    silent = [n for n, found in missed.items() if found.unheard or (found.silent and found.at_template)]
-    if silent:
+    missed = s.census.having(Trait.SILENT) & s.census.having(Trait.AT_TEMPLATE)
+    if silent := (missed | s.census.having(Trait.UNHEARD)) - s.census.having(NodeState.SKIPPED):
         return True, Reason.AGENTS_SILENT, f"no agent has been heard of lately on {listed(silent)}"
     return False, Reason.AS_EXPECTED, ""
 

@@ -14,14 +14,13 @@ from proxymode_api.proxymode_status import RolloutOrder
 from proxymode_api.reasons.codes import Reason
 from proxymode_api.rollout import BlockedPolicy
 from proxymode_operator.rollout.assess import NodeState
-from proxymode_operator.rollout.selection import matches
-from proxymode_operator.rollout.writes import told_at
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from proxymode_api.gates import Gate, GateStatus
     from proxymode_operator.rollout.assess import Assessment
+    from proxymode_operator.rollout.census import Census
     from proxymode_operator.rollout.model import Fleet
     from proxymode_operator.rollout.progress import StageProgress
 
@@ -43,20 +42,11 @@ def with_reasons(names: Sequence[str], states: Mapping[str, Assessment]) -> str:
     return "; ".join(shown + more)
 
 
-def failed_nodes(states: Mapping[str, Assessment]) -> list[str]:
-    """Sorted."""
-    return sorted(name for name, found in states.items() if found.state is NodeState.FAILED)
-
-
-def hollow_stages(fleet: Fleet) -> frozenset[str]:
+def hollow_stages(fleet: Fleet, census: Census) -> frozenset[str]:
     """Stages with a selector that none of the fleet's nodes meets; none in an undo, which goes by what was told."""
     if fleet.proxy_mode.status.order is not RolloutOrder.FORWARD:
         return frozenset()
-    return frozenset(
-        stage.name
-        for stage in fleet.proxy_mode.spec.rollout.stages
-        if stage.selector is not None and not any(matches(stage.selector, node.labels) for node in fleet.nodes)
-    )
+    return frozenset(stage for stage, selected in census.selected.items() if not selected)
 
 
 def about_gates(gates: Sequence[Gate], answers: Sequence[GateStatus], names: Collection[str]) -> str:
@@ -77,24 +67,23 @@ def about_gates(gates: Sequence[Gate], answers: Sequence[GateStatus], names: Col
     return "; ".join(told)
 
 
-def stop(
-    fleet: Fleet, stages: Sequence[StageProgress], states: Mapping[str, Assessment], answers: Sequence[GateStatus]
-) -> Stop | None:
+def stop(fleet: Fleet, census: Census, stages: Sequence[StageProgress], answers: Sequence[GateStatus]) -> Stop | None:
     """The first cause that holds now."""
     rollout = fleet.proxy_mode.spec.rollout
-    failed = failed_nodes(states)
+    states, failed = census.states, sorted(census.having(NodeState.FAILED))
     if len(failed) >= rollout.failure_threshold:
         why = f"{len(failed)} failed, failureThreshold is {rollout.failure_threshold}: {with_reasons(failed, states)}"
         return Stop(Reason.FAILURE_THRESHOLD_REACHED, why)
     if rollout.on_blocked is BlockedPolicy.STOP:
-        blocked = [n for s in stages if s.is_open for n in s.members if states[n].state is NodeState.BLOCKED]
+        out_of_order = census.having(NodeState.BLOCKED)
+        blocked = [name for stage in stages if stage.is_open for name in stage.members if name in out_of_order]
         if blocked:
             why = f"{len(blocked)} blocked, onBlocked is Stop: {with_reasons(blocked, states)}"
             return Stop(Reason.NODES_BLOCKED, why)
     for stage in stages:
         if stage.hold is not None and stage.hold.failed:
             return Stop(Reason.GATE_FAILED, about_gates(rollout.gates, answers, stage.hold.failed))
-    hollow = hollow_stages(fleet)
+    hollow = hollow_stages(fleet, census)
     for stage in stages:
         if stage.status.name in hollow and not stage.status.completed_at and fleet.nodes:
             why = f"stage {stage.status.name}: its selector matches none of the {len(fleet.nodes)} nodes"
@@ -112,21 +101,20 @@ class Rollback:
     under_way: tuple[str, ...] = ()
 
 
-def rollback(fleet: Fleet, states: Mapping[str, Assessment]) -> Rollback:
+def rollback(census: Census) -> Rollback:
     """Nodes in flight first, since they cost no budget; then the last told first."""
-    name, revision = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status.revision
-    told = {node.name: when for node in fleet.nodes if (when := told_at(node, name, revision)) is not None}
+    states, told = census.states, census.told
     to_tell: list[str] = []
     stuck: list[str] = []
     returning: list[str] = []
-    for node in fleet.nodes:
-        if node.name not in told or node.asked is None or node.asked.intent.turn is None:
-            continue
-        if not states[node.name].at_template:
-            returning += [node.name] if states[node.name].in_flight else []
-        elif node.asked.way_back is None:
-            stuck.append(node.name)
+    for name in told:
+        asked = census.nodes[name].asked
+        assert asked is not None, "it is on it that it is told"
+        if not states[name].at_template:
+            returning += [name] if states[name].in_flight else []
+        elif asked.way_back is None:
+            stuck.append(name)
         else:
-            to_tell.append(node.name)
+            to_tell.append(name)
     to_tell.sort(key=lambda n: (states[n].in_flight, told[n], n), reverse=True)
     return Rollback(tuple(to_tell), tuple(sorted(stuck)), tuple(sorted([*to_tell, *returning])))

@@ -10,41 +10,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_operator.rollout import revisions
+from proxymode_operator.rollout.census import Trait
 from proxymode_operator.rollout.stages import topology_of
-from proxymode_operator.rollout.writes import retry, return_, told_at, turn
+from proxymode_operator.rollout.writes import retry, return_, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from proxymode_operator.rollout.assess import Assessment
-    from proxymode_operator.rollout.model import Fleet, Node, Template, Write
+    from proxymode_operator.rollout.census import Census
+    from proxymode_operator.rollout.model import Template, Write
     from proxymode_operator.rollout.progress import StageProgress
     from proxymode_operator.rollout.situation import Situation
 
 
-def tell(s: Situation, template: Template, retried: Sequence[str], now: datetime) -> tuple[Write, ...]:
-    """The writes that move nodes, by a revision that is on record. `retried`: failed nodes that are to try again."""
+def tell(
+    s: Situation, template: Template, stages: Mapping[str, str], retried: Sequence[str], now: datetime
+) -> tuple[Write, ...]:
+    """The writes that move nodes, by a revision that is on record. `stages`: each node's; `retried`: failed nodes that
+    are to try again."""
     proxy_mode = s.fleet.proxy_mode
-    nodes = {node.name: node for node in s.fleet.nodes}
+    nodes = s.census.nodes
     if s.paused:
         return ()
     if s.rollback is not None and not revisions.abort_asked(proxy_mode):
-        return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.states))
+        return tuple(return_(nodes[name], now) for name in _within(s.budget, s.rollback.to_tell, s.census))
     if s.ended is not None:
         return ()
     wished = (
         *(retry(nodes[name], now) for name in retried),
-        *(return_(nodes[name], now) for name, found in s.states.items() if found.to_return),
+        *(return_(nodes[name], now) for name in sorted(s.census.having(Trait.TO_RETURN))),
     )
     if s.stop is not None:
         return wished
-    stages = stage_of(s.stages)
-    homeward = sorted(name for name, found in s.states.items() if found.homeward)
+    tellable = s.census.having(Trait.TELLABLE)
     may_start = [stage for stage in s.stages if stage.is_open and not s.closed]
-    staged = [name for stage in may_start for name in stage.members if s.states[name].tellable]
-    order = dict.fromkeys([*homeward, *_of_one_domain(staged, s)])
-    told = _within(s.budget, order, s.states)
+    staged = [name for stage in may_start for name in stage.members if name in tellable]
+    order = dict.fromkeys([*sorted(s.census.having(Trait.HOMEWARD)), *_of_one_domain(staged, s)])
+    told = _within(s.budget, order, s.census)
     return (*wished, *(turn(nodes[name], template, proxy_mode, stages[name], now) for name in told))
 
 
@@ -55,10 +58,11 @@ def _of_one_domain(names: Sequence[str], s: Situation) -> Sequence[str]:
     if not topology.one_domain:
         return names
     domains = {node.name: topology.domain(node) for node in s.fleet.nodes}
-    under_way = {domains[name] for name in s.outstanding if s.states[name].in_flight}
+    in_flight = s.census.having(Trait.IN_FLIGHT)
+    under_way = {domains[name] for name in s.outstanding & in_flight}
     if not under_way and names:
         under_way = {domains[names[0]]}
-    return [name for name in names if s.states[name].in_flight or {domains[name]} == under_way]
+    return [name for name in names if name in in_flight or {domains[name]} == under_way]
 
 
 def stage_of(stages: Sequence[StageProgress]) -> Mapping[str, str]:
@@ -66,26 +70,15 @@ def stage_of(stages: Sequence[StageProgress]) -> Mapping[str, str]:
     return {node: stage.status.name for stage in stages for node in stage.members}
 
 
-def to_mark(node: Node, states: Mapping[str, Assessment]) -> bool:
-    noted = node.asked is not None and node.asked.intent.turn is not None
-    return noted and states[node.name].to_mark
-
-
-def _within(allowed: int, order: Iterable[str], states: Mapping[str, Assessment]) -> list[str]:
+def _within(allowed: int, order: Iterable[str], census: Census) -> list[str]:
     """The nodes that may be told now. One that is in flight makes no further node unavailable."""
-    unavailable = sum(found.unavailable for found in states.values())
+    unavailable, in_flight = census.having(Trait.UNAVAILABLE), census.having(Trait.IN_FLIGHT)
+    count = len(unavailable)
     told: list[str] = []
     for name in order:
-        if not states[name].in_flight:
-            if unavailable >= allowed:
+        if name not in in_flight:
+            if count >= allowed:
                 continue
-            unavailable += not states[name].unavailable
+            count += name not in unavailable
         told.append(name)
     return told
-
-
-def told_times(fleet: Fleet, now_told: set[str], now: datetime) -> dict[str, datetime]:
-    """When this revision told each node, the ones told just now included."""
-    name, revision = fleet.proxy_mode.metadata.name, fleet.proxy_mode.status.revision
-    before = {node.name: when for node in fleet.nodes if (when := told_at(node, name, revision)) is not None}
-    return dict.fromkeys(now_told, now) | before

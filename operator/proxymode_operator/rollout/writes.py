@@ -14,12 +14,12 @@ from proxymode_api.modes import KUBE_PROXY_MODES, KubeProxyPolicy, Mode, Observe
 from proxymode_operator.rollout.model import Intent, Turn, Write, WriteKind, same_options
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from proxymode_api.common import DataplaneOptions
     from proxymode_api.proxymode import ProxyMode
-    from proxymode_operator.rollout.model import Asked, Fleet, Node, Report, Template
+    from proxymode_operator.rollout.model import Asked, Node, Report, Template
 
 RUNS: Final = {
     ObservedMode.IPVS: Mode.IPVS,
@@ -105,44 +105,39 @@ def retry(node: Node, now: datetime) -> Write:
 
 
 def prepare(
-    fleet: Fleet, template: Template, stages: Mapping[str, str], *, exclude: Collection[str], ended: bool
-) -> tuple[Write, ...]:
-    """Creates what is missing and tells what will come, and in which of the `stages` (by node). A revision that `ended`
-    prepares no node for its template but those that are new. A node that this revision has told stays in the stage in
-    which it was told."""
-    proxy_mode = fleet.proxy_mode
-    name = proxy_mode.metadata.name
-    result: list[Write] = []
-    for node in fleet.nodes:
-        if node.name in exclude or node.foreign:
-            continue
-        asked = node.asked
-        if asked is None:
-            intent = Intent(
-                target_mode=template.mode,
-                options=template.options,
-                connections=proxy_mode.spec.switch.connections,
-                drain_timeout=proxy_mode.spec.switch.drain_timeout,
-                proxy_mode=name,
-                stage=stages[node.name],
-            )
-        elif ended and asked.intent.proxy_mode == name:
-            continue
-        else:
-            intent = _prepared(asked.intent, template, name)
-            stage = stages[node.name]
-            if intent.stage != stage and told_at(node, name, proxy_mode.status.revision) is None:
-                intent = replace(intent, stage=stage)
-        if asked is None or intent is not asked.intent:
-            placed = asked is not None and replace(intent, stage=asked.intent.stage) == asked.intent
-            kind = WriteKind.PLACE if placed else WriteKind.PREPARE
-            result.append(Write(node=node.name, node_uid=node.uid, kind=kind, intent=intent, base=asked))
-    return tuple(result)
+    proxy_mode: ProxyMode, node: Node, template: Template, stage: str, *, told: bool, ended: bool
+) -> Write | None:
+    """Creates what is missing and tells what will come, and in which stage; None where there is nothing to tell. A
+    revision that `ended` prepares no node for its template but those that are new. A node that this revision has
+    `told` stays in the stage in which it was told."""
+    if node.foreign:
+        return None
+    name, asked = proxy_mode.metadata.name, node.asked
+    if asked is None:
+        intent = Intent(
+            target_mode=template.mode,
+            options=template.options,
+            connections=proxy_mode.spec.switch.connections,
+            drain_timeout=proxy_mode.spec.switch.drain_timeout,
+            proxy_mode=name,
+            stage=stage,
+        )
+        return Write(node=node.name, node_uid=node.uid, kind=WriteKind.PREPARE, intent=intent, base=None)
+    if ended and asked.intent.proxy_mode == name:
+        return None
+    intent = prepared(asked.intent, template, name)
+    if intent.stage != stage and not told:
+        intent = replace(intent, stage=stage)
+    if intent is asked.intent:
+        return None
+    placed = replace(intent, stage=asked.intent.stage) == asked.intent
+    kind = WriteKind.PLACE if placed else WriteKind.PREPARE
+    return Write(node=node.name, node_uid=node.uid, kind=kind, intent=intent, base=asked)
 
 
-def _prepared(intent: Intent, template: Template, name: str) -> Intent:
-    """The intent with what may be known ahead, and itself where that changes nothing: mostly so, for each of thousands
-    of nodes, at each decision. Another ProxyMode's revision number means nothing here."""
+def prepared(intent: Intent, template: Template, name: str) -> Intent:
+    """The intent with what may be known ahead, and itself where that changes nothing. Another ProxyMode's revision
+    number means nothing here."""
     options = intent.options
     if intent.mode is None:
         options = template.options
