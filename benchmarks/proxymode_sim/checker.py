@@ -85,7 +85,6 @@ class _Node:
     preflight: str = ""
     heartbeat: datetime | None = None
     tried_at: datetime | None = None
-    unavailable_since: float | None = None
     written: tuple[Any, ...] = ()
     status: Any = None
     writes: dict[int, int] = field(default_factory=dict)
