@@ -10,7 +10,7 @@ import pytest
 
 from nftables_bed import dataplane, node_config, packed_endpoints, service, shared_fleet, state
 from proxymode_agent.dataplane.affinity import Remembered
-from proxymode_agent.services.model import Family
+from proxymode_agent.services.model import Endpoint, Family
 from proxymode_testbeds.traffic.ask import ask
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_a_client_meets_the_endpoint_that_it_is_remembered_with_by_every_fronten
             ):
                 assert {shared_fleet.call(client, ask, to, number, "tcp").server for _ in range(6)} == {pod}
             assert shared_fleet.call("node1", made.sync, state(port)).written == 0, "the clients' elements are theirs"
-            stranger = Remembered(port.name, one, endpoint._replace(port=1))
+            stranger = Remembered(port.name, one, Endpoint(endpoint.address, 1))
             assert shared_fleet.call("node1", made.remember, state(port), [stranger]) == 0, "not an endpoint"
 
 

@@ -18,7 +18,7 @@ from proxymode_agent.dataplane.conntrack.stale import (
     is_stale,
     is_udp,
 )
-from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
+from proxymode_agent.dataplane.nftables.elements import nodeport_key, service_key
 from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def test_conntrack_is_looked_through_only_where_a_flow_may_be_stale(
     stale = StaleFlows(Family.IPV4, cast("ConntrackTable", conntrack))
     key = service_key(Frontend(VIP, Protocol.UDP, 53))
     for endpoints in serving:
-        stale.add([(key, pack_endpoints(Endpoint(*one) for one in endpoints))])
+        stale.add([(key, [Endpoint(*one) for one in endpoints])])
         stale.delete()
     assert conntrack.looks == looks
     assert [(entry.back, int.from_bytes(entry.back_port[:2], "big")) for entry in conntrack.deleted] == deleted
@@ -101,4 +101,4 @@ def test_frontends_and_endpoints_are_read_back_from_their_bytes() -> None:
     assert (is_udp(key), frontend_of(key)) == (True, UdpFrontend(VIP, 53))
     key = nodeport_key(Protocol.TCP, 30053)
     assert (is_udp(key), frontend_of(key)) == (False, UdpFrontend(None, 30053))
-    assert list(map(endpoint_of, pack_endpoints([Endpoint(*HERE), Endpoint(bytes(16), 1)]))) == [HERE, (bytes(16), 1)]
+    assert list(map(endpoint_of, [Endpoint(*HERE), Endpoint(bytes(16), 1)])) == [HERE, (bytes(16), 1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import pickle
 from collections import Counter
 
 import pytest
@@ -11,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxymode_agent.dataplane.nftables.draws import Draw, Kind
-from proxymode_agent.dataplane.nftables.elements import nodeport_key, pack_endpoints, service_key
+from proxymode_agent.dataplane.nftables.elements import nodeport_key, service_key
 from proxymode_agent.dataplane.nftables.frontends import Frontends
 from proxymode_agent.dataplane.nftables.wants import (
     MAX_STICKY_ENDPOINTS,
-    PackedPort,
     Refusal,
     Role,
     Wanted,
     frontends_of,
 )
+from proxymode_agent.dataplane.nftables.wants import wanted as wanted_of
 from proxymode_agent.services.model import Endpoint, Family, Frontend, Protocol, ServicePort, ServicePortName
 
 VIP = bytes([10, 96, 0, 1])
@@ -42,34 +43,47 @@ GROUPS = ((WEB.name, False), (WEB.name, True))
 
 
 def internal(*pods: Endpoint, refusal: Refusal | None = None) -> Wanted:
-    return Wanted(Kind.INTERNAL, pack_endpoints(pods), (), None, refusal, (), GROUPS)
+    return Wanted(Kind.INTERNAL, pods, (), None, refusal, (), GROUPS)
 
 
 def external(*pods: Endpoint, refusal: Refusal | None = None) -> Wanted:
-    return Wanted(Kind.EXTERNAL, pack_endpoints(pods), (), None, refusal, (), GROUPS)
+    return Wanted(Kind.EXTERNAL, pods, (), None, refusal, (), GROUPS)
 
 
 def test_keys_and_values_are_padded_fields() -> None:
     assert service_key(WEB.cluster_ip) == bytes([10, 96, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0])
     assert nodeport_key(Protocol.UDP, 30080) == bytes([17, 0, 0, 0, 117, 128, 0, 0])
-    assert pack_endpoints(PODS[1:2]) == (bytes([10, 244, 0, 1, 31, 144, 0, 0]),)
+    assert PODS[1] == bytes([10, 244, 0, 1, 31, 144, 0, 0])
+
+
+@pytest.mark.parametrize("number", [-1, 0, 65536])
+def test_an_endpoint_has_a_port(number: int) -> None:
+    with pytest.raises(ValueError, match=f"port is {number}; ports are 1 to 65535"):
+        Endpoint(VIP, number)
+    with pytest.raises(ValueError, match=f"port is {number}; ports are 1 to 65535"):
+        Endpoint.all_at([], number)
+
+
+@pytest.mark.parametrize("address", [VIP, bytes(15) + b"\1"])
+def test_an_endpoint_tells_its_parts(address: bytes) -> None:
+    one = Endpoint(address, 65535)
+    assert (one.address, one.port) == (address, 65535)
+    assert [one] == Endpoint.all_at([address], 65535) == [pickle.loads(pickle.dumps(one))]
 
 
 def test_affinity_is_for_as_many_endpoints_as_there_are_numbers_for() -> None:
     pods = tuple(Endpoint(n.to_bytes(4, "big"), 80) for n in range(MAX_STICKY_ENDPOINTS + 1))
     for count, sticky in ((MAX_STICKY_ENDPOINTS, 60), (MAX_STICKY_ENDPOINTS + 1, None)):
         many = dataclasses.replace(WEB, cluster_endpoints=pods[:count], affinity_seconds=60)
-        packed = PackedPort(many, ())
-        assert packed.wanted(service_key(many.cluster_ip), Role.CLUSTER_IP).sticky == sticky
-        assert packed.wanted(nodeport_key(Protocol.TCP, 30080), Role.NODE_PORT).sticky == sticky
+        assert wanted(many, Role.CLUSTER_IP).sticky == wanted(many, Role.NODE_PORT).sticky == sticky
 
 
 def test_whose_endpoints_a_frontend_draws_from() -> None:
     web = dataclasses.replace(WEB, local_endpoints=PODS[:1], affinity_seconds=60)
     for internal_local in (False, True):
-        packed = PackedPort(dataclasses.replace(web, internal_local=internal_local), ())
-        assert packed.wanted(service_key(web.cluster_ip), Role.CLUSTER_IP).groups[0] == (web.name, internal_local)
-        assert packed.wanted(nodeport_key(Protocol.TCP, 30080), Role.NODE_PORT).groups == GROUPS
+        made = dataclasses.replace(web, internal_local=internal_local)
+        assert wanted(made, Role.CLUSTER_IP).groups[0] == (web.name, internal_local)
+        assert wanted(made, Role.NODE_PORT).groups == GROUPS
 
 
 def test_a_service_port_wants_its_frontends_and_gives_them_back() -> None:
@@ -103,12 +117,12 @@ FULL = dataclasses.replace(
     load_balancer_ips=(LB,),
     affinity_seconds=60,
 )
-BOTH, HERE = pack_endpoints(PODS[:2]), pack_endpoints(PODS[1:2])
+BOTH, HERE = PODS[:2], PODS[1:2]
 
 
 def wanted(made: ServicePort, role: Role, *node_ips: str) -> Wanted:
     [key] = [key for key, found in frontends_of(made).items() if found is role]
-    return PackedPort(made, [ipaddress.ip_address(one) for one in node_ips]).wanted(key, role)
+    return wanted_of(made, key, role, [ipaddress.ip_address(one) for one in node_ips])
 
 
 def test_an_address_that_is_both_is_the_load_balancers() -> None:
@@ -181,8 +195,7 @@ NONSENSE = [
     (port("web", number=0), "port is 0; ports are 1 to 65535"),
     (port("web", node_port=65536), "node port is 65536; ports are 1 to 65535"),
     (dataclasses.replace(WEB, cluster_endpoints=(Endpoint(bytes(16), 80),)), "an endpoint's address has 16 bytes"),
-    (dataclasses.replace(WEB, cluster_endpoints=(*PODS, Endpoint(VIP, 70000))), "an endpoint's port is 70000"),
-    (dataclasses.replace(WEB, local_endpoints=(Endpoint(VIP, 0),)), "an endpoint's port is 0"),
+    (dataclasses.replace(WEB, local_endpoints=(*PODS, Endpoint(bytes(3), 80))), "an endpoint's address has 3 bytes"),
     (dataclasses.replace(WEB, cluster_endpoints=PODS[:1] * 65537), "it has 65537 endpoints; at most 65536"),
     (dataclasses.replace(WEB, external_ips=(bytes(16),)), "an external IP is not of 4 bytes"),
     (dataclasses.replace(WEB, load_balancer_ips=(bytes(16),)), "a load-balancer address is not of 4 bytes"),

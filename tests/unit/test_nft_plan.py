@@ -52,7 +52,7 @@ def ports(draw: st.DrawFn, name: str) -> Port:
 
 @st.composite
 def frontends(draw: st.DrawFn, key: bytes, port: Port) -> Wanted:
-    """What a frontend may be wanted to do, as PackedPort would say it."""
+    """What a frontend may be wanted to do."""
     is_service = key in SERVICE_KEYS
     kind = draw(st.sampled_from([Kind.INTERNAL] * is_service + [Kind.EXTERNAL, Kind.LOCAL]))
     internal_local = kind is Kind.INTERNAL and draw(st.booleans())

@@ -44,7 +44,7 @@ def test_every_kind_of_frontend_is_tried() -> None:
         ("LoadBalancerIP", Target(balancer, 80)),
         ("NodePort", Target(NODE, 30080)),
     }
-    assert {probe.endpoints for probe in probes} == {(Target(*POD),)}
+    assert {probe.endpoints for probe in probes} == {(Target(POD.address, POD.port),)}
 
 
 def test_what_has_no_endpoint_or_no_handshake_is_not_tried() -> None:
@@ -62,13 +62,13 @@ def test_of_many_a_few_from_the_first_to_the_last_are_tried() -> None:
 
 
 def probe(last: int) -> Probe:
-    return Probe("ClusterIP", f"ns/{last}", Target(bytes((10, 96, 0, last)), 80), (Target(*POD),))
+    return Probe("ClusterIP", f"ns/{last}", Target(bytes((10, 96, 0, last)), 80), (Target(POD.address, POD.port),))
 
 
 def test_only_what_answered_before_and_whose_endpoints_answer_can_fail() -> None:
     probes = [probe(1), probe(2), probe(3)]
     one, two, three = (item.target for item in probes)
-    direct = frozenset({Target(*POD)})
+    direct = frozenset({Target(POD.address, POD.port)})
     assert judge(probes, {one, two}, {one, two}, frozenset()) == (Probes("ClusterIP", 3, 2, 2, ()),)
     assert judge(probes, {one, two}, {one}, frozenset()) == (Probes("ClusterIP", 3, 2, 1, ()),), (
         "its application is down"

@@ -15,15 +15,15 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from proxymode_agent.services.model import Network
+    from proxymode_agent.services.model import Family, Network
 
 _UNSPECIFIED6: Final = bytes(16)
 _LOOPBACK6: Final = bytes(15) + b"\x01"
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _LEADING_ZEROS: Final = re.compile(r"(?<![0-9a-fA-F:.])0+(?=[0-9])|(?<=\.)0+(?=[0-9])")
 """Of the octets of an address, but not of the groups of an IPv6 one; of a prefix length as well."""
-_SUSPECT: Final = bytes(first in (0, 127, 169) or first >= 224 for first in range(256))
-"""By first octet, of either family: whether an address may be special."""
+_USUAL: Final = bytes(first for first in range(224) if first not in (0, 127, 169))
+"""First octets, of either family, of addresses that are nothing special."""
 
 
 def packed(text: str, field: str, problems: list[str]) -> bytes | None:
@@ -42,12 +42,35 @@ def packed(text: str, field: str, problems: list[str]) -> bytes | None:
         return None
     if not address[0] and address.startswith(_MAPPED):
         address = address[len(_MAPPED) :]
-    if _SUSPECT[address[0]] and _special(address):
+    if address[0] not in _USUAL and _special(address):
         problems.append(
             f"{field} has {text}; loopback, link-local, multicast and unspecified addresses are not allowed"
         )
         return None
     return address
+
+
+def all_packed(texts: list[str], family: Family, field: str, problems: list[str]) -> list[bytes]:
+    """The packed addresses of one family without those that cannot be used, as `packed` has it; one by one only where
+    there is one that may be special."""
+    kind = AF_INET if family == 4 else AF_INET6
+    try:
+        addresses = [inet_pton(kind, text) for text in texts]
+    except (OSError, ValueError):
+        addresses = []
+    first_octets = b"".join(addresses)[::family]
+    if addresses and not first_octets.translate(None, _USUAL):
+        return addresses
+    found = []
+    for text in texts:
+        address = packed(text, field, problems)
+        if address is None:
+            continue
+        if len(address) != family:
+            problems.append(f"{field} has {text}, which is not {'IPv4' if family == 4 else 'IPv6'}")
+        else:
+            found.append(address)
+    return found
 
 
 def network(text: str) -> Network:

@@ -1,7 +1,8 @@
 """Plain data: what a node's Service dataplane shall do, independent of how the kernel is told.
 
-Addresses are packed (4 bytes for IPv4, 16 for IPv6, network order): they are compared, hashed and sent to the kernel
-250,000 at a time, and never shown on the hot path. One ServicePort is one Service port in one address family.
+Addresses are packed (4 bytes for IPv4, 16 for IPv6, network order), endpoints with their ports: they are compared,
+hashed and sent to the kernel 250,000 at a time, and never shown on the hot path. One ServicePort is one Service port in
+one address family.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from proxymode_api.modes import ConnectionPolicy, KubeProxyPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from proxymode_api.modes import Mode
 
@@ -37,16 +38,55 @@ class Family(IntEnum):
     IPV4 = 4
     IPV6 = 16
 
+    __hash__ = int.__hash__  # as of Protocol
 
-class Endpoint(NamedTuple):
-    """Where a packet goes: a pod's packed address and port."""
 
-    address: bytes
-    port: int
+class Endpoint(bytes):
+    """Where a packet goes: a pod's packed address and its port, 1 to 65535, in the bytes in which nf_tables has them in
+    maps: address . inet_service, each padded with zeros to whole 32-bit registers. So a Service's endpoints are its
+    elements' values as they stand."""
+
+    __slots__ = ()
+
+    def __new__(cls, address: bytes, port: int) -> Self:
+        """Raises ValueError for what is no port."""
+        return super().__new__(cls, address + _packed_port(port))
+
+    @classmethod
+    def all_at(cls, addresses: Iterable[bytes], port: int) -> list[Self]:
+        """One endpoint for each address, in a third of the time."""
+        new, end = bytes.__new__, _packed_port(port)
+        return [new(cls, address + end) for address in addresses]
+
+    @property
+    def address(self) -> bytes:
+        """The packed address."""
+        return self[:-PORT_BYTES]
+
+    @property
+    def port(self) -> int:
+        """The port's number."""
+        return int.from_bytes(self[-PORT_BYTES:-2], "big")
 
     def __str__(self) -> str:
         host = ipaddress.ip_address(self.address)
         return f"{host}:{self.port}" if host.version == 4 else f"[{host}]:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self}>"
+
+    def __reduce__(self) -> tuple[type[Self], tuple[bytes, int]]:
+        return type(self), (self.address, self.port)
+
+
+PORT_BYTES: Final = 4
+"""Of an endpoint, those behind its address."""
+
+
+def _packed_port(port: int) -> bytes:
+    if not 0 < port < 65536:
+        raise ValueError(f"an endpoint's port is {port}; ports are 1 to 65535")
+    return port.to_bytes(2, "big") + b"\0\0"
 
 
 class Frontend(NamedTuple):

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.kube.objects import ObjectKey
-from proxymode_agent.services.addresses import packed
+from proxymode_agent.services.addresses import all_packed
 from proxymode_agent.services.labels import HEADLESS_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.model import Family, Protocol
 from proxymode_agent.services.service import PROTOCOLS
@@ -62,7 +62,8 @@ class SlicePortEntry(NamedTuple):
 
 
 class SliceEntry(NamedTuple):
-    """An EndpointSlice of a Service: its ports and the packed addresses that may take traffic, by placement."""
+    """An EndpointSlice of a Service: its ports and the packed addresses that may take traffic, by placement, each once
+    and in order."""
 
     family: Family
     ports: tuple[SlicePortEntry, ...]
@@ -95,7 +96,7 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
         return None, ()
     problems: list[str] = []
     ports = tuple(port for port in (_port(port, problems) for port in endpoint_slice.ports or ()) if port is not None)
-    groups: dict[Placement, list[bytes]] = {}
+    groups: dict[Placement, list[str]] = {}
     last, group = None, []  # neighbours mostly have the same placement
     for endpoint in endpoint_slice.endpoints or ():
         placement = _placement(endpoint, node_name)
@@ -104,21 +105,13 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
         if not endpoint.addresses:
             problems.append("endpoints.addresses is empty")
             continue
-        # All addresses of one endpoint are fungible; consumers use the first (KEP-752).
-        address = packed(endpoint.addresses[0], "endpoints.addresses", problems)
-        if address is None:
-            continue
-        if len(address) != family:
-            problems.append(
-                f"endpoints.addresses has {endpoint.addresses[0]}, which is not {endpoint_slice.address_type}"
-            )
-            continue
         if placement is not last:
             last, group = placement, groups.setdefault(placement, [])
-        group.append(address)
+        group.append(endpoint.addresses[0])  # all of one endpoint are fungible; consumers use the first (KEP-752)
+    kept = ((one, all_packed(groups[one], family, "endpoints.addresses", problems)) for one in sorted(groups))
     # Sorted, so that an order that means nothing does not look like a change, and a Service's endpoints sort quickly.
-    kept = tuple((placement, tuple(sorted(groups[placement]))) for placement in sorted(groups))
-    return SliceEntry(family, ports, kept), tuple(problems)
+    ordered = tuple((one, tuple(sorted(dict.fromkeys(addresses)))) for one, addresses in kept if addresses)
+    return SliceEntry(family, ports, ordered), tuple(problems)
 
 
 def _port(port: SlicePort, problems: list[str]) -> SlicePortEntry | None:

@@ -136,9 +136,11 @@ class ServiceTracker:
             if ports:
                 self._ports[key] = ports
             if ports != before:
-                old, new = {port.name: port for port in before}, {port.name: port for port in ports}
-                replaced.update(dict.fromkeys(old.keys() - new.keys()))
-                replaced.update((name, port) for name, port in new.items() if old.get(name) != port)
+                old = {port.name: port for port in before}
+                for port in ports:
+                    if old.pop(port.name, None) != port:
+                        replaced[port.name] = port
+                replaced.update(dict.fromkeys(old))
                 more, less = _none_here(ports), _none_here(before)
                 if more != less:
                     now = self._none_here
@@ -188,7 +190,8 @@ class ServiceTracker:
 
 
 def _none_here(ports: Iterable[ServicePort]) -> NoneHere:
-    dropping = [port for port in ports if not port.local_endpoints and port.has_endpoints]
+    local = [port for port in ports if port.internal_local or port.external_local]
+    dropping = [port for port in local if not port.local_endpoints and port.has_endpoints]
     return NoneHere(sum(port.internal_local for port in dropping), sum(port.external_local for port in dropping))
 
 

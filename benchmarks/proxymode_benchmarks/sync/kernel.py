@@ -12,7 +12,7 @@ import subprocess
 from proxymode_agent.dataplane.nfnetlink import Connection
 from proxymode_agent.dataplane.nfnetlink.uapi import DataAttr
 from proxymode_agent.dataplane.nftables.dataplane import NftablesDataplane
-from proxymode_agent.dataplane.nftables.elements import indices, pack_endpoints, service_key
+from proxymode_agent.dataplane.nftables.elements import indices, service_key
 from proxymode_agent.dataplane.nftables.layout import layout
 from proxymode_agent.services.model import (
     DataplaneConfig,
@@ -82,6 +82,6 @@ class EndpointMap:
     def holds(self, service: int, index: int, address: str) -> bool:
         """Whether this is the endpoint with this index. Raises OSError."""
         frontend = Frontend(socket.inet_aton(cluster_ip(service)), Protocol.TCP, PORT)
-        (wanted,) = pack_endpoints([Endpoint(socket.inet_aton(address), TARGET_PORT)])
+        wanted = Endpoint(socket.inet_aton(address), TARGET_PORT)
         data = self._tables.element(self._name, service_key(frontend) + indices(index + 1)[index])
-        return data is not None and data[DataAttr.VALUE] == wanted
+        return data is not None and bytes(data[DataAttr.VALUE]) == wanted

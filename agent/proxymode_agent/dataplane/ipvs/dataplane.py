@@ -25,7 +25,6 @@ from proxymode_agent.dataplane.ipvs.model import (
     IpvsState,
     RealServerName,
     Set,
-    endpoint_key,
     frontend_key,
 )
 from proxymode_agent.dataplane.ipvs.ownership import excluded, is_ours, node_addresses
@@ -277,7 +276,7 @@ class IpvsDataplane:
         """Make the next packet of a UDP flow to a frontend that leads elsewhere now a first packet."""
         for frontend, endpoints in rerouted(before, after):
             flows = self._stale_flows[Family(len(frontend.address))]
-            flows.add([(frontend_key(frontend), [endpoint_key(endpoint) for endpoint in endpoints])])
+            flows.add([(frontend_key(frontend), endpoints)])
         for flows in self._stale_flows.values():
             flows.delete()
 

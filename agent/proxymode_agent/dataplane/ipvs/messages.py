@@ -201,6 +201,6 @@ def _whole_dest(endpoint: Endpoint, weight: int) -> bytes:
 
 
 def _dest_name(endpoint: Endpoint) -> tuple[int | bytes, ...]:
-    address, port = endpoint
+    address = endpoint.address
     family = _FAMILY[len(address)]
-    return 6, _DEST_ADDR_FAMILY, family, 20, _DEST_ADDR, address, 6, _DEST_PORT, socket.htons(port)
+    return 6, _DEST_ADDR_FAMILY, family, 20, _DEST_ADDR, address, 6, _DEST_PORT, socket.htons(endpoint.port)

@@ -210,8 +210,3 @@ def shown(frontend: Frontend) -> str:
 def frontend_key(frontend: Frontend) -> bytes:
     """address . inet_proto . inet_service, each in 32-bit registers padded with zeros."""
     return frontend.address + bytes((frontend.protocol, 0, 0, 0)) + frontend.port.to_bytes(2, "big") + b"\0\0"
-
-
-def endpoint_key(endpoint: Endpoint) -> bytes:
-    """address . inet_service, each in 32-bit registers padded with zeros."""
-    return endpoint.address + endpoint.port.to_bytes(2, "big") + b"\0\0"

@@ -28,7 +28,15 @@ parse nft syntax and does not know Services.
 
 from proxymode_agent.dataplane.nfnetlink.connection import Connection, KernelError, NfnetlinkError
 from proxymode_agent.dataplane.nfnetlink.dumps import DumpedRule, DumpedSet, DumpedTable
-from proxymode_agent.dataplane.nfnetlink.elements import Element, add_elements, delete_elements
+from proxymode_agent.dataplane.nfnetlink.elements import (
+    Element,
+    add_elements,
+    add_packed,
+    add_rows,
+    delete_elements,
+    pack_elements,
+    unpack_elements,
+)
 from proxymode_agent.dataplane.nfnetlink.elements import verdict as verdict_element
 from proxymode_agent.dataplane.nfnetlink.expressions import (
     Expression,
@@ -125,6 +133,8 @@ __all__ = [
     "Verdict",
     "VerdictCode",
     "add_elements",
+    "add_packed",
+    "add_rows",
     "address_is_local",
     "bitwise",
     "came_in_by",
@@ -148,11 +158,13 @@ __all__ = [
     "meta",
     "numgen_random",
     "one_by_one",
+    "pack_elements",
     "payload",
     "random_index",
     "reject",
     "set_mark_bit",
     "set_meta",
+    "unpack_elements",
     "update_element",
     "verdict",
     "verdict_element",

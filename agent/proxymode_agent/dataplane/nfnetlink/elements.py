@@ -57,6 +57,46 @@ def add_elements(to: Set, elements: Iterable[Element]) -> Iterator[Command]:
     return _commands(Message.NEWSETELEM, MessageFlag.CREATE, to, _packed(to, elements))
 
 
+def add_rows(to: Set, rows: Iterable[tuple[bytes, Sequence[bytes]]], ends: Sequence[bytes]) -> Iterator[Command]:
+    """As `add_elements`, for many elements of a map whose keys have a beginning in common: each row is such a beginning
+    and the values in the order of `ends`, with which the keys end. Keys and values are of whole registers."""
+    data = 2 * HEADER.size + to.data_length
+    head, middle = _key_header(to, data), _data_header(to)
+    ends = [end + middle for end in ends]
+    size = len(head) + to.key_length + data
+    most = LIST_LIMIT // size
+    parts: list[bytes] = []
+    for key, values in rows:
+        start = head + key
+        parts += [start + end + value for end, value in zip(ends, values, strict=False)]
+        while len(parts) >= most:
+            yield _command(Message.NEWSETELEM, MessageFlag.CREATE, to, parts[:most])
+            del parts[:most]
+    if parts:
+        yield _command(Message.NEWSETELEM, MessageFlag.CREATE, to, parts)
+
+
+def pack_elements(to: Set, elements: Iterable[Element]) -> bytes:
+    """Elements as they are sent, for `add_packed`."""
+    return b"".join(_packed(to, elements))
+
+
+def unpack_elements(of: Set, packed: bytes) -> Iterator[Element]:
+    """The elements, with values, in what `pack_elements` made."""
+    return _parse_fixed(of, packed) or iter(())
+
+
+def add_packed(to: Set, packed: bytes) -> Iterator[Command]:
+    """As `add_elements`, for elements, all of one size, that `pack_elements` packed."""
+    size = HEADER.unpack_from(packed)[0] if packed else 1
+    most = LIST_LIMIT // size * size
+    for start in range(0, len(packed), most):
+        part = packed[start : start + most]
+        yield _command(
+            Message.NEWSETELEM, MessageFlag.CREATE, to, [part[at : at + size] for at in range(0, len(part), size)]
+        )
+
+
 def add_expiring(to: Set, elements: Iterable[Element], milliseconds: int) -> Iterator[Command]:
     """As `add_elements`, for elements of a map that the kernel forgets after that time."""
     timeout = milliseconds.to_bytes(8, "big")
@@ -128,6 +168,12 @@ def _key_header(of: Set, data_bytes: int) -> bytes:
     )
 
 
+def _data_header(of: Set) -> bytes:
+    """The attribute headers before a value."""
+    value = HEADER.size + of.data_length
+    return struct.pack("=HHHH", HEADER.size + value, ElemAttr.DATA | NLA_F_NESTED, value, DataAttr.VALUE)
+
+
 def _interval(key: bytes) -> bytes:
     """An element of a set of intervals."""
     half = len(key) // 2
@@ -146,12 +192,9 @@ def _packed(of: Set, elements: Iterable[Element]) -> Iterator[bytes]:
         head = _key_header(of, 0)
         return (head + key + key_padding for key, _ in elements)
     if isinstance(of.data, tuple):
-        value = HEADER.size + of.data_length
         tail = bytes(-of.data_length % 4)
-        middle = key_padding + struct.pack(
-            "=HHHH", HEADER.size + value, ElemAttr.DATA | NLA_F_NESTED, value, DataAttr.VALUE
-        )
-        head = _key_header(of, HEADER.size + value + len(tail))
+        middle = key_padding + _data_header(of)
+        head = _key_header(of, 2 * HEADER.size + of.data_length + len(tail))
         if not tail:
             return (head + key + middle + data for key, data in elements)
         return (head + key + middle + data + tail for key, data in elements)
@@ -175,30 +218,30 @@ def _packed_verdicts(of: Set, key_padding: bytes, elements: Iterable[Element]) -
 
 
 def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[bytes]) -> Iterator[Command]:
-    head = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
-    verb = _VERBS[message]
-
-    def command(parts: list[bytes], size: int) -> Command:
-        header = HEADER.pack(HEADER.size + size, ElemListAttr.ELEMENTS | NLA_F_NESTED)
-        body = b"".join((head, header, *parts))
-
-        def locate(offset: int) -> Located | None:
-            return _element_at(of, body, offset)
-
-        what = "1 element" if len(parts) == 1 else f"{len(parts)} elements"
-        label = f"{verb} {what} of {of}"
-        return Command(message, flags, of.table.family, body, label, len(parts), locate)
-
     parts: list[bytes] = []
     size = 0
     for part in packed:
         if size + len(part) > LIST_LIMIT:
-            yield command(parts, size)
+            yield _command(message, flags, of, parts)
             parts, size = [], 0
         parts.append(part)
         size += len(part)
     if parts:
-        yield command(parts, size)
+        yield _command(message, flags, of, parts)
+
+
+def _command(message: Message, flags: MessageFlag, of: Set, parts: Sequence[bytes]) -> Command:
+    head = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
+    elements = b"".join(parts)
+    header = HEADER.pack(HEADER.size + len(elements), ElemListAttr.ELEMENTS | NLA_F_NESTED)
+    body = head + header + elements
+
+    def locate(offset: int) -> Located | None:
+        return _element_at(of, body, offset)
+
+    what = "1 element" if len(parts) == 1 else f"{len(parts)} elements"
+    label = f"{_VERBS[message]} {what} of {of}"
+    return Command(message, flags, of.table.family, body, label, len(parts), locate)
 
 
 def _element_at(of: Set, body: bytes, offset: int) -> Located | None:

@@ -8,7 +8,7 @@ from proxymode_agent.dataplane.affinity import Remembered, addressed, sticky
 from proxymode_agent.dataplane.conntrack.stale import endpoint_of
 from proxymode_agent.dataplane.nfnetlink import one_by_one
 from proxymode_agent.dataplane.nfnetlink.elements import add_expiring
-from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, nodeport_key, pack_endpoints, service_key
+from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, nodeport_key, service_key
 from proxymode_agent.dataplane.nftables.ids import any_of, group_of
 from proxymode_agent.services.model import Endpoint
 
@@ -52,9 +52,8 @@ def write(
     new: dict[int, list[Element]] = {}
     for one in mine:
         seconds = ports[one.port].affinity_seconds
-        (packed,) = pack_endpoints([one.endpoint])
         for group in groups.get(one.port, ()):
-            id_ = ids.get((group, packed))
+            id_ = ids.get((group, one.endpoint))
             key = one.client + any_of(group)
             if id_ is not None and key not in known and seconds is not None:
                 new.setdefault(seconds, []).append((key, id_))

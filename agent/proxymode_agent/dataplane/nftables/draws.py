@@ -69,6 +69,8 @@ class Kind(Enum):
     INSIDE = "inside-"
     """Short-circuited: as policy Cluster, masqueraded or not as it was decided before."""
 
+    __hash__ = object.__hash__  # Enum's own is Python code, called for every frontend
+
 
 class Draw(NamedTuple):
     """What a chain does. `sticky`: seconds for which a client stays with its endpoint; None: no affinity."""

@@ -9,26 +9,16 @@ from __future__ import annotations
 import ipaddress
 import struct
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proxymode_agent.services.model import Endpoint, Frontend, Network, Protocol
+    from proxymode_agent.services.model import Frontend, Network, Protocol
 
 INDEX_BYTES = 4
-_PORT = struct.Struct(">H2x")
-
-
-class _Ports(dict[int, bytes]):
-    """Packed ports, made when first asked for: there are far fewer ports than endpoints."""
-
-    def __missing__(self, port: int) -> bytes:
-        packed = self[port] = _PORT.pack(port)
-        return packed
-
-
-_ports = _Ports()
+_KEY = struct.Struct(">B3xH2x")
 _indices: dict[int, list[bytes]] = {}
 
 
@@ -37,20 +27,15 @@ def service_key(frontend: Frontend) -> bytes:
     return frontend.address + nodeport_key(frontend.protocol, frontend.port)
 
 
+@cache  # there are far fewer ports than Services
 def nodeport_key(protocol: Protocol, port: int) -> bytes:
     """Key of a node port: protocol . port."""
-    return bytes((protocol, 0, 0, 0)) + _ports[port]
+    return _KEY.pack(protocol, port)
 
 
 def protocol_of(key: bytes) -> bytes:
     """The protocol's field of a frontend's key, which is the last but the port."""
     return key[-8:-4]
-
-
-def pack_endpoints(endpoints: Iterable[Endpoint]) -> tuple[bytes, ...]:
-    """Values of the endpoint maps: address . port."""
-    ports = _ports
-    return tuple([address + ports[port] for address, port in endpoints])
 
 
 def source_range(key: bytes, sources: Network) -> bytes:

@@ -11,7 +11,7 @@ import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.nftables.validity import invalid
-from proxymode_agent.dataplane.nftables.wants import Address, PackedPort, Role, Wanted, frontends_of
+from proxymode_agent.dataplane.nftables.wants import Address, Role, Wanted, frontends_of, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -140,17 +140,13 @@ class Frontends:
         return wants
 
     def _wanted(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, Wanted | None]]:
-        packed: dict[ServicePortName, PackedPort] = {}
         for key in keys:
             claim = self._claims.winner(key)
             if claim is None:
                 yield key, None
-                continue
-            name, role = claim
-            port = packed.get(name)
-            if port is None:
-                port = packed[name] = PackedPort(self._ports[name], self._node_ips)
-            yield key, port.wanted(key, role)
+            else:
+                name, role = claim
+                yield key, wanted(self._ports[name], key, role, self._node_ips)
 
 
 def _share(needs: tuple[list[bytes], list[bytes]], old: tuple[bytes, ...], new: tuple[bytes, ...]) -> None:

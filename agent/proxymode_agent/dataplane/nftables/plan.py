@@ -107,6 +107,7 @@ class _SpaceState:
         self._junk = [*removed(space.endpoints, observed.junk), *removed(space.ids, observed.ids_junk)]
         self._chains = set(observed.chains)
         self._needed: set[Draw] = set()
+        self._targets: dict[Draw, bytes] = {}
 
     def keys(self) -> Iterator[bytes]:
         """The frontends of which something is in the kernel."""
@@ -176,8 +177,11 @@ class _SpaceState:
     def _target(self, draw: Draw | None) -> bytes | None:
         if draw is None:
             return None
+        target = self._targets.get(draw)
+        if target is None:
+            target = self._targets[draw] = self._space.target(draw)
         self._needed.add(draw)
-        return self._space.target(draw)
+        return target
 
 
 class TableState:

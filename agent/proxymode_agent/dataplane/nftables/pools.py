@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nftables.elements import indices
-from proxymode_agent.dataplane.nftables.units import Work, added, removed, replaced
+from proxymode_agent.dataplane.nftables.units import Work, added, added_rows, removed, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,13 +45,19 @@ class Rows:
         self._of = of
         self.base = base
         self.rows = dict(rows)
+        self._new: list[tuple[bytes, tuple[bytes, ...]]] = []
         self._added: list[Element] = []
         self._replaced: list[Element] = []
         self._removed: list[bytes] = []
 
     def want(self, key: bytes, wanted: Sequence[bytes]) -> None:
         """From now on these values for a frontend; none: no row."""
-        old = self.rows.get(key, ())
+        old = self.rows.get(key)
+        if old is None:
+            if wanted:
+                self.rows[key] = row = tuple(wanted)
+                self._new.append((key, row))
+            return
         new = assign(old, wanted)
         if new == old:
             return
@@ -71,13 +77,18 @@ class Rows:
 
     def work(self) -> Work:
         """What the wants since the last call need; from then on it counts as done."""
-        if not (self._added or self._replaced or self._removed):
+        if not (self._new or self._added or self._replaced or self._removed):
             return Work([], [])
+        ends = indices(max((len(row) for _, row in self._new), default=0), self.base)
         work = Work(
-            [*added(self._of, self._added), *replaced(self._of, self._replaced)],
+            [
+                *added_rows(self._of, self._new, ends),
+                *added(self._of, self._added),
+                *replaced(self._of, self._replaced),
+            ],
             list(removed(self._of, self._removed)),
         )
-        self._added, self._replaced, self._removed = [], [], []
+        self._new, self._added, self._replaced, self._removed = [], [], [], []
         return work
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxymode_agent.dataplane.nfnetlink import Command, Element, Transaction, add_elements, delete_elements
+from proxymode_agent.dataplane.nfnetlink import Command, Element, Transaction, add_elements, add_rows, delete_elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +45,11 @@ def added(to: Set, elements: Sequence[Element]) -> Iterator[Unit]:
     if not elements:
         return iter(())
     return ((command,) for command in add_elements(to, elements))
+
+
+def added_rows(to: Set, rows: Sequence[tuple[bytes, Sequence[bytes]]], ends: Sequence[bytes]) -> Iterator[Unit]:
+    """New elements, many to a row: see :func:`~proxymode_agent.dataplane.nfnetlink.add_rows`."""
+    return ((command,) for command in add_rows(to, rows, ends))
 
 
 def replaced(in_: Set, elements: Sequence[Element]) -> Iterator[Unit]:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.nftables.draws import LOCAL_BASE
+from proxymode_agent.services.model import PORT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from proxymode_agent.services.model import Endpoint, Family, ServicePort
 
 MAX_ENDPOINTS = LOCAL_BASE
@@ -36,7 +35,7 @@ def invalid(port: ServicePort) -> str | None:
         ("a load-balancer address", port.load_balancer_ips),
         ("a hairpin address", port.hairpin),
     ):
-        if any(len(address) != family for address in addresses):
+        if addresses and any(len(address) != family for address in addresses):
             return f"{what} is not of {family.value} bytes, as {family.name} addresses are"
     return _invalid_endpoints(port.cluster_endpoints, family) or _invalid_endpoints(port.local_endpoints, family)
 
@@ -44,15 +43,9 @@ def invalid(port: ServicePort) -> str | None:
 def _invalid_endpoints(endpoints: tuple[Endpoint, ...], family: Family) -> str | None:
     if len(endpoints) > MAX_ENDPOINTS:
         return f"it has {len(endpoints)} endpoints; at most {MAX_ENDPOINTS} can be drawn from"
-    return _invalid_endpoint(endpoints, family)
-
-
-def _invalid_endpoint(endpoints: Iterable[Endpoint], family: Family) -> str | None:
-    for address, port in endpoints:
-        if len(address) != family:
-            return f"an endpoint's address has {len(address)} bytes, {family.name} addresses have {family.value}"
-        if not 0 < port <= 0xFFFF:
-            return f"an endpoint's port is {port}; ports are 1 to 65535"
+    if any(size != family + PORT_BYTES for size in set(map(len, endpoints))):
+        other = next(one.address for one in endpoints if len(one) != family + PORT_BYTES)
+        return f"an endpoint's address has {len(other)} bytes, {family.name} addresses have {family.value}"
     return None
 
 

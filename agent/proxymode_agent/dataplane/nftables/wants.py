@@ -15,12 +15,11 @@ from proxymode_agent.dataplane.nftables.draws import Draw, Kind
 from proxymode_agent.dataplane.nftables.elements import (
     collapsed,
     nodeport_key,
-    pack_endpoints,
     service_key,
     source_range,
 )
 from proxymode_agent.dataplane.nftables.paths import REFUSE
-from proxymode_agent.services.model import Frontend, Protocol
+from proxymode_agent.services.model import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +30,7 @@ MAX_STICKY_ENDPOINTS: Final = 1 << 15
 """Beyond that there is no affinity. Ids have 16 bits for them, and those of old endpoints are not given out at once."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Endpoints = tuple[bytes, ...]
+Endpoints = tuple[bytes, ...]  # as values of the endpoint maps
 Group = tuple[Hashable, bool]
 """Whose endpoints: a Service port, and whether they are those of policy Local. Clients are remembered by it."""
 
@@ -43,6 +42,12 @@ class Role(Enum):
     LOAD_BALANCER = "load-balancer address, protocol and port"
     EXTERNAL_IP = "external IP, protocol and port"
     NODE_PORT = "protocol and node port"
+
+
+_CLUSTER_IP: Final = Role.CLUSTER_IP  # an enumeration's members are found through a descriptor
+_INTERNAL: Final = Kind.INTERNAL
+_UDP: Final = Protocol.UDP
+_NOBODY: Final[frozenset[bytes]] = frozenset()
 
 
 class Refusal(Enum):
@@ -87,51 +92,44 @@ def frontends_of(port: ServicePort) -> dict[bytes, Role]:
     """The keys that a Service port claims. An address that is both a load balancer's and an external IP is the former,
     for source ranges hold for it."""
     cluster_ip = port.cluster_ip
-    frontends = {service_key(cluster_ip): Role.CLUSTER_IP}
-    for role, addresses in ((Role.LOAD_BALANCER, port.load_balancer_ips), (Role.EXTERNAL_IP, port.external_ips)):
-        for address in addresses:
-            frontends.setdefault(service_key(Frontend(address, cluster_ip.protocol, cluster_ip.port)), role)
+    frontends = {service_key(cluster_ip): _CLUSTER_IP}
+    for address in port.load_balancer_ips:
+        frontends.setdefault(service_key(cluster_ip._replace(address=address)), Role.LOAD_BALANCER)
+    for address in port.external_ips:
+        frontends.setdefault(service_key(cluster_ip._replace(address=address)), Role.EXTERNAL_IP)
     if port.node_port is not None:
         frontends[nodeport_key(port.name.protocol, port.node_port)] = Role.NODE_PORT
     return frontends
 
 
-class PackedPort:
-    """A Service port whose endpoints are packed once for all its frontends."""
+def wanted(port: ServicePort, key: bytes, role: Role, node_ips: Sequence[Address]) -> Wanted:
+    """What one of a Service port's frontends shall do."""
+    cluster, local = port.cluster_endpoints, port.local_endpoints
+    of_cluster, of_local = (port.name, False), (port.name, True)
+    sticky = port.affinity_seconds if len(cluster) <= MAX_STICKY_ENDPOINTS else None
+    serving = _NOBODY
+    if port.name.protocol is _UDP:
+        serving = frozenset((*cluster, *local, *port.lingering_endpoints))
+    if role is _CLUSTER_IP:
+        endpoints = port.endpoints
+        # Without any endpoints it is refused as every other port of a cluster IP that nobody serves.
+        refusal = Refusal.DROP if not endpoints and port.has_endpoints else None
+        groups = (of_local if port.internal_local else of_cluster, of_local)
+        return Wanted(_INTERNAL, endpoints, (), sticky, refusal, (), groups, serving)
+    refusal = None
+    if not port.external_endpoints:
+        refusal = Refusal.DROP if port.has_endpoints else Refusal.REJECT
+    kind, here = (Kind.LOCAL, local) if port.external_local else (Kind.EXTERNAL, ())
+    sources = tuple(_sources(port, key, node_ips)) if role is Role.LOAD_BALANCER else ()
+    return Wanted(kind, cluster, here, sticky, refusal, sources, (of_cluster, of_local), serving)
 
-    def __init__(self, port: ServicePort, node_ips: Sequence[Address]) -> None:
-        self._port = port
-        self._node_ips = node_ips
-        self._cluster = pack_endpoints(port.cluster_endpoints)
-        self._local = pack_endpoints(port.local_endpoints)
-        self._serving: frozenset[bytes] = frozenset()
-        if port.name.protocol is Protocol.UDP:
-            self._serving = frozenset((*self._cluster, *self._local, *pack_endpoints(port.lingering_endpoints)))
 
-    def wanted(self, key: bytes, role: Role) -> Wanted:
-        """What one of its frontends shall do."""
-        port = self._port
-        of_cluster, of_local = (port.name, False), (port.name, True)
-        sticky = port.affinity_seconds if len(port.cluster_endpoints) <= MAX_STICKY_ENDPOINTS else None
-        if role is Role.CLUSTER_IP:
-            endpoints = self._local if port.internal_local else self._cluster
-            # Without any endpoints it is refused as every other port of a cluster IP that nobody serves.
-            refusal = Refusal.DROP if port.has_endpoints and not endpoints else None
-            groups = (of_local if port.internal_local else of_cluster, of_local)
-            return Wanted(Kind.INTERNAL, endpoints, (), sticky, refusal, (), groups, self._serving)
-        refusal = None
-        if not port.external_endpoints:
-            refusal = Refusal.DROP if port.has_endpoints else Refusal.REJECT
-        kind, local = (Kind.LOCAL, self._local) if port.external_local else (Kind.EXTERNAL, ())
-        sources = tuple(self._sources(key)) if role is Role.LOAD_BALANCER else ()
-        return Wanted(kind, self._cluster, local, sticky, refusal, sources, (of_cluster, of_local), self._serving)
-
-    def _sources(self, key: bytes) -> Iterator[bytes]:
-        """Load balancers' addresses are allowed where the node itself is: they may be its own (kube-proxy's
-        allowFromNode)."""
-        bits = 8 * self._port.name.family
-        ranges = [network for network in self._port.source_ranges if network.max_prefixlen == bits]
-        if any(address in network for address in self._node_ips for network in ranges):
-            ranges += map(ipaddress.ip_network, self._port.load_balancer_ips)
-        for network in collapsed(ranges):
-            yield source_range(key, network)
+def _sources(port: ServicePort, key: bytes, node_ips: Sequence[Address]) -> Iterator[bytes]:
+    """Load balancers' addresses are allowed where the node itself is: they may be its own (kube-proxy's
+    allowFromNode)."""
+    bits = 8 * port.name.family
+    ranges = [network for network in port.source_ranges if network.max_prefixlen == bits]
+    if any(address in network for address in node_ips for network in ranges):
+        ranges += map(ipaddress.ip_network, port.load_balancer_ips)
+    for network in collapsed(ranges):
+        yield source_range(key, network)

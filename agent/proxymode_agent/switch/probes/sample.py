@@ -106,7 +106,7 @@ def _of_port(port: ServicePort, config: DataplaneConfig) -> Iterator[Probe]:
 
 
 def _asked(endpoints: Sequence[Endpoint]) -> tuple[Target, ...]:
-    return tuple(Target(*endpoint) for endpoint in endpoints[:ENDPOINTS_ASKED])
+    return tuple(Target(endpoint.address, endpoint.port) for endpoint in endpoints[:ENDPOINTS_ASKED])
 
 
 def _spread(probes: list[Probe]) -> list[Probe]:
