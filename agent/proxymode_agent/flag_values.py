@@ -6,10 +6,9 @@ import argparse
 import ipaddress
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import DetectLocalMode, IpvsScheduler, Mode
-from proxymode_log import LogFormat
 
 if TYPE_CHECKING:
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -21,22 +20,6 @@ _INTERFACE: Final = re.compile(r"^[^/:\s]{1,15}$")  # dev_valid_name and IFNAMSI
 _DURATION: Final = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$")
 
 
-class BindAddress(NamedTuple):
-    """Where a server listens; port 0 lets the kernel choose."""
-
-    host: str
-    port: int
-
-    @property
-    def listening(self) -> str | None:
-        """As asyncio wants it: None where all of the machine's addresses are meant. In Kubernetes' own programs 0.0.0.0
-        and [::] both are (Go's net.Listen); probes of a cluster without IPv4 come by IPv6."""
-        return None if self.host in ("0.0.0.0", "::") else self.host
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 def _bad(value: str, right: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"{value!r} {right}")
 
@@ -46,13 +29,6 @@ def mode(value: str) -> Mode:
         return Mode(value)
     except ValueError:
         raise _bad(value, "is not a mode this agent programs; use nftables or ipvs") from None
-
-
-def log_format(value: str) -> LogFormat:
-    try:
-        return LogFormat(value)
-    except ValueError:
-        raise _bad(value, "is not a logging format; use logfmt or json") from None
 
 
 def node_name(value: str) -> str:
@@ -149,18 +125,3 @@ def whole_seconds(value: str) -> int:
         raise _bad(value, "is not a duration of whole seconds; write it as in 15m, 90s or 0")
     hours, minutes, seconds = match.groups()
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
-
-
-def bind_address(value: str) -> BindAddress | None:
-    if not value:
-        return None
-    right = "is not an address to listen on; write it as in 127.0.0.1:10249 or [::1]:10249"
-    host, separator, port = value.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise _bad(value, right)
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        raise _bad(value, right) from None
-    return BindAddress(host, int(port))

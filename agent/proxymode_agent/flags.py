@@ -18,14 +18,15 @@ from proxymode_agent import flag_values as values
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_agent.version import VERSION
 from proxymode_api.modes import DetectLocalMode
+from proxymode_flags import bind_address, log_format
 
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup as _Group
     from collections.abc import Sequence
 
-    from proxymode_agent.flag_values import BindAddress
     from proxymode_agent.services.model import Network
     from proxymode_api.modes import Mode
+    from proxymode_flags import BindAddress
     from proxymode_log import LogFormat
 
 
@@ -209,21 +210,21 @@ def _add_general(general: _Group, host_name: str) -> None:
     )
     general.add_argument(
         "--metrics-bind-address",
-        type=values.bind_address,
+        type=bind_address,
         default="127.0.0.1:10249",
         metavar="HOST:PORT",
         help="where /metrics and /proxyMode answer; empty: nowhere (default: %(default)s)",
     )
     general.add_argument(
         "--healthz-bind-address",
-        type=values.bind_address,
+        type=bind_address,
         default="0.0.0.0:10256",
         metavar="HOST:PORT",
         help="where /healthz, /livez and /readyz answer; empty: nowhere (default: %(default)s)",
     )
     general.add_argument(
         "--logging-format",
-        type=values.log_format,
+        type=log_format,
         default="logfmt",
         metavar="FORMAT",
         help="logfmt or json (default: %(default)s)",

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
-from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.http1.server import IDLE_SECONDS, Answer, HttpServer, routes
 from proxymode_agent.version import PRODUCT, VERSION
 from proxymode_api.modes import ObservedMode
+from proxymode_flags import BindAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -17,7 +17,7 @@ from proxymode_operator.metrics import REGISTRY
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from proxymode_operator.settings import Address
+    from proxymode_flags import BindAddress
 
 
 def health_app(ready: Callable[[], bool]) -> web.Application:
@@ -46,7 +46,7 @@ def metrics_app() -> web.Application:
 
 
 @asynccontextmanager
-async def served(app: web.Application, address: Address | None) -> AsyncIterator[None]:
+async def served(app: web.Application, address: BindAddress | None) -> AsyncIterator[None]:
     """Serves the app while the context lasts; nothing for None. Raises OSError when the address is taken."""
     if address is None:
         yield

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from proxymode_api.common import parse_duration
+from proxymode_flags import BindAddress, bind_address, log_format
 from proxymode_log import LogFormat
 
 if TYPE_CHECKING:
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
 
 LEASE_NAME: Final = "proxymode-operator"
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
-
-
-class Address(NamedTuple):
-    """Where to listen; port 0 takes a free one."""
-
-    host: str
-    port: int
-
-    @property
-    def listening(self) -> str | None:
-        """As asyncio wants it: None where all of the machine's addresses are meant. In Kubernetes' own programs 0.0.0.0
-        and [::] both are (Go's net.Listen); probes of a cluster without IPv4 come by IPv6."""
-        return None if self.host in ("0.0.0.0", "::") else self.host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +51,8 @@ class Settings:
     kubeconfig: Path | None
     namespace: str
     identity: str
-    metrics: Address | None
-    healthz: Address | None
+    metrics: BindAddress | None
+    healthz: BindAddress | None
     leader_elect: bool
     lease: LeaseTimes
     logging_format: LogFormat
@@ -117,8 +105,8 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     for what, default in (("metrics", "127.0.0.1:8080"), ("healthz", "127.0.0.1:8081")):
         parser.add_argument(
             f"--{what}-bind-address",
-            type=_address,
-            default=_address(default),
+            type=bind_address,
+            default=bind_address(default),
             metavar="HOST:PORT",
             help=f"where {what} is served over HTTP, or an empty string for nowhere (default: {default})",
         )
@@ -138,7 +126,7 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         )
     parser.add_argument(
         "--logging-format",
-        type=_log_format,
+        type=log_format,
         default=LogFormat.LOGFMT,
         help="logfmt or json (default: %(default)s)",
     )
@@ -157,23 +145,6 @@ def _namespace(text: str) -> str:
             f"{text!r} is not a namespace: write lower case letters, digits and '-', as in proxymode-system"
         )
     return text
-
-
-def _log_format(text: str) -> LogFormat:
-    try:
-        return LogFormat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a logging format: write logfmt or json") from None
-
-
-def _address(text: str) -> Address | None:
-    """`host:port`, `[::1]:port` or `:port`; empty: None."""
-    if not text:
-        return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address: write host:port, as in 127.0.0.1:8080")
-    return Address(host.strip("[]") or "0.0.0.0", int(port))
 
 
 def _duration(text: str) -> timedelta:

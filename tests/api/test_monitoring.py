@@ -22,7 +22,6 @@ import yaml
 from operator_bed import api, operator
 from proxymode_agent.dataplane.base import Finding, Look, SyncResult
 from proxymode_agent.engine import Engine
-from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.health import metrics_routes, serve
 from proxymode_agent.kube.listwatch import Synced
 from proxymode_agent.metrics import Metrics
@@ -33,6 +32,7 @@ from proxymode_api.deprecation import Minor
 from proxymode_api.modes import Mode, ObservedMode
 from proxymode_docs import alerts
 from proxymode_docs.panels import ROWS
+from proxymode_flags import BindAddress
 from proxymode_testbeds.agentbed import agent, apply, kubeconfig, node, relay, set_up_cluster, slices
 from proxymode_testbeds.apiserver.processes import free_port
 from proxymode_testbeds.fixtures import node_fleet, traffic

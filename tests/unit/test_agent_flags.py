@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.flags import parse
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_agent.version import VERSION
 from proxymode_api.modes import IpvsScheduler, Mode
+from proxymode_flags import BindAddress
 from proxymode_log import LogFormat
 
 

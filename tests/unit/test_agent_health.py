@@ -13,11 +13,11 @@ import aiohttp
 import pytest
 
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
-from proxymode_agent.flag_values import BindAddress
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
 from proxymode_agent.metrics import Metrics
 from proxymode_agent.preflight.facts import proxy_mode
 from proxymode_api.modes import ObservedMode
+from proxymode_flags import BindAddress
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

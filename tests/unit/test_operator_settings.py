@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from kubernetes.aio.config import ConfigException
 
+from proxymode_flags import BindAddress
 from proxymode_log import JsonFormatter, LogfmtFormatter
 from proxymode_operator.kubeapi import configuration
-from proxymode_operator.settings import Address, parse
+from proxymode_operator.settings import parse
 
 
 def test_defaults() -> None:
     settings = parse([], {})
     assert settings.kubeconfig is None
     assert settings.namespace == "proxymode-system"
-    assert settings.metrics == Address("127.0.0.1", 8080)
-    assert settings.healthz == Address("127.0.0.1", 8081)
+    assert settings.metrics == BindAddress("127.0.0.1", 8080)
+    assert settings.healthz == BindAddress("127.0.0.1", 8081)
     assert settings.leader_elect
     assert settings.lease.duration == timedelta(seconds=12)
 
@@ -36,21 +37,21 @@ def test_a_flag_wins_over_the_environment() -> None:
 def test_an_empty_address_serves_nowhere_and_an_empty_host_everywhere() -> None:
     settings = parse(["--metrics-bind-address=", "--healthz-bind-address=:9000", "--no-leader-elect"], {})
     assert settings.metrics is None
-    assert settings.healthz == Address("0.0.0.0", 9000)
+    assert settings.healthz == BindAddress("0.0.0.0", 9000)
     assert settings.healthz.listening is None
-    assert Address("127.0.0.1", 9000).listening == "127.0.0.1"
+    assert BindAddress("127.0.0.1", 9000).listening == "127.0.0.1"
     assert not settings.leader_elect
-    assert parse(["--healthz-bind-address=[::1]:0"], {}).healthz == Address("::1", 0)
+    assert parse(["--healthz-bind-address=[::1]:0"], {}).healthz == BindAddress("::1", 0)
 
 
 @pytest.mark.parametrize(
     ("flag", "says"),
     [
-        ("--metrics-bind-address=nowhere", "write host:port"),
-        ("--healthz-bind-address=h:99999", "write host:port"),
+        ("--metrics-bind-address=nowhere", "write it as in 127.0.0.1:10249"),
+        ("--healthz-bind-address=h:99999", "write it as in 127.0.0.1:10249"),
         ("--leader-elect-lease-duration=soon", "is not a duration"),
         ("--leader-elect-renew-deadline=20s", "--leader-elect-lease-duration"),
-        ("--logging-format=xml", "--logging-format: 'xml' is not a logging format: write logfmt or json"),
+        ("--logging-format=xml", "--logging-format: 'xml' is not a logging format; use logfmt or json"),
         ("--namespace=Kube_System", "--namespace: 'Kube_System' is not a namespace: write lower case letters"),
         ("--namespace=", "--namespace: '' is not a namespace"),
     ],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import proxymode_agent
 import proxymode_api
+import proxymode_flags
 import proxymode_log
 import yaml
 from proxymode_benchmarks.sync import cases, kernel
@@ -78,7 +79,7 @@ class Proxymode:
     restarts_write = False
 
     def __init__(self) -> None:
-        for package in (proxymode_agent, proxymode_api, proxymode_log):
+        for package in (proxymode_agent, proxymode_api, proxymode_flags, proxymode_log):
             for folder in package.__path__:
                 compileall.compile_dir(folder, quiet=2)
 
