@@ -33,7 +33,7 @@ from proxymode_operator.shapes import IdentityShape, ListShape, RefusalShape, re
 from proxymode_operator.stream import chunks, lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from proxymode_operator.rollout.model import Notice
     from proxymode_operator.shapes import Json, Received
@@ -178,9 +178,12 @@ class KubeApi:
                 return
             query["continue"] = page.metadata.continue_
 
-    async def watch(self, kind: Kind, version: str) -> AsyncIterator[tuple[str, Received]]:
+    async def watch(
+        self, kind: Kind, version: str, pause: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[tuple[str, Received]]:
         """Type and object of every event since this version, bookmarks included, until the API server ends the watch,
-        which it is asked to do after some minutes. Raises ApiError; code 410: the version is too old."""
+        which it is asked to do after some minutes. After each `pause` what has come meanwhile is read in one go. Raises
+        ApiError; code 410: the version is too old."""
         seconds = WATCH_SECONDS * random.uniform(1, 2)  # not all watches of all replicas at one time
         query = {
             "watch": "true",
@@ -198,7 +201,7 @@ class KubeApi:
             async with answer.response as response:
                 if response.status >= 400:
                     raise _refusal(response.status, "watch", PATHS[kind], await response.read(), response.reason)
-                async for event in lines(chunks(response)):
+                async for event in lines(chunks(response, pause)):
                     if event.type == "ERROR":
                         status = read(RefusalShape, event.object)
                         raise ApiError(status.code, status.reason, f"watch {PATHS[kind]}")

@@ -22,6 +22,7 @@ from proxymode_operator.shapes import IdentityShape, read
 if TYPE_CHECKING:
     from proxymode_operator.cache import Cache
     from proxymode_operator.kubeapi import KubeApi, ListedObject
+    from proxymode_operator.pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ _LAST_BACKOFF_SECONDS: Final = 30.0
 _GONE: Final = 410
 
 
-async def follow(api: KubeApi, cache: Cache, kind: Kind) -> None:
-    """Keeps the cache's picture of one kind; for ever. Raises only on cancellation.
+async def follow(api: KubeApi, cache: Cache, kind: Kind, pace: Pace) -> None:
+    """Keeps the cache's picture of one kind, at this pace; for ever. Raises only on cancellation.
 
     A watch that ends goes on from the version that it had reached. Where the API server knows that version no more
     (410), everything is listed anew, and what has vanished meanwhile is dropped.
@@ -44,7 +45,7 @@ async def follow(api: KubeApi, cache: Cache, kind: Kind) -> None:
         try:
             if version is None:
                 version = await _list(api, cache, kind)
-            async for event, raw in api.watch(kind, version):
+            async for event, raw in api.watch(kind, version, pace.pause):
                 version = read(IdentityShape, raw).metadata.resource_version
                 backoff = _FIRST_BACKOFF_SECONDS
                 if event == "DELETED":

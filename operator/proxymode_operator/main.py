@@ -12,22 +12,23 @@ import logging
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import kopf
 from kubernetes.aio.config import ConfigException
 
 from proxymode_api.deprecation import Minor, parse_minor
 from proxymode_log import set_up
-from proxymode_operator import handlers, listwatch, resync
+from proxymode_operator import handlers, resync
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.gate_asking import Asker
 from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.http import health_app, metrics_app, served
 from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
 from proxymode_operator.leader import Leader
-from proxymode_operator.listwatch import WATCHED
+from proxymode_operator.listwatch import WATCHED, follow
 from proxymode_operator.metrics import LEADER, NODES, QUEUED, SILENT_AGENTS, STATUS
+from proxymode_operator.pace import Pace
 from proxymode_operator.queue import Queue
 from proxymode_operator.reconcile import Reconciler
 from proxymode_operator.settings import LEASE_NAME, parse
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_COMPARISON: Final = "the comparison"
+"""Waits for the watches; no ProxyMode's name has a space."""
+
 
 class Operator:
     """One process."""
@@ -49,6 +53,7 @@ class Operator:
         self._api = api
         self._queue: Queue | None = None
         self._complete = False
+        self._pace = Pace()
         self.cache = Cache(self._changed)
         self._take_over = TakeOver(api, self.cache)
 
@@ -72,7 +77,7 @@ class Operator:
             return
         watching = [
             asyncio.create_task(self._watch(stop), name="kopf"),
-            *(asyncio.create_task(listwatch.follow(self._api, self.cache, kind), name=kind) for kind in WATCHED),
+            *(asyncio.create_task(follow(self._api, self.cache, kind, self._pace), name=kind) for kind in WATCHED),
         ]
         working = asyncio.create_task(self._work(), name="work")
         try:
@@ -107,7 +112,7 @@ class Operator:
             taker.cancel()
 
     async def _work(self) -> None:
-        await resync.until_complete(self._api, self.cache)
+        await self._compare()
         self._complete = True
         SILENT_AGENTS.set_function(self.cache.silent)
         if not self._settings.leader_elect:
@@ -126,10 +131,18 @@ class Operator:
 
     async def _lead(self) -> None:
         """Reconciles until cancelled. The cache is compared anew: this replica may have waited for days."""
-        await resync.until_complete(self._api, self.cache)
+        await self._compare()
         cluster = await self._cluster()
         async with Asker(self._api, self._settings.namespace) as asker, GateRunner(asker, self._changed) as gates:
-            await self._reconcile(Reconciler(self._api, self.cache, cluster, gates))
+            await self._reconcile(Reconciler(self._api, self.cache, cluster, gates, self._pace))
+
+    async def _compare(self) -> None:
+        """Returns once the cache holds the whole cluster."""
+        self._pace.wait_for(_COMPARISON)
+        try:
+            await resync.until_complete(self._api, self.cache)
+        finally:
+            self._pace.rest(_COMPARISON)
 
     async def _reconcile(self, reconciler: Reconciler) -> None:
         queue = Queue(reconciler.reconcile)
@@ -156,7 +169,7 @@ class Operator:
     async def _resync(self, reconciler: Reconciler, queue: Queue) -> None:
         while True:
             await asyncio.sleep(resync.EVERY_SECONDS)
-            await resync.until_complete(self._api, self.cache)
+            await self._compare()
             cluster = await self._cluster()
             if cluster is not None and cluster != reconciler.cluster:
                 # The cluster was upgraded: the deprecation reads differently now.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from proxymode_operator.cache import Cache
     from proxymode_operator.gate_runner import GateRunner
     from proxymode_operator.kubeapi import KubeApi
+    from proxymode_operator.pace import Pace
     from proxymode_operator.rollout.model import Asked, Write
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,16 @@ LOOK_AGAIN_SECONDS: Final = 300.0
 """A clock that is set while we wait for a time of day is noticed within this."""
 
 _STATES: Final = ("updated", "pending", "switching", "failed", "blocked", "skipped")
+
+_UNDER_WAY: Final = frozenset(
+    {
+        FleetStatus.PROGRESSING,
+        FleetStatus.SOAKING,
+        FleetStatus.AWAITING_GATES,
+        FleetStatus.STOPPED,
+        FleetStatus.ROLLING_BACK,
+    }
+)
 
 
 class _Done(NamedTuple):
@@ -68,9 +79,10 @@ def _now() -> datetime:
 class Reconciler:
     """The queue's handler. `cluster` is the API server's minor, for the deprecation's words."""
 
-    def __init__(self, api: KubeApi, cache: Cache, cluster: Minor | None, gates: GateRunner) -> None:
+    def __init__(self, api: KubeApi, cache: Cache, cluster: Minor | None, gates: GateRunner, pace: Pace) -> None:
         self._api = api
         self._cache = cache
+        self._pace = pace
         self._gates = gates
         self.cluster = cluster
         self._counted: set[str] = set()
@@ -88,6 +100,7 @@ class Reconciler:
             self._uncount(key)
             self._memories.pop(key, None)
             self._gates.forget(key)
+            self._pace.rest(key)
             if (unreadable := self._cache.unreadable().get(key)) is not None:
                 logger.error(
                     "cannot read ProxyMode, its nodes stay as they are",
@@ -99,6 +112,7 @@ class Reconciler:
         decisions = plan(replace(fleet, answers=self._gates.answers(key)), _now(), memory)
         PLAN_SECONDS.observe(time.perf_counter() - began)
         self._count(key, decisions.status)
+        (self._pace.wait_for if _under_way(decisions.status) else self._pace.rest)(key)
 
         proxy_mode = fleet.proxy_mode
         if decisions.status != proxy_mode.status:
@@ -236,6 +250,11 @@ class Reconciler:
                 NODES.remove(key, state)
             for word in FleetStatus:
                 STATUS.remove(key, word.value)
+
+
+def _under_way(status: ProxyModeStatus) -> bool:
+    """Whether what an agent reports now may let something happen."""
+    return status.status in _UNDER_WAY or status.nodes.switching > 0
 
 
 def _released_notice(nodes: Sequence[Asked]) -> Notice:

@@ -6,18 +6,14 @@ followed by a pause. Deliberately knows nothing of what the events are about.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from proxymode_operator.shapes import EventShape, read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
     import aiohttp
-
-COLLECT_SECONDS: Final = 0.15
-"""A watch that has brought something small is not read for so long."""
 
 _MUCH: Final = 64 * 1024
 """Bytes; after more in one go the next is read at once."""
@@ -32,14 +28,14 @@ async def lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[EventShape]:
             yield read(EventShape, line)
 
 
-async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """What comes in, and after anything small nothing more for a moment: most of what an event costs is to wake up for
-    it, and a fleet's heartbeats are never urgent. What comes meanwhile comes in one go."""
+async def chunks(response: aiohttp.ClientResponse, pause: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
+    """What comes in, and after anything small nothing more until a `pause` is over: what comes meanwhile comes in one
+    go."""
     async for chunk in response.content.iter_any():
         yield chunk
         transport = response.connection.transport if response.connection is not None else None
         if len(chunk) < _MUCH and transport is not None:
             # Not the protocol, whose parser would then hand on but one piece of what comes next.
             transport.pause_reading()
-            await asyncio.sleep(COLLECT_SECONDS)
+            await pause()
             transport.resume_reading()

@@ -11,8 +11,9 @@ from aiohttp import web
 from kubernetes.aio import client as k8s
 
 from fake_api import fake_api, listed, obj, watched
-from proxymode_operator import kubeapi, stream
+from proxymode_operator import kubeapi
 from proxymode_operator.kubeapi import ApiError, Kind, KubeApi, identity
+from proxymode_operator.pace import Pace
 
 if TYPE_CHECKING:
     from fake_api import Answer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 async def everything_watched(*script: Answer) -> list[tuple[str, str]]:
     """Type and name of every event, until the watch ends."""
     async with fake_api(*script) as server, KubeApi(k8s.Configuration(host=server.url.rstrip("/"))) as api:
-        events = api.watch(Kind.NODE, "7")
+        events = api.watch(Kind.NODE, "7", Pace().pause)
         return [(kind, identity(raw).name) async for kind, raw in events]
 
 
@@ -83,23 +84,26 @@ def test_a_list_that_is_empty_or_has_pages_is_read_and_one_that_is_none_is_an_er
         everything_listed(page_of_a_proxy)
 
 
-def test_what_has_come_is_all_read_before_the_next_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_come_is_all_read_before_the_next_pause() -> None:
     """An HTTP parser that is paused hands on one piece at a time, however many have come."""
-    monkeypatch.setattr(stream, "COLLECT_SECONDS", 0.0)
     lines = [json.dumps({"type": "ADDED", "object": obj(name, 1, uid="u")}).encode() + b"\n" for name in "abcd"]
 
     async def scenario() -> list[str]:
-        first_is_read = asyncio.Event()
+        first_is_read, all_is_sent, for_ever = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        pauses = iter([all_is_sent, for_ever])
+
+        async def pause() -> None:
+            await next(pauses).wait()
 
         async def in_two_goes(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse()
             await response.prepare(request)
             await response.write(lines[0])
             await first_is_read.wait()
-            await asyncio.sleep(0.05)  # if the pause is not over by then, this shows less
-            monkeypatch.setattr(stream, "COLLECT_SECONDS", 3600.0)
             assert request.transport is not None
             request.transport.write(b"".join(b"%x\r\n%s\r\n" % (len(line), line) for line in lines[1:]))
+            await asyncio.sleep(0.05)  # if that is not sent by then, this shows less
+            all_is_sent.set()
             await asyncio.Event().wait()
             return response
 
@@ -108,7 +112,7 @@ def test_what_has_come_is_all_read_before_the_next_pause(monkeypatch: pytest.Mon
         async with fake_api(in_two_goes) as server, asyncio.timeout(10):
             configuration.host = server.url.rstrip("/")
             async with KubeApi(configuration) as api:
-                async for _, raw in api.watch(Kind.NODE, "7"):
+                async for _, raw in api.watch(Kind.NODE, "7", pause):
                     names.append(identity(raw).name)
                     first_is_read.set()
                     if len(names) == len(lines):

@@ -11,9 +11,10 @@ import pytest
 from proxymode_operator import listwatch, stream
 from proxymode_operator.cache import Cache
 from proxymode_operator.kubeapi import ApiError, Kind, Page
+from proxymode_operator.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from proxymode_operator.kubeapi import KubeApi
 
@@ -43,8 +44,9 @@ class Server:
         for page in pages:
             yield page
 
-    async def watch(self, kind: Kind, version: str) -> AsyncIterator[Event]:
+    async def watch(self, kind: Kind, version: str, pause: Callable[[], Awaitable[None]]) -> AsyncIterator[Event]:
         assert kind is Kind.NODE
+        assert pause is not None
         self.asked.append(version)
         if not self._watches:
             self.idle.set()
@@ -68,7 +70,7 @@ def followed(
 
     async def scenario() -> tuple[dict[str, str], list[str]]:
         server, cache = Server(lists, watches), Cache(lambda _: None)
-        task = asyncio.create_task(listwatch.follow(cast("KubeApi", server), cache, Kind.NODE))
+        task = asyncio.create_task(listwatch.follow(cast("KubeApi", server), cache, Kind.NODE, Pace()))
         async with asyncio.timeout(10):
             await server.idle.wait()
         task.cancel()

@@ -13,6 +13,7 @@ from proxymode_operator import resync
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.kubeapi import ApiError, Kind, ListedObject, NotLeaderError
+from proxymode_operator.pace import Pace
 from proxymode_operator.queue import ConflictError
 from proxymode_operator.reconcile import Reconciler
 from test_operator_cache import listed, node, npm, pm
@@ -91,7 +92,8 @@ class Bench:
         self.asked = Gates()
         self.answered = asyncio.Event()
         self.gates = GateRunner(self.asked, lambda _: self.answered.set())
-        self.reconciler = Reconciler(self.server, self.cache, None, self.gates)  # type: ignore[arg-type]
+        self.pace = Pace()
+        self.reconciler = Reconciler(self.server, self.cache, None, self.gates, self.pace)  # type: ignore[arg-type]
         for name in ("n1", "n2"):
             self.cache.put(Kind.NODE, node(name))
         raw = pm("fleet")
@@ -268,3 +270,26 @@ def test_an_api_server_that_fails_is_asked_again() -> None:
         assert complete.done()
 
     virtual(scenario)
+
+
+def test_the_watches_are_quick_while_a_rollout_is_under_way_and_only_then() -> None:
+    bench = Bench()
+
+    def quick() -> bool:
+        bench.reconcile()
+        return bench.pace.quick
+
+    assert quick(), "it has begun"
+    raw = bench.server.objects[Kind.PROXY_MODE, "fleet"]
+    raw["spec"]["rollout"] = {"paused": True}
+    raw["metadata"] |= {"resourceVersion": "8000"}
+    bench.cache.put(Kind.PROXY_MODE, raw)
+    assert not quick(), "it is paused, and nobody is in flight"
+
+
+def test_nobody_waits_for_reports_about_a_proxy_mode_that_is_gone() -> None:
+    bench = Bench()
+    bench.reconcile()
+    bench.cache.forget(Kind.PROXY_MODE, "fleet", "uid-fleet")
+    bench.reconcile()
+    assert not bench.pace.quick
