@@ -85,8 +85,11 @@ class Cache:
             (self._handed.add if _handed(value) else self._handed.discard)(name)
         else:
             value = objects.node(raw) if kind is Kind.NODE else objects.proxy_mode(raw)
+        if known is not None and value == known.value:
+            value = known.value  # and so is what was made of it: most of what a kubelet reports is of no concern
+        else:
+            self._nodes.pop(name, None)
         self._entries[kind][name] = _Entry(uid, version, value)
-        self._nodes.pop(name, None)
         CACHED.labels(kind.value).set(len(self._entries[kind]))
         keys = self._concerned(kind, known.value if known is not None else None, value)
         WATCH_EVENTS.labels(kind.value, str(bool(keys)).lower()).inc()

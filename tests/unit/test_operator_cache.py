@@ -93,6 +93,19 @@ def test_a_heartbeat_asks_nobody_to_think_again(bench: Bench) -> None:
     assert bench.heard_at() == bench.now, "but it is known"
 
 
+def test_a_kubelets_report_that_says_nothing_new_leaves_the_node_the_value_that_it_was(bench: Bench) -> None:
+    def planned() -> object:
+        fleet = bench.cache.fleet("a", None)
+        assert fleet is not None
+        return fleet.nodes[0]
+
+    before = planned()
+    bench.cache.put(Kind.NODE, node("n1", labels={"pool": "a"}))
+    assert planned() is before
+    bench.cache.put(Kind.NODE, node("n1", labels={"pool": "a", "new": "label"}))
+    assert planned() is not before
+
+
 def test_an_agent_that_was_silent_asks_again_with_its_heartbeat(bench: Bench) -> None:
     bench.now += timedelta(minutes=5)
     bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", status=report("2026-01-01T00:05:00Z")))
