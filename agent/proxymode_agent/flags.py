@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from proxymode_agent import flag_values as values
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from proxymode_log import LogFormat
 
 
-@dataclass(frozen=True, slots=True)
-class Standalone:
+class Standalone(msgspec.Struct, frozen=True):
     """What the flags say about the dataplane, where no operator decides. `node_port_primary`: NodePorts answer on the
     node's own addresses, besides those in `config`. `node_cidrs`: the node's own pod networks tell who is a pod."""
 
@@ -48,7 +48,7 @@ class Standalone:
         node_ports = self.config.node_port_addresses
         if self.node_port_primary:
             node_ports = (node_ports or ()) + tuple(ipaddress.ip_network(address) for address in node_ips)
-        return replace(
+        return msgspec.structs.replace(
             self.config,
             pods=PodNetworks(pod_networks) if self.node_cidrs else self.config.pods,
             node_port_addresses=node_ports,
@@ -56,8 +56,7 @@ class Standalone:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """The command line, checked. `standalone` None: the node's NodeProxyMode decides. Addresses None: do not serve."""
 
     kubeconfig: Path | None

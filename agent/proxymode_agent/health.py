@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
@@ -35,8 +36,7 @@ _OURS: Final = (ObservedMode.IPVS, ObservedMode.NFTABLES)
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True):
     """Answers of the health endpoints at one moment. `last_updated` None: nothing was synced yet."""
 
     healthy: bool

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from proxymode_agent.cell import Cell
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.kube import config
@@ -66,7 +68,7 @@ class ObedientEngine:
         self.change(phase=phase, desired=mode, observed=observed, synced=not nothing, last_sync=datetime.now(UTC))
 
     def change(self, **changes: Any) -> None:
-        self.cell.set(replace(self.cell.value, **changes))
+        self.cell.set(msgspec.structs.replace(self.cell.value, **changes))
 
     def snapshot(self) -> EngineSnapshot:
         return self.cell.value

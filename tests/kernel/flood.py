@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
+import msgspec
+
 import pktgen
 from nftables_bed import dataplane, node_config, packed_endpoints, service, state
 from proxymode_agent.dataplane.nftables.plan import Plan, TableState
@@ -110,18 +112,18 @@ def hot(family: str, pods: Iterable[int]) -> ServicePort:
         node_port=30053,
     )
     external_ip, load_balancer = (ipaddress.ip_address(one).packed for one in (to.external_ip, to.load_balancer))
-    return dataclasses.replace(made, external_ips=(external_ip,), load_balancer_ips=(load_balancer,))
+    return msgspec.structs.replace(made, external_ips=(external_ip,), load_balancer_ips=(load_balancer,))
 
 
 def local(family: str, here: Iterable[int], everywhere: Iterable[int]) -> ServicePort:
     """The same with policy Local."""
     pods = packed_endpoints([(ADDRESSES[family].endpoints.format(pod), 5353) for pod in here])
-    return dataclasses.replace(hot(family, everywhere), local_endpoints=pods, external_local=True)
+    return msgspec.structs.replace(hot(family, everywhere), local_endpoints=pods, external_local=True)
 
 
 def sticky(ports: Iterable[ServicePort]) -> tuple[ServicePort, ...]:
     """The same with affinity."""
-    return tuple(dataclasses.replace(port, affinity_seconds=60) for port in ports)
+    return tuple(msgspec.structs.replace(port, affinity_seconds=60) for port in ports)
 
 
 ROUNDS: dict[str, list[Sequence[int]]] = {
@@ -203,11 +205,11 @@ def _others(family: str, to: Addresses) -> Iterator[Case]:
     mine, wide, narrow = map(ipaddress.ip_network, networks)
     five = hot(family, range(1, 6))
     steps = ((mine,), (wide, mine), (mine, narrow), ())
-    ranges = tuple(dataclasses.replace(five, source_ranges=one) for one in steps)
+    ranges = tuple(msgspec.structs.replace(five, source_ranges=one) for one in steps)
     yield Case("load balancer, source ranges change", family, to.load_balancer, ranges, OUTSIDE)
     pod = packed_endpoints([(to.here, 5353)])
     itself = tuple(
-        dataclasses.replace(five, cluster_endpoints=pod, hairpin=(pod[0].address, *others))
+        msgspec.structs.replace(five, cluster_endpoints=pod, hairpin=(pod[0].address, *others))
         for others in ((), five.hairpin)
     )
     yield Case("hairpin, pairs come and go", family, to.cluster_ip, itself, ITSELF, AFTER_MASQUERADE, MASQUERADED)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from nftables_bed import dataplane, held, namespace, node_config, service, state
@@ -47,7 +47,7 @@ def nft(topology: Topology, *commands: str) -> str:
 
 def moved(port: ServicePort, *endpoints: tuple[str, int]) -> ServicePort:
     other = service("x", "10.96.0.1", 1, list(endpoints))
-    return dataclasses.replace(port, cluster_endpoints=other.cluster_endpoints)
+    return msgspec.structs.replace(port, cluster_endpoints=other.cluster_endpoints)
 
 
 def counted() -> bool:
@@ -149,7 +149,7 @@ def uncounted(namespace: Topology, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """On a kernel that does not say how many elements a set has, with maps that are too large to read at once."""
 
     def without_counts(kernel: Connection, tables: Iterable[Table]) -> Shape:
-        return dataclasses.replace(read_shape(kernel, tables), counts={}, counted=False)
+        return msgspec.structs.replace(read_shape(kernel, tables), counts={}, counted=False)
 
     monkeypatch.setattr(watch, "read_shape", without_counts)
     monkeypatch.setattr(samples, "SAMPLE", 10)

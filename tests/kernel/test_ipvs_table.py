@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxymode_agent.dataplane.ipvs.diff import diff
 from proxymode_agent.dataplane.ipvs.layout import FAMILIES, Layout

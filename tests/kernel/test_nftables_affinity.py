@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
@@ -42,7 +42,7 @@ def made(shared_fleet: Topology) -> Iterator[NftablesDataplane]:
 
 def web(family: Family, *pods: str) -> ServicePort:
     endpoints = [(PODS[family][pod], 8080) for pod in pods]
-    return dataclasses.replace(service("web", WEB[family], 80, endpoints), affinity_seconds=3600)
+    return msgspec.structs.replace(service("web", WEB[family], 80, endpoints), affinity_seconds=3600)
 
 
 def servers(topology: Topology, family: Family, client: str, times: int = 10) -> set[str]:
@@ -115,7 +115,7 @@ def test_a_node_port_that_comes_later_leads_to_the_endpoint_that_the_client_know
     shared_fleet: Topology, made: NftablesDataplane, family: Family
 ) -> None:
     ports = [everywhere(family, number) for number in range(SERVICES)]
-    inner = [dataclasses.replace(port, node_port=None, external_ips=(), load_balancer_ips=()) for port in ports]
+    inner = [msgspec.structs.replace(port, node_port=None, external_ips=(), load_balancer_ips=()) for port in ports]
     made.sync(state(*inner))
     known = [asked_once(shared_fleet, "client1", _cluster_ip(family, number), 80) for number in range(SERVICES)]
     made.sync(state(*ports), frozenset(port.name for port in ports))
@@ -130,7 +130,7 @@ def everywhere(family: Family, number: int, *, local: bool = False) -> ServicePo
     )
     here = [one for one in made.cluster_endpoints if one.address[:-1] == made.hairpin[0][:-1]]
     external_ip, balancer = (ipaddress.ip_address(OUTSIDE[family].format(n + number)).packed for n in (10, 30))
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         made,
         affinity_seconds=3600,
         external_ips=(external_ip,),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from nftables_bed import dataplane, node_config, packed_endpoints, service, shared_fleet, state
@@ -30,7 +30,7 @@ NODE_PORT = 30940
 def test_a_client_meets_the_endpoint_that_it_is_remembered_with_by_every_frontend(
     shared_fleet: Topology, family: Family
 ) -> None:
-    port = dataclasses.replace(
+    port = msgspec.structs.replace(
         service("web", WEB[family], 80, [(pod, 8080) for pod in PODS[family].values()], node_port=NODE_PORT),
         affinity_seconds=3600,
     )

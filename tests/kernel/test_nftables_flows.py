@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import pytest
 
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
@@ -62,7 +62,7 @@ def dns(frontend: Frontend, *pods: str) -> ServicePort:
     made = service("dns", frontend.service, 53, endpoints, protocol=Protocol.UDP, node_port=30053)
     v4 = made.name.family == Family.IPV4
     external_ip, load_balancer = (ipaddress.ip_address(one).packed for one in EXTERNAL[v4])
-    return dataclasses.replace(made, external_ips=(external_ip,), load_balancer_ips=(load_balancer,))
+    return msgspec.structs.replace(made, external_ips=(external_ip,), load_balancer_ips=(load_balancer,))
 
 
 def asked(topology: Topology, frontend: Frontend, source_port: int, source: str = "node1-pod2") -> str:
@@ -99,7 +99,7 @@ def test_a_flow_goes_with_the_endpoints_of_policy_local(
     for pods in (["node2-pod1"], ["node1-pod1"], [], ["node2-pod2"]):
         port = dns(frontend, *pods)
         here = tuple(one for one in port.cluster_endpoints if one.address in _addresses(frontend, "node1-pod1"))
-        port = dataclasses.replace(port, external_local=True, local_endpoints=here, affinity_seconds=affinity)
+        port = msgspec.structs.replace(port, external_local=True, local_endpoints=here, affinity_seconds=affinity)
         made.sync(state(port), frozenset([port.name]))
         answers.append(asked(shared_fleet, frontend, source_port))
     assert answers == ["node2-pod1", "node1-pod1", "nobody", "node2-pod2"]
@@ -141,7 +141,7 @@ def test_a_flow_stays_with_an_endpoint_that_is_about_to_end(
     """As TCP connections do: only when the endpoint does not serve any more, its flows go elsewhere."""
     source_port = next(ports_used)
     old, new = dns(frontend, "node1-pod1"), dns(frontend, "node2-pod1")
-    about_to_end = dataclasses.replace(new, lingering_endpoints=old.cluster_endpoints)
+    about_to_end = msgspec.structs.replace(new, lingering_endpoints=old.cluster_endpoints)
     made.sync(state(old))
     assert asked(shared_fleet, frontend, source_port) == "node1-pod1"
     made.sync(state(about_to_end), frozenset([old.name]))
@@ -161,7 +161,7 @@ def test_a_restart_finds_flows_of_an_endpoint_that_had_been_about_to_end(
     old, new = dns(frontend, "node1-pod1"), dns(frontend, "node2-pod1")
     made.sync(state(old))
     assert asked(shared_fleet, frontend, source_port) == "node1-pod1"
-    made.sync(state(dataclasses.replace(new, lingering_endpoints=old.cluster_endpoints)), frozenset([old.name]))
+    made.sync(state(msgspec.structs.replace(new, lingering_endpoints=old.cluster_endpoints)), frozenset([old.name]))
     with dataplane(shared_fleet, node_config(shared_fleet)) as restarted:
         assert restarted.sync(state(new)).written == 0
         assert asked(shared_fleet, frontend, source_port) == "node2-pod1"

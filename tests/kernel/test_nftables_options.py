@@ -5,10 +5,10 @@ Where packets go otherwise is the table's matter (tests/packets). node1 has the 
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import pytest
 
 from nftables_bed import dataplane, node_config, service, shared_fleet, state
@@ -109,7 +109,7 @@ def own(topology: Topology, name: str, to: Addresses) -> set[str]:
 def test_masquerade_all_with_another_mark_bit(
     shared_fleet: Topology, programmed: NftablesDataplane, to: Addresses
 ) -> None:
-    config = dataclasses.replace(node_config(shared_fleet), masquerade_all=True, masquerade_bit=31)
+    config = msgspec.structs.replace(node_config(shared_fleet), masquerade_all=True, masquerade_bit=31)
     both = services()
     with dataplane(shared_fleet, config) as changed:
         assert changed.sync(both).written > 0
@@ -123,7 +123,7 @@ def test_masquerade_all_with_another_mark_bit(
 def test_node_ports_on_networks(shared_fleet: Topology, programmed: NftablesDataplane, to: Addresses) -> None:
     """Every local address in a network, but no address of others, and never the loopback."""
     everything = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
-    config = dataclasses.replace(node_config(shared_fleet), node_port_addresses=everything)
+    config = msgspec.structs.replace(node_config(shared_fleet), node_port_addresses=everything)
     both = services()
     with dataplane(shared_fleet, config) as changed:
         assert changed.sync(both).written > 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,7 +56,7 @@ def service_ports(draw: st.DrawFn) -> ServicePort:
         node_port=draw(st.sampled_from([None, 30053, 30080])),
     )
     external, ranges = EXTERNAL[family], RANGES[family]
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         made,
         local_endpoints=packed_endpoints([(PODS[family].format(pod), 8080) for pod in here]),
         elsewhere=draw(st.booleans()),

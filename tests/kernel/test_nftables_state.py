@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import ipaddress
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from nftables_bed import dataplane, held, namespace, node_config, packed_endpoints, regardless_of_order, service, state
@@ -41,7 +41,7 @@ WEB6 = service("web", "fd96::10", 80, [("fd44:0:0:1::11", 8080)], node_port=3008
 DNS = service("dns", "10.96.0.53", 53, [(f"10.244.1.{n}", 53) for n in range(1, 8)], protocol=Protocol.UDP)
 EMPTY = service("empty", "10.96.0.20", 80, [], node_port=30020)
 FULL, FULL6 = (
-    dataclasses.replace(
+    msgspec.structs.replace(
         service("full", f"{prefix}40", 80, [(f"{pods}{number}", 8080) for number in (1, 2, 3)], node_port=30040),
         local_endpoints=packed_endpoints([(f"{pods}3", 8080)]),
         external_local=True,
@@ -54,8 +54,8 @@ FULL, FULL6 = (
         ("fd96::", "fd44::", "fdee::", "fd10::/16"),
     )
 )
-STICKY = dataclasses.replace(FULL, affinity_seconds=10800)
-NOWHERE = dataclasses.replace(
+STICKY = msgspec.structs.replace(FULL, affinity_seconds=10800)
+NOWHERE = msgspec.structs.replace(
     service("nowhere", "10.96.0.41", 80, [], node_port=30041), elsewhere=True, external_local=True, internal_local=True
 )
 STATE = state(WEB, WEB6, DNS, EMPTY, STICKY, FULL6, NOWHERE)
@@ -134,7 +134,7 @@ def test_nft_prints_it_and_takes_its_own_listing_for_the_same(
 
 
 def test_nft_prints_affinity(namespace: Topology, programmed: NftablesDataplane) -> None:
-    programmed.sync(state(STICKY, dataclasses.replace(FULL6, affinity_seconds=60)))
+    programmed.sync(state(STICKY, msgspec.structs.replace(FULL6, affinity_seconds=60)))
     printed = listing(namespace)
     for text in (
         "203.0.113.1 . tcp . 80 : goto local-one-of-1-for-10800s",
@@ -216,7 +216,7 @@ def test_an_update_on_wrong_assumptions_reads_the_kernel_back(
 ) -> None:
     before = held(namespace)
     nft(namespace, "flush map ip proxymode services", "flush map ip proxymode endpoints")
-    fewer = dataclasses.replace(DNS, cluster_endpoints=DNS.endpoints[:3])
+    fewer = msgspec.structs.replace(DNS, cluster_endpoints=DNS.endpoints[:3])
     assert programmed.sync(state(*STATE.ports.values(), fewer), frozenset([DNS.name])).written > 0
     assert programmed.sync(STATE, frozenset([DNS.name])).written > 0
     assert regardless_of_order(held(namespace)) == regardless_of_order(before)
@@ -254,9 +254,9 @@ def _present() -> bool:
 
 
 def test_what_cannot_be_programmed_is_refused_and_the_rest_goes_on(namespace: Topology) -> None:
-    thief = dataclasses.replace(service("zz-thief", "10.96.0.10", 80, [("10.244.9.9", 1)]), node_port=None)
+    thief = msgspec.structs.replace(service("zz-thief", "10.96.0.10", 80, [("10.244.9.9", 1)]), node_port=None)
     port_thief = service("zz-port-thief", "10.96.0.77", 80, [("10.244.9.9", 1)], node_port=30080)
-    broken = dataclasses.replace(DNS, cluster_ip=DNS.cluster_ip._replace(port=70000))
+    broken = msgspec.structs.replace(DNS, cluster_ip=DNS.cluster_ip._replace(port=70000))
     with dataplane(namespace, node_config(namespace)) as made:
         result = made.sync(state(WEB, thief, port_thief, broken))
         assert dict(result.refused) == {
@@ -277,7 +277,7 @@ def test_what_cannot_be_programmed_is_refused_and_the_rest_goes_on(namespace: To
 
 def test_another_config_rewrites_rules_and_keeps_elements(namespace: Topology, programmed: NftablesDataplane) -> None:
     before = held(namespace)
-    config = dataclasses.replace(
+    config = msgspec.structs.replace(
         node_config(namespace),
         pods=PodNetworks((ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("172.16.0.0/12"))),
         node_port_addresses=(ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd01::1/128")),

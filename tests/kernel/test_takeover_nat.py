@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from nftables_bed import node_config, service, state
 from proxymode_agent.preflight.facts import collect

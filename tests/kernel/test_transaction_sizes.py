@@ -7,9 +7,10 @@ whether or not somebody listens.
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from nftables_bed import dataplane, namespace, node_config, service
 from proxymode_agent.dataplane.nfnetlink import Transaction
@@ -35,7 +36,7 @@ def ports(generation: int) -> dict[ServicePortName, ServicePort]:
         port = service(
             f"s{number}", str(ipaddress.ip_address("10.96.1.0") + number), 80, pods, node_port=30000 + number
         )
-        made[port.name] = dataclasses.replace(
+        made[port.name] = msgspec.structs.replace(
             port,
             external_ips=(ipaddress.ip_address(f"198.51.{number // 250}.{number % 250}").packed,),
             affinity_seconds=60 if number % 2 else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from proxymode_agent.dataplane.affinity import Remembered
 from proxymode_agent.dataplane.ipvs.stickiness import frontends, missing, remembered

@@ -14,10 +14,10 @@ from proxymode_agent.kube.config import ConfigError, from_kubeconfig, in_cluster
 from proxymode_agent.kube.credentials import (
     Credential,
     CredentialError,
-    ExecCredentials,
     StaticCredentials,
     TokenFileCredentials,
 )
+from proxymode_agent.kube.exec_plugin import ExecCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable

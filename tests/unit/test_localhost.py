@@ -7,12 +7,12 @@ import contextlib
 import random
 import socket
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from proxymode_agent.localhost import LocalhostNodePorts
 from proxymode_agent.localhost.plan import DIALS, NodePorts, Pin, Target, candidates, pinned

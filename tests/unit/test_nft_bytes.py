@@ -162,7 +162,7 @@ def test_every_set_is_what_nft_sends_for_its_text(family: Family) -> None:
     for text, attributes in sets.items():
         of = declared.pop(text.split()[1])
         found: dict[int, memoryview] = {
-            SetAttr[name]: memoryview(bytes.fromhex(value)) for name, value in attributes.items()
+            getattr(SetAttr, name): memoryview(bytes.fromhex(value)) for name, value in attributes.items()
         }
         assert DumpedSet(of.name, found).is_(of), text
         other = structs.replace(of, key=(*of.key, traits_field))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import pickle
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,14 +74,14 @@ def test_an_endpoint_tells_its_parts(address: bytes) -> None:
 def test_affinity_is_for_as_many_endpoints_as_there_are_numbers_for() -> None:
     pods = tuple(Endpoint(n.to_bytes(4, "big"), 80) for n in range(MAX_STICKY_ENDPOINTS + 1))
     for count, sticky in ((MAX_STICKY_ENDPOINTS, 60), (MAX_STICKY_ENDPOINTS + 1, None)):
-        many = dataclasses.replace(WEB, cluster_endpoints=pods[:count], affinity_seconds=60)
+        many = msgspec.structs.replace(WEB, cluster_endpoints=pods[:count], affinity_seconds=60)
         assert wanted(many, Role.CLUSTER_IP).sticky == wanted(many, Role.NODE_PORT).sticky == sticky
 
 
 def test_whose_endpoints_a_frontend_draws_from() -> None:
-    web = dataclasses.replace(WEB, local_endpoints=PODS[:1], affinity_seconds=60)
+    web = msgspec.structs.replace(WEB, local_endpoints=PODS[:1], affinity_seconds=60)
     for internal_local in (False, True):
-        made = dataclasses.replace(web, internal_local=internal_local)
+        made = msgspec.structs.replace(web, internal_local=internal_local)
         assert wanted(made, Role.CLUSTER_IP).groups[0] == (web.name, internal_local)
         assert wanted(made, Role.NODE_PORT).groups == GROUPS
 
@@ -97,7 +97,7 @@ def test_a_service_port_wants_its_frontends_and_gives_them_back() -> None:
     assert (frontends.services, frontends.endpoints) == (1, 1)
     assert frontends.owner(nodeport) == WEB.name
 
-    moved = dataclasses.replace(WEB, node_port=30081, hairpin=(PODS[0].address,))
+    moved = msgspec.structs.replace(WEB, node_port=30081, hairpin=(PODS[0].address,))
     assert frontends.update(ports(moved), [WEB.name]) == (
         {service: internal(PODS[0]), nodeport: None, nodeport_key(Protocol.TCP, 30081): external(PODS[0])},
         ([VIP], [VIP]),
@@ -109,7 +109,7 @@ def test_a_service_port_wants_its_frontends_and_gives_them_back() -> None:
     assert (frontends.services, frontends.endpoints) == (0, 0)
 
 
-FULL = dataclasses.replace(
+FULL = msgspec.structs.replace(
     WEB,
     cluster_endpoints=PODS[:2],
     local_endpoints=PODS[1:2],
@@ -138,13 +138,13 @@ def test_an_address_that_is_both_is_the_load_balancers() -> None:
 def test_policies_of_external_frontends(role: Role) -> None:
     cluster = wanted(FULL, role)
     assert (cluster.draw, cluster.inside) == (Draw(Kind.EXTERNAL, 2, 60), None)
-    local = wanted(dataclasses.replace(FULL, external_local=True), role)
+    local = wanted(msgspec.structs.replace(FULL, external_local=True), role)
     assert (local.draw, local.inside) == (Draw(Kind.LOCAL, 1, 60), Draw(Kind.INSIDE, 2, 60))
     assert (local.cluster, local.local) == (BOTH, HERE)
 
 
 def test_local_without_endpoints_here_drops_after_the_short_circuit() -> None:
-    elsewhere = dataclasses.replace(FULL, local_endpoints=(), external_local=True, internal_local=True)
+    elsewhere = msgspec.structs.replace(FULL, local_endpoints=(), external_local=True, internal_local=True)
     external_ip, cluster_ip = wanted(elsewhere, Role.EXTERNAL_IP), wanted(elsewhere, Role.CLUSTER_IP)
     assert (external_ip.draw, external_ip.inside) == (Draw(Kind.LOCAL, 0), Draw(Kind.INSIDE, 2, 60))
     assert external_ip.refusal is cluster_ip.refusal is Refusal.DROP
@@ -152,10 +152,10 @@ def test_local_without_endpoints_here_drops_after_the_short_circuit() -> None:
 
 
 def test_without_any_endpoints_it_rejects() -> None:
-    empty = dataclasses.replace(FULL, cluster_endpoints=(), local_endpoints=())
+    empty = msgspec.structs.replace(FULL, cluster_endpoints=(), local_endpoints=())
     assert [wanted(empty, role).refusal for role in Role] == [None, *[Refusal.REJECT] * 3]
     assert {wanted(empty, role).draw for role in Role} == {None}
-    somewhere = dataclasses.replace(empty, elsewhere=True, external_local=True)
+    somewhere = msgspec.structs.replace(empty, elsewhere=True, external_local=True)
     assert wanted(somewhere, Role.NODE_PORT)[:2] == (Kind.LOCAL, ())
     assert wanted(somewhere, Role.NODE_PORT).draw is None
     assert [wanted(somewhere, role).refusal for role in Role] == [Refusal.DROP] * 4
@@ -163,7 +163,7 @@ def test_without_any_endpoints_it_rejects() -> None:
 
 def test_source_ranges_hold_for_load_balancers_and_include_them_where_the_node_is() -> None:
     ranges = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "10.1.0.0/16", "192.168.0.0/24", "fd00::/8")))
-    made = dataclasses.replace(FULL, source_ranges=ranges)
+    made = msgspec.structs.replace(FULL, source_ranges=ranges)
     assert wanted(made, Role.EXTERNAL_IP).sources == wanted(made, Role.NODE_PORT).sources == ()
     key = service_key(Frontend(LB, Protocol.TCP, 80))
     expected = [("10.0.0.0", "10.255.255.255"), ("192.168.0.0", "192.168.0.255")]
@@ -190,17 +190,20 @@ def test_what_the_kernel_refused_gets_nothing_until_it_changes() -> None:
 
 
 NONSENSE = [
-    (dataclasses.replace(WEB, cluster_ip=Frontend(bytes(16), Protocol.TCP, 80)), "cluster IP has 16 bytes, IPV4"),
-    (dataclasses.replace(WEB, cluster_ip=Frontend(VIP, Protocol.UDP, 80)), "frontend is UDP, the Service port TCP"),
+    (msgspec.structs.replace(WEB, cluster_ip=Frontend(bytes(16), Protocol.TCP, 80)), "cluster IP has 16 bytes, IPV4"),
+    (msgspec.structs.replace(WEB, cluster_ip=Frontend(VIP, Protocol.UDP, 80)), "frontend is UDP, the Service port TCP"),
     (port("web", number=0), "port is 0; ports are 1 to 65535"),
     (port("web", node_port=65536), "node port is 65536; ports are 1 to 65535"),
-    (dataclasses.replace(WEB, cluster_endpoints=(Endpoint(bytes(16), 80),)), "an endpoint's address has 16 bytes"),
-    (dataclasses.replace(WEB, local_endpoints=(*PODS, Endpoint(bytes(3), 80))), "an endpoint's address has 3 bytes"),
-    (dataclasses.replace(WEB, cluster_endpoints=PODS[:1] * 65537), "it has 65537 endpoints; at most 65536"),
-    (dataclasses.replace(WEB, external_ips=(bytes(16),)), "an external IP is not of 4 bytes"),
-    (dataclasses.replace(WEB, load_balancer_ips=(bytes(16),)), "a load-balancer address is not of 4 bytes"),
-    (dataclasses.replace(WEB, hairpin=(bytes(16),)), "a hairpin address is not of 4 bytes"),
-    (dataclasses.replace(WEB, affinity_seconds=0), "affinity timeout is 0 seconds"),
+    (msgspec.structs.replace(WEB, cluster_endpoints=(Endpoint(bytes(16), 80),)), "an endpoint's address has 16 bytes"),
+    (
+        msgspec.structs.replace(WEB, local_endpoints=(*PODS, Endpoint(bytes(3), 80))),
+        "an endpoint's address has 3 bytes",
+    ),
+    (msgspec.structs.replace(WEB, cluster_endpoints=PODS[:1] * 65537), "it has 65537 endpoints; at most 65536"),
+    (msgspec.structs.replace(WEB, external_ips=(bytes(16),)), "an external IP is not of 4 bytes"),
+    (msgspec.structs.replace(WEB, load_balancer_ips=(bytes(16),)), "a load-balancer address is not of 4 bytes"),
+    (msgspec.structs.replace(WEB, hairpin=(bytes(16),)), "a hairpin address is not of 4 bytes"),
+    (msgspec.structs.replace(WEB, affinity_seconds=0), "affinity timeout is 0 seconds"),
 ]
 
 
@@ -218,7 +221,7 @@ def test_what_makes_no_sense_is_refused_until_it_does(broken: ServicePort, reaso
 
 
 SERVICES = st.builds(
-    lambda made, ips: dataclasses.replace(made, external_ips=ips),
+    lambda made, ips: msgspec.structs.replace(made, external_ips=ips),
     st.builds(
         port,
         st.sampled_from("abcd"),

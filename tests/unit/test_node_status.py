@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
@@ -112,7 +113,7 @@ def test_all_conditions_are_always_there_and_only_these() -> None:
 
 
 def test_drift_that_was_repaired_is_told_for_a_while_and_makes_no_node_unready() -> None:
-    drifted = status_of(engine=replace(ACTIVE, drift="table ip proxymode is gone"))
+    drifted = status_of(engine=msgspec.structs.replace(ACTIVE, drift="table ip proxymode is gone"))
     found = condition(drifted, "Drifted")
     assert (found.status, found.reason) == (ConditionStatus.TRUE, "Repaired")
     assert found.message.endswith("it was put back: table ip proxymode is gone.")
@@ -140,7 +141,7 @@ def test_drift_that_was_repaired_is_told_for_a_while_and_makes_no_node_unready()
     ],
 )
 def test_ready_says_why_it_is_not(changes: dict[str, Any], ready: ConditionStatus, reason: str) -> None:
-    status = status_of(engine=replace(ACTIVE, **changes))
+    status = status_of(engine=msgspec.structs.replace(ACTIVE, **changes))
     assert condition(status, "Ready").status is ready
     assert condition(status, "Ready").reason == reason
     assert condition(status, "Ready").message
@@ -156,7 +157,7 @@ def test_a_node_that_cannot_go_where_it_is_to_go_says_which_check_and_what_to_do
 
 
 def test_a_node_that_runs_the_mode_already_is_not_blocked_from_it() -> None:
-    engine = replace(ACTIVE, observed=ObservedMode.NFTABLES, desired=Mode.NFTABLES)
+    engine = msgspec.structs.replace(ACTIVE, observed=ObservedMode.NFTABLES, desired=Mode.NFTABLES)
     assert status_of(engine=engine, preflight=BLOCKED).phase is Phase.ACTIVE
 
 
@@ -192,7 +193,7 @@ def test_without_a_mode_to_check_nothing_is_claimed() -> None:
 def test_a_deprecated_mode_is_called_so_from_the_minor_on_that_deprecates_it(
     observed: ObservedMode, cluster: Minor, deprecated: str, since: ConditionStatus
 ) -> None:
-    status = status_of(engine=replace(ACTIVE, observed=observed), cluster=cluster)
+    status = status_of(engine=msgspec.structs.replace(ACTIVE, observed=observed), cluster=cluster)
     assert status.deprecated == deprecated
     assert condition(status, "DeprecatedMode").status is since
 
@@ -209,7 +210,9 @@ def test_who_is_told_that_the_mode_is_deprecated_is_told_what_blocks_the_next_on
 
 
 def test_a_scheduler_that_the_kernel_lacks_degrades_and_leaves_the_node_ready() -> None:
-    status = status_of(engine=replace(ACTIVE, instead="the kernel has no IPVS scheduler sed: rr serves shop/web"))
+    status = status_of(
+        engine=msgspec.structs.replace(ACTIVE, instead="the kernel has no IPVS scheduler sed: rr serves shop/web")
+    )
     degraded = condition(status, "Degraded")
     assert (degraded.status, degraded.reason) == (ConditionStatus.TRUE, "SchedulerMissing")
     assert degraded.message == "the kernel has no IPVS scheduler sed: rr serves shop/web."
@@ -218,7 +221,7 @@ def test_a_scheduler_that_the_kernel_lacks_degrades_and_leaves_the_node_ready() 
 
 def test_what_the_kernel_does_not_take_degrades() -> None:
     name = ServicePortName("default", "web", "http", Protocol.TCP, Family.IPV4)
-    engine = replace(ACTIVE, refused=tuple((name, "no such scheduler") for _ in range(7)))
+    engine = msgspec.structs.replace(ACTIVE, refused=tuple((name, "no such scheduler") for _ in range(7)))
     degraded = condition(status_of(engine=engine), "Degraded")
     assert degraded.status is ConditionStatus.TRUE
     assert "default/web:http: no such scheduler" in degraded.message
@@ -247,7 +250,9 @@ def test_kube_proxy(found: KubeProxyFound, status: ConditionStatus, reason: str)
 
 
 def test_a_switch_that_is_done_is_told_with_its_steps_and_connections() -> None:
-    engine = replace(ACTIVE, observed=ObservedMode.NFTABLES, desired=Mode.NFTABLES, last_switch=SWITCHED)
+    engine = msgspec.structs.replace(
+        ACTIVE, observed=ObservedMode.NFTABLES, desired=Mode.NFTABLES, last_switch=SWITCHED
+    )
     status = status_of(engine=engine)
     switch = status.last_switch
     assert switch is not None
@@ -265,7 +270,7 @@ def test_a_switch_tells_how_often_it_was_begun_what_drained_and_what_answered() 
         steps=(StepRecord("carry-connections", NOW, 31, tries=2),),
         verification=(Probes("NodePort", 4, 3, 2, ("NodePort 192.0.2.1:30080 of ns/web",)),),
     )
-    switch = status_of(engine=replace(ACTIVE, last_switch=record)).last_switch
+    switch = status_of(engine=msgspec.structs.replace(ACTIVE, last_switch=record)).last_switch
     assert switch is not None
     assert (switch.connections_drained, switch.connections_lost, switch.attempts) == (70, 10, 3)
     assert switch.steps[0].tries == 2
@@ -277,7 +282,7 @@ def test_a_switch_tells_how_often_it_was_begun_what_drained_and_what_answered() 
 def test_a_switch_that_waits_for_connections_says_until_when() -> None:
     until = NOW + timedelta(minutes=5)
     waiting = replace(SWITCHED, outcome=None, completed_at=None, connections=None, drain_until=until)
-    engine = replace(
+    engine = msgspec.structs.replace(
         ACTIVE, phase=EnginePhase.SWITCHING, desired=Mode.NFTABLES, observed=ObservedMode.NFTABLES, last_switch=waiting
     )
     status = status_of(engine=engine)
@@ -290,7 +295,9 @@ def test_a_switch_that_waits_for_connections_says_until_when() -> None:
 
 
 def test_a_switch_under_way_shows_the_steps_done() -> None:
-    engine = replace(ACTIVE, phase=EnginePhase.SWITCHING, desired=Mode.NFTABLES, steps=SWITCHED.steps, synced=False)
+    engine = msgspec.structs.replace(
+        ACTIVE, phase=EnginePhase.SWITCHING, desired=Mode.NFTABLES, steps=SWITCHED.steps, synced=False
+    )
     status = status_of(engine=engine)
     assert status.phase is Phase.SWITCHING
     assert status.last_switch is not None
@@ -299,8 +306,8 @@ def test_a_switch_under_way_shows_the_steps_done() -> None:
 
 
 def test_what_an_earlier_run_reported_about_its_switch_stays() -> None:
-    engine = replace(ACTIVE, observed=ObservedMode.NFTABLES, desired=Mode.NFTABLES)
-    before = build(seen(engine=replace(engine, last_switch=SWITCHED)), NodeProxyModeStatus(), NOW)
+    engine = msgspec.structs.replace(ACTIVE, observed=ObservedMode.NFTABLES, desired=Mode.NFTABLES)
+    before = build(seen(engine=msgspec.structs.replace(engine, last_switch=SWITCHED)), NodeProxyModeStatus(), NOW)
     after = build(seen(engine=engine), before, NOW + timedelta(minutes=5))
     assert after.last_switch == before.last_switch
 
@@ -316,7 +323,7 @@ def test_transition_times_move_only_when_the_status_does() -> None:
 def test_news_is_written_at_once_and_counts_with_the_heartbeat() -> None:
     written = status_of()
     soon = NOW + timedelta(seconds=5)
-    busier = build(seen(engine=replace(ACTIVE, services=13, last_sync=soon)), written, soon)
+    busier = build(seen(engine=msgspec.structs.replace(ACTIVE, services=13, last_sync=soon)), written, soon)
     rechecked = build(seen(preflight=PASSED.model_copy(update={"checked_at": soon})), written, soon)
     assert not worth_writing(busier, written, soon)
     assert not worth_writing(rechecked, written, soon)
@@ -330,7 +337,7 @@ def test_the_first_status_is_always_written() -> None:
 
 
 def test_a_status_is_the_same_after_a_round_trip_through_the_api() -> None:
-    engine = replace(ACTIVE, observed=ObservedMode.NFTABLES, last_switch=SWITCHED)
+    engine = msgspec.structs.replace(ACTIVE, observed=ObservedMode.NFTABLES, last_switch=SWITCHED)
     status = status_of(engine=engine, preflight=BLOCKED)
     again = NodeProxyModeStatus.model_validate(status.wire())
     assert again == status

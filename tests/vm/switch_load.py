@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from proxymode_agent.services.model import Protocol, ServiceState
 from proxymode_agent.switch import Switcher

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.ipvs import sysctls

@@ -6,10 +6,10 @@ import contextlib
 import ipaddress
 import socket
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from proxymode_agent.services.model import Endpoint, IpvsTimeouts, Protocol
 from service_node import ANSWER_SECONDS, VIP, packed, service, state

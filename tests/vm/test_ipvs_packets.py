@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import pytest
+from msgspec.structs import replace
 
 from proxymode_agent.services.model import PodInterface, Protocol
 from proxymode_agent.switch.probes.connect import answering

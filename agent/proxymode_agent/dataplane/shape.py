@@ -7,8 +7,9 @@ elements, any change of elements: see `Shape.counted`. Sets that clients fill by
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,20 +20,20 @@ SHOWN = 5
 """So many differences are named."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True):
     """Tables as they are. `parts`: by what it is, as nft names it, its content in bytes; `counts`: elements of a set;
     `counted`: whether `counts` has all sets that only we fill."""
 
-    parts: Mapping[str, bytes] = field(default_factory=dict)
-    counts: Mapping[SetName, int] = field(default_factory=dict)
+    parts: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+    counts: Mapping[SetName, int] = msgspec.field(default_factory=dict)
     counted: bool = True
 
     def grown(self, by: Mapping[SetName, int]) -> Shape:
         """The shape after elements were added (negative: deleted)."""
         if not by:
             return self
-        return replace(self, counts={name: count + by.get(name, 0) for name, count in self.counts.items()})
+        counts = {name: count + by.get(name, 0) for name, count in self.counts.items()}
+        return msgspec.structs.replace(self, counts=counts)
 
 
 def differences(expected: Shape, found: Shape) -> str:

@@ -6,8 +6,9 @@ Times are seconds of one monotonic clock; the rules are in `decide`. It neither 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from proxymode_agent.dataplane.base import Finding
 from proxymode_agent.engine.decide import rest_after_full, rest_after_look
@@ -20,8 +21,7 @@ READ_BACK: Final = "found by reading the kernel back"
 """What is said of drift that no look has seen."""
 
 
-@dataclass(slots=True)
-class Drift:
+class Drift(msgspec.Struct):
     """`sync_period`, `look_period`: wished between two read-backs and two looks. `shown`: so long after a repair it is
     still told."""
 

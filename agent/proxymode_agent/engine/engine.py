@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+import msgspec
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
@@ -47,8 +48,7 @@ class OnSynced(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How often, in seconds. `sync_period`: between two read-backs of the kernel where others write, at least;
     `look_period`: between two looks whether they do. `drift_shown`: so long a repair is told. The others bound retries.
     """
@@ -60,6 +60,9 @@ class Pace:
     retry_cap: float = 60.0
     switch_retry_first: float = 5.0
     switch_retry_cap: float = 300.0
+
+
+_PACE: Final = Pace()
 
 
 class _Goal(NamedTuple):
@@ -91,7 +94,7 @@ class Engine:
         on_problem: Callable[[Problem], None] = lambda problem: None,
         on_refused: Callable[[ServicePortName, str], None] = lambda name, reason: None,
         on_synced: OnSynced = lambda mode, config, state, changed: None,
-        pace: Pace = Pace(),
+        pace: Pace = _PACE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
@@ -127,7 +130,7 @@ class Engine:
 
         The snapshot says so at once, and is not `synced` before the kernel has been compared with the new wish.
         """
-        goal = _Goal(mode, replace(config, service_cidrs=self._service_cidrs), attempt)
+        goal = _Goal(mode, msgspec.structs.replace(config, service_cidrs=self._service_cidrs), attempt)
         if goal == self._goal:
             return
         if self._goal is None or (self._goal.mode, self._goal.attempt) != (mode, attempt):
@@ -447,4 +450,4 @@ class Engine:
         changes["error"] = self._switch_error or self._sync_error
         value = self._cell.value
         if any(getattr(value, name) != new for name, new in changes.items()):
-            self._cell.set(replace(value, **changes))
+            self._cell.set(msgspec.structs.replace(value, **changes))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxymode_api.modes import ObservedMode
 
@@ -32,8 +33,7 @@ class EnginePhase(StrEnum):
     """The last sync or switch failed; it is tried again."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSnapshot:
+class EngineSnapshot(msgspec.Struct, frozen=True):
     """Where the node's dataplane stands. Times are wall-clock, UTC."""
 
     phase: EnginePhase = EnginePhase.PENDING

@@ -21,8 +21,6 @@ import msgspec
 from proxymode_agent.kube.credentials import (
     ClientCertificate,
     Credential,
-    ExecCredentials,
-    ExecPlugin,
     StaticCredentials,
     TokenFileCredentials,
 )
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxymode_agent.kube.credentials import Credentials
+    from proxymode_agent.kube.exec_plugin import ExecPlugin
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_API_VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
@@ -165,6 +164,8 @@ def _credentials(user: _Section, cluster: _Section, server: str, ca_data: bytes 
     if user.value("exec") is not None:
         if pair is not None or user.text("token") or user.text("tokenFile"):
             raise ConfigError(f"{user.file}: {user.where}.exec excludes token, tokenFile and client certificates")
+        from proxymode_agent.kube.exec_plugin import ExecCredentials
+
         return ExecCredentials(_exec_plugin(user, cluster, server, ca_data))
     token_file = user.path("tokenFile")
     if token_file is not None:  # has precedence over token, as in client-go
@@ -199,6 +200,8 @@ def _exec_plugin(user: _Section, cluster: _Section, server: str, ca_data: bytes 
             info["insecure-skip-tls-verify"] = True
         if (name := cluster.text("tls-server-name")) is not None:
             info["tls-server-name"] = name
+    from proxymode_agent.kube.exec_plugin import ExecPlugin
+
     return ExecPlugin(
         api_version=version,
         command=command,

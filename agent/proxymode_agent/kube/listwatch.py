@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 
-from proxymode_agent.backoff import Backoff
+from proxymode_agent.backoff import Backoff, chance
 from proxymode_agent.kube.client import PAGE_SIZE, ApiError, Status
 from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.objects import ObjectKey
@@ -67,8 +65,7 @@ class RestartReason(StrEnum):
     RESYNC = "resync"  # the consumer asked for a list now and then
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """Clocks of a ListWatch, in seconds. A watch is asked to end after a random time between `watch` and twice that,
     as client-go does, so that load spreads over API servers; None: never list again without need."""
 
@@ -76,6 +73,9 @@ class Timing:
     resync: float | None = None
     backoff_first: float = 0.2
     backoff_cap: float = 30.0
+
+
+_TIMING: Final = Timing()
 
 
 class _Meta(msgspec.Struct, rename="camel"):
@@ -130,7 +130,7 @@ class ListWatch(Generic[T]):
         decode_all: Callable[[bytes], list[tuple[ObjectKey, str, T]]] | None = None,
         label_selector: str = "",
         field_selector: str = "",
-        timing: Timing = Timing(),
+        timing: Timing = _TIMING,
         restarted: Callable[[RestartReason], None] = lambda reason: None,
     ) -> None:
         self._client = client
@@ -199,7 +199,7 @@ class ListWatch(Generic[T]):
         return [(*_identity(raw), raw) for raw in raw_items(array)]
 
     async def _watch(self, version: str) -> AsyncIterator[Changed[T] | Deleted]:
-        seconds = self._timing.watch * (1.0 + random.random())
+        seconds = self._timing.watch * (1.0 + chance())
         if self._timing.resync is not None:
             seconds = min(seconds, max(1.0, self._listed_at + self._timing.resync - time.monotonic()))
         params = self._selectors | {

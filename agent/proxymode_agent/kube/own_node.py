@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxymode_agent.cell import Cell
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason
@@ -21,8 +22,7 @@ BEING_DELETED_TAINT = "ToBeDeletedByClusterAutoscaler"
 """Taint of a node that the cluster autoscaler is about to remove."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
+class NodeView(msgspec.Struct, frozen=True):
     """The node at one moment. `known` is false until the first list; `node` None: the cluster has no such Node."""
 
     known: bool = False

@@ -8,9 +8,10 @@ one address family.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+import msgspec
 
 from proxymode_api.modes import ConnectionPolicy, KubeProxyPolicy
 
@@ -120,8 +121,7 @@ class ServiceName(NamedTuple):
         return f"{self.namespace}/{self.service}"
 
 
-@dataclass(frozen=True, slots=True)
-class ServicePort:
+class ServicePort(msgspec.Struct, frozen=True):
     """One Service port in one family, with its usable endpoints as *this node* sees them.
 
     Endpoints are sorted and without duplicates. `cluster_endpoints` serve traffic of policy Cluster, topology already
@@ -179,22 +179,19 @@ class HealthCheck(NamedTuple):
     local_endpoints: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceState:
+class ServiceState(msgspec.Struct, frozen=True):
     """All that a node's dataplane shall do. Two states are equal when the kernel's state for them is."""
 
-    ports: Mapping[ServicePortName, ServicePort] = field(default_factory=dict)
+    ports: Mapping[ServicePortName, ServicePort] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class PodNetworks:
+class PodNetworks(msgspec.Struct, frozen=True):
     """Sources in these networks are pods (detectLocal NodeCIDR and ClusterCIDR)."""
 
     networks: tuple[Network, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PodInterface:
+class PodInterface(msgspec.Struct, frozen=True):
     """What comes in by this interface is from a pod (detectLocal BridgeInterface); with `prefix` by any interface whose
     name begins so (InterfaceNamePrefix)."""
 
@@ -214,8 +211,7 @@ class IpvsTimeouts(NamedTuple):
 NO_TIMEOUTS: Final = IpvsTimeouts()
 
 
-@dataclass(frozen=True, slots=True)
-class DataplaneConfig:
+class DataplaneConfig(msgspec.Struct, frozen=True):
     """What holds for all Services of a node; resolved from NodeProxyMode.spec or from flags.
 
     `pods`: who is a pod, and so is not masqueraded; None: nobody can be told, and nothing is masqueraded but hairpin

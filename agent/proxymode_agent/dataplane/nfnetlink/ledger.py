@@ -7,7 +7,6 @@ proxymode_agent.dataplane.shape.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -41,14 +40,14 @@ class Activity(msgspec.Struct, frozen=True):
     grown: Mapping[SetName, int]
 
 
-@dataclass(slots=True)
 class Ledger:
     """The commits of one connection since `balance` was last asked for."""
 
-    _generation: int | None = None
-    _transactions: int = 0
-    _rebuilt: bool = False
-    _grown: dict[SetName, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._generation: int | None = None
+        self._transactions = 0
+        self._rebuilt = False
+        self._grown: dict[SetName, int] = {}
 
     def note(self, transaction: Transaction) -> None:
         """A transaction was committed. One that only adds tables is none to the kernel when they exist, and not

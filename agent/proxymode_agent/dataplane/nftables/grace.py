@@ -6,7 +6,6 @@ membarrier(2) with MEMBARRIER_CMD_GLOBAL ends after one.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import platform
@@ -16,13 +15,14 @@ _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "ppc64le": 365, "s390x": 356, 
 _MEMBARRIER_CMD_GLOBAL = 1  # include/uapi/linux/membarrier.h
 _WITHOUT_MEMBARRIER = 0.05  # seconds; a softirq's budget is 2 jiffies, 20 ms at the most
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def wait() -> None:
     """Block for one grace period; where the kernel has no membarrier (nohz_full: EINVAL), for longer than a softirq."""
+    import ctypes  # most starts have no use for it
+
+    libc = ctypes.CDLL(None, use_errno=True)
     number = _SYS_MEMBARRIER.get(platform.machine())
-    if number is not None and _libc.syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0) == 0:
+    if number is not None and libc.syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0) == 0:
         return
     error = ctypes.get_errno()
     if number is not None and error not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):

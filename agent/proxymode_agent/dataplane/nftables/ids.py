@@ -9,7 +9,6 @@ a number is given out again; it is not while it can be helped, for whoever is re
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -41,14 +40,14 @@ def any_of(group: int) -> bytes:
     return number(group << _HALF)
 
 
-@dataclass
 class _Group:
     """A group that somebody uses. `ids`: by endpoint."""
 
-    number: int
-    protocol: bytes
-    ids: dict[bytes, bytes]
-    users: set[User] = field(default_factory=set)
+    def __init__(self, number: int, protocol: bytes, ids: dict[bytes, bytes]) -> None:
+        self.number = number
+        self.protocol = protocol
+        self.ids = ids
+        self.users: set[User] = set()
 
 
 class Ids:
