@@ -19,7 +19,7 @@ from kubernetes.aio.config import ConfigException
 
 from proxymode_api.deprecation import Minor, parse_minor
 from proxymode_log import set_up
-from proxymode_operator import handlers, resync
+from proxymode_operator import garbage, handlers, resync
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.gate_asking import Asker
 from proxymode_operator.gate_runner import GateRunner
@@ -143,6 +143,7 @@ class Operator:
             await resync.until_complete(self._api, self.cache)
         finally:
             self._pace.rest(_COMPARISON)
+        garbage.settle()
 
     async def _reconcile(self, reconciler: Reconciler) -> None:
         queue = Queue(reconciler.reconcile)
@@ -217,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Exit code 0 after a signal, 1 when it could not start or ended by an error."""
     settings = parse(sys.argv[1:] if argv is None else argv)
     set_up(settings.logging_format)
+    garbage.collect_seldom()
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it would tell of every object that it handles
     try:
         asyncio.run(serve(settings))

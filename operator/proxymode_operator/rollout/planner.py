@@ -29,7 +29,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 from proxymode_api.common import parse_duration
 from proxymode_api.proxymode_status import RolloutOrder, RolloutOutcome
@@ -63,6 +64,9 @@ if TYPE_CHECKING:
     from proxymode_operator.rollout.model import Fleet, Write
     from proxymode_operator.rollout.progress import StageProgress
     from proxymode_operator.rollout.windows import Hours
+
+PREPARED_AT_ONCE: Final = 250
+"""More are not written before the next decision, which the first of them asks for."""
 
 
 def budget(max_unavailable: int | str, total: int) -> int:
@@ -158,7 +162,8 @@ def _rollout(
     # The times at which this revision told each node, the ones told just now included.
     base = _on_record(situation, end, hold, dict.fromkeys(names, now) | census.told, now)
     busy = names | {write.node for write in marked}
-    writes = (*told, *marked, *_prepare(situation, template, stage_by_node, exclude=busy))
+    prepared = islice(_prepare(situation, template, stage_by_node, exclude=busy), PREPARED_AT_ONCE)
+    writes = (*told, *marked, *prepared)
     dues = [memory.due, *(stage.due for stage in stages), open_hours.due if open_hours is not None else None]
     if situation.hold is not None:
         dues += situation.hold.due.values()

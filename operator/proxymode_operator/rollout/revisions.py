@@ -113,6 +113,8 @@ def mode_found(fleet: Fleet) -> Mode | None:
             modes.add(turn.before_mode)
         else:
             modes.add(RUNS.get(node.report.mode) if node.report is not None else None)
+        if len(modes) > 1:
+            return None
     return next(iter(modes)) if len(modes) == 1 else None
 
 
