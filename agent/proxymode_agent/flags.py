@@ -226,7 +226,7 @@ def _add_general(general: _Group, host_name: str) -> None:
         type=log_format,
         default="logfmt",
         metavar="FORMAT",
-        help="logfmt or json (default: %(default)s)",
+        help="form of a log line: logfmt or json (default: %(default)s)",
     )
     general.add_argument(
         "--v",
@@ -250,7 +250,7 @@ def _add_general(general: _Group, host_name: str) -> None:
 
 def _add_standalone(alone: _Group) -> None:
     """What to program, where the command line decides."""
-    alone.add_argument("--mode", type=values.mode, metavar="MODE", help="nftables or ipvs")
+    alone.add_argument("--mode", type=values.mode, metavar="MODE", help="what to program: nftables or ipvs")
     alone.add_argument(
         "--cluster-cidr",
         type=values.networks,

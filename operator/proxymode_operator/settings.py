@@ -94,21 +94,26 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         "--kubeconfig",
         type=_path,
         default=_path(env.get("KUBECONFIG", "")),
+        metavar="FILE",
         help="kubeconfig file; default: $KUBECONFIG, else the pod's service account",
     )
     parser.add_argument(
         "--namespace",
         type=_namespace,
         default=env.get("NAMESPACE") or "proxymode-system",
+        metavar="NAME",
         help="namespace of the Lease (default: $NAMESPACE or %(default)s)",
     )
-    for what, default in (("metrics", "127.0.0.1:8080"), ("healthz", "127.0.0.1:8081")):
+    for what, answers, default in (
+        ("metrics", "/metrics answers", "127.0.0.1:8080"),
+        ("healthz", "/healthz, /livez and /readyz answer", "127.0.0.1:8081"),
+    ):
         parser.add_argument(
             f"--{what}-bind-address",
             type=bind_address,
             default=bind_address(default),
             metavar="HOST:PORT",
-            help=f"where {what} is served over HTTP, or an empty string for nowhere (default: {default})",
+            help=f"where {answers}; empty: nowhere (default: {default})",
         )
     parser.add_argument(
         "--leader-elect",
@@ -116,19 +121,24 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
         default=True,
         help=f"work only while holding the Lease {LEASE_NAME}; without it never run two replicas",
     )
-    for name, default in (("lease-duration", "12s"), ("renew-deadline", "8s"), ("retry-period", "1s")):
+    for name, default, what in (
+        ("lease-duration", "12s", "a follower takes over after so long without a renewal"),
+        ("renew-deadline", "8s", "a leader that cannot renew its Lease writes nothing after this"),
+        ("retry-period", "1s", "how often leader and followers try"),
+    ):
         parser.add_argument(
             f"--leader-elect-{name}",
             type=_duration,
             default=_duration(default),
             metavar="DURATION",
-            help=f"means what it does in Kubernetes' own components (default: {default})",
+            help=f"{what} (default: {default})",
         )
     parser.add_argument(
         "--logging-format",
         type=log_format,
         default=LogFormat.LOGFMT,
-        help="logfmt or json (default: %(default)s)",
+        metavar="FORMAT",
+        help="form of a log line: logfmt or json (default: %(default)s)",
     )
     version = distribution_version("proxymode")
     parser.add_argument("--version", action="version", version=f"proxymode-operator {version}")
