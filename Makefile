@@ -132,7 +132,7 @@ bench-ipvs: install ## Services into IPVS on 6.1, inside the VM, beside ipvsadm 
 	@$(BIN)/python -m proxymode_benchmarks.ipvs $(CASES)
 
 .PHONY: generate
-generate: install ## CRDs, policies, docs/metrics.md and dashboard from the code, docs/behaviour.md from the packet tables, formatted code
+generate: install ## CRDs, policies, docs/reference, docs/metrics.md and dashboard from the code, docs/behaviour.md from the packet tables, formatted code
 	@$(BIN)/python -m proxymode_api.crdgen
 	@$(BIN)/python -m proxymode_docs
 	@$(BIN)/python tests/packets/packet_behaviour.py

@@ -1,4 +1,4 @@
-"""Writes what is generated from operator and agent together: docs/metrics.md and Grafana's dashboard.
+"""Writes what is generated from the packages together: docs/reference/, docs/metrics.md and Grafana's dashboard.
 
-Deliberately not part of the product: operator and agent do not know each other, and this knows both.
+Deliberately not part of the product: operator, agent and plugin do not know each other, and this knows all three.
 """
