@@ -60,12 +60,12 @@ async def feed(client: KubeClient, node: Cell[NodeView], engine: Engine, metrics
     cidrs = ServiceCidrs(client, engine.set_service_cidrs, restarted=metrics.watch_restarted("servicecidrs"))
 
     async def feed_services() -> None:
-        async for event in services.events():
-            engine.on_service(event)
+        async for events in services.batches():
+            engine.on_service(*events)
 
     async def feed_slices() -> None:
-        async for event in slices.events():
-            engine.on_slice(event)
+        async for events in slices.batches():
+            engine.on_slice(*events)
 
     async def feed_zone(view: NodeView) -> None:
         while True:

@@ -152,13 +152,13 @@ class Engine:
         """The node is in this zone; empty: in none."""
         self._inbox.set_zone(zone)
 
-    def on_service(self, event: Changed[Service] | Deleted | Synced) -> None:
-        """A Service changed, or all of them are known now."""
-        self._inbox.on_service(event)
+    def on_service(self, *events: Changed[Service] | Deleted | Synced) -> None:
+        """Services changed, or all of them are known now."""
+        self._inbox.on_service(*events)
 
-    def on_slice(self, event: Changed[EndpointSlice] | Deleted | Synced) -> None:
-        """An EndpointSlice changed, or all of them are known now."""
-        self._inbox.on_slice(event)
+    def on_slice(self, *events: Changed[EndpointSlice] | Deleted | Synced) -> None:
+        """EndpointSlices changed, or all of them are known now."""
+        self._inbox.on_slice(*events)
 
     def snapshot(self) -> EngineSnapshot:
         """Where things stand now."""

@@ -60,33 +60,39 @@ class Inbox:
         """Whether there may be something to write."""
         return bool(self.changed) or self._tracker.dirty
 
-    def on_service(self, event: Changed[Service] | Deleted | Synced) -> None:
-        """A Service changed, or all of them are known now."""
-        match event:
-            case Changed(key, service):
-                self._tracker.set_service(key, service)
-            case Deleted(key):
-                self._tracker.drop_service(key)
-            case Synced():
-                self._services_listed = True
-        if not isinstance(event, Synced):
-            self._metrics.kube_proxy.service_changes.inc()
-        self._fed(listed=isinstance(event, Synced))
+    def on_service(self, *events: Changed[Service] | Deleted | Synced) -> None:
+        """Services changed, or all of them are known now."""
+        changes, listed = 0, False
+        for event in events:
+            match event:
+                case Changed(key, service):
+                    self._tracker.set_service(key, service)
+                    changes += 1
+                case Deleted(key):
+                    self._tracker.drop_service(key)
+                    changes += 1
+                case Synced():
+                    self._services_listed = listed = True
+        self._metrics.kube_proxy.service_changes.inc(changes)
+        self._fed(listed=listed)
 
-    def on_slice(self, event: Changed[EndpointSlice] | Deleted | Synced) -> None:
-        """An EndpointSlice changed, or all of them are known now."""
-        match event:
-            case Changed(key, endpoint_slice):
-                self._tracker.set_slice(key, endpoint_slice)
-                if self._tracker.dirty and (notes := endpoint_slice.metadata.annotations) is not None:
-                    self._programming.changed(notes.last_change_trigger_time)
-            case Deleted(key):
-                self._tracker.drop_slice(key)
-            case Synced():
-                self._slices_listed = True
-        if not isinstance(event, Synced):
-            self._metrics.kube_proxy.endpoint_changes.inc()
-        self._fed(listed=isinstance(event, Synced))
+    def on_slice(self, *events: Changed[EndpointSlice] | Deleted | Synced) -> None:
+        """EndpointSlices changed, or all of them are known now."""
+        changes, listed = 0, False
+        for event in events:
+            match event:
+                case Changed(key, endpoint_slice):
+                    self._tracker.set_slice(key, endpoint_slice)
+                    changes += 1
+                    if (notes := endpoint_slice.metadata.annotations) is not None and self._tracker.dirty:
+                        self._programming.changed(notes.last_change_trigger_time)
+                case Deleted(key):
+                    self._tracker.drop_slice(key)
+                    changes += 1
+                case Synced():
+                    self._slices_listed = listed = True
+        self._metrics.kube_proxy.endpoint_changes.inc(changes)
+        self._fed(listed=listed)
 
     def set_zone(self, zone: str) -> None:
         """The node is in this zone; empty: in none."""

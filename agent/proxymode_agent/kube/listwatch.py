@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import aclosing
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -24,7 +25,7 @@ from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.objects import ObjectKey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from proxymode_agent.kube.client import KubeClient
 
@@ -151,43 +152,52 @@ class ListWatch(Generic[T]):
 
     async def events(self) -> AsyncGenerator[Changed[T] | Deleted | Synced, None]:
         """Changes for ever; ends only by cancellation."""
+        async with aclosing(self.batches()) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
+
+    async def batches(self) -> AsyncGenerator[Sequence[Changed[T] | Deleted | Synced], None]:
+        """The same events, those of a list many at a time."""
         while True:
             try:
                 if self._version is None:
-                    async for event in self._list():
-                        yield event
+                    async for events in self._list():
+                        yield events
                 async for event in self._watch(self._version or ""):
-                    yield event
+                    yield (event,)
                 reason, delay = self._ended()
             except ApiError as error:
                 reason, delay = self._failed(error)
             self._restarted(reason)
             await asyncio.sleep(delay)
 
-    async def _list(self) -> AsyncIterator[Changed[T] | Deleted | Synced]:
+    async def _list(self) -> AsyncIterator[Sequence[Changed[T] | Deleted | Synced]]:
         found: set[ObjectKey] = set()
         version = ""
         params, page_size = self._selectors, self._page_size
         if not self._listed_at:
             params, page_size = self._first, 0
         async for page in self._client.pages(self._path, self._read, params=params, page_size=page_size):
+            changed: list[Changed[T]] = []
             for key, item_version, item in page.items:
                 found.add(key)
                 if self._known.get(key) != item_version:
                     self._known[key] = item_version
                     event = self._changed(key, item) if isinstance(item, msgspec.Raw) else Changed(key, item)
                     if event is not None:
-                        yield event
+                        changed.append(event)
+            yield changed
             version = page.resource_version
             await asyncio.sleep(0)  # others may have their turn
-        for key in [key for key in self._known if key not in found]:
+        gone = [key for key in self._known if key not in found]
+        for key in gone:
             del self._known[key]
-            yield Deleted(key)
         self._version = version
         self._listed_at = time.monotonic()
         self._page_size = PAGE_SIZE
         logger.info("listed", extra={"resource": self._path, "objects": len(found), "resource_version": version})
-        yield Synced(version)
+        yield (*map(Deleted, gone), Synced(version))
 
     def _read(self, array: bytes) -> list[tuple[ObjectKey, str, T | msgspec.Raw]]:
         """Some items of a list: key, resourceVersion, and the object, undecoded where it may be known already."""

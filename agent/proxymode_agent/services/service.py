@@ -85,7 +85,7 @@ def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...
             continue
         if (address := packed(text, "spec.clusterIPs", problems)) is not None:
             addresses.setdefault(Family(len(address)), address)
-    ports = tuple(port for port in (_port(port, problems) for port in spec.ports or ()) if port is not None)
+    ports = tuple([port for port in [_port(port, problems) for port in spec.ports or ()] if port is not None])
     if not addresses or not ports:
         return None, tuple(problems)
     has_external = spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)

@@ -95,23 +95,31 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
     if family is None:
         return None, ()
     problems: list[str] = []
-    ports = tuple(port for port in (_port(port, problems) for port in endpoint_slice.ports or ()) if port is not None)
+    ports = [_port(port, problems) for port in endpoint_slice.ports or ()]
     groups: dict[Placement, list[str]] = {}
     last, group = None, []  # neighbours mostly have the same placement
     for endpoint in endpoint_slice.endpoints or ():
-        placement = _placement(endpoint, node_name)
-        if placement is None:
-            continue
+        name = endpoint.node_name
+        place = _UNKNOWN if name is None else _HERE if name == node_name else _ELSEWHERE
+        placement = _READY[place]  # as of most
+        if endpoint.hints is not None or endpoint.conditions.ready is False:
+            other = _placement(endpoint, place, node_name)
+            if other is None:
+                continue
+            placement = other
         if not endpoint.addresses:
             problems.append("endpoints.addresses is empty")
             continue
         if placement is not last:
             last, group = placement, groups.setdefault(placement, [])
         group.append(endpoint.addresses[0])  # all of one endpoint are fungible; consumers use the first (KEP-752)
-    kept = ((one, all_packed(groups[one], family, "endpoints.addresses", problems)) for one in sorted(groups))
     # Sorted, so that an order that means nothing does not look like a change, and a Service's endpoints sort quickly.
-    ordered = tuple((one, tuple(sorted(dict.fromkeys(addresses)))) for one, addresses in kept if addresses)
-    return SliceEntry(family, ports, ordered), tuple(problems)
+    ordered = []
+    for placement in sorted(groups):
+        addresses = all_packed(groups[placement], family, "endpoints.addresses", problems)
+        if addresses:
+            ordered.append((placement, tuple(sorted(dict.fromkeys(addresses)))))
+    return SliceEntry(family, tuple([port for port in ports if port is not None]), tuple(ordered)), tuple(problems)
 
 
 def _port(port: SlicePort, problems: list[str]) -> SlicePortEntry | None:
@@ -126,11 +134,9 @@ def _port(port: SlicePort, problems: list[str]) -> SlicePortEntry | None:
     return SlicePortEntry(name, protocol, port.port)
 
 
-def _placement(endpoint: SliceEndpoint, node_name: str | None) -> Placement | None:
+def _placement(endpoint: SliceEndpoint, place: Place, node_name: str | None) -> Placement | None:
     """None: it takes no traffic. Absent conditions as kube-proxy takes them: ready and serving for true, terminating
     for false."""
-    name = endpoint.node_name
-    place = _UNKNOWN if name is None else _HERE if name == node_name else _ELSEWHERE
     conditions, hints = endpoint.conditions, endpoint.hints
     if conditions.ready is False:
         return None if conditions.serving is False or not conditions.terminating else _DRAINING[place]

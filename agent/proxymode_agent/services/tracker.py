@@ -45,6 +45,9 @@ class NoneHere(NamedTuple):
     external: int = 0
 
 
+_ALL_SERVED: Final = NoneHere()
+
+
 class Update(NamedTuple):
     """The state now; `changed` are the ports that differ from the state of the last update, removed ones included;
     `health_checks` what load balancers are to be told; `problems` what was newly found unusable since then."""
@@ -142,7 +145,7 @@ class ServiceTracker:
                         replaced[port.name] = port
                 replaced.update(dict.fromkeys(old))
                 more, less = _none_here(ports), _none_here(before)
-                if more != less:
+                if more is not less:
                     now = self._none_here
                     self._none_here = NoneHere(
                         now.internal + more.internal - less.internal, now.external + more.external - less.external
@@ -190,9 +193,12 @@ class ServiceTracker:
 
 
 def _none_here(ports: Iterable[ServicePort]) -> NoneHere:
-    local = [port for port in ports if port.internal_local or port.external_local]
-    dropping = [port for port in local if not port.local_endpoints and port.has_endpoints]
-    return NoneHere(sum(port.internal_local for port in dropping), sum(port.external_local for port in dropping))
+    internal = external = 0
+    for port in ports:
+        if (port.internal_local or port.external_local) and not port.local_endpoints and port.has_endpoints:
+            internal += port.internal_local
+            external += port.external_local
+    return NoneHere(internal, external) if internal or external else _ALL_SERVED
 
 
 def _updated(whole: dict[K, V], part: Mapping[K, V | None]) -> dict[K, V]:
