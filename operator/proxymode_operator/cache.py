@@ -11,6 +11,7 @@ import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import KubeProxyPolicy
@@ -20,7 +21,7 @@ from proxymode_operator.kubeapi import Kind
 from proxymode_operator.metrics import CACHED, GHOSTS, WATCH_EVENTS
 from proxymode_operator.objects import StoredNodeProxyMode, Unreadable
 from proxymode_operator.rollout.assess import SILENT_AFTER
-from proxymode_operator.rollout.model import Fleet, Node
+from proxymode_operator.rollout.model import Asked, Fleet, Node, Report
 from proxymode_operator.rollout.selection import Selection, select
 from proxymode_operator.shapes import IdentityShape, read
 
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
     from proxymode_api.common import KubeProxyOptions
     from proxymode_api.deprecation import Minor
     from proxymode_operator.kubeapi import ListedObject
-    from proxymode_operator.rollout.model import Asked
-    from proxymode_operator.shapes import Received
+    from proxymode_operator.shapes import IdentityMeta, Received
 
 RELEASE: Final = ""
 """The key of the nodes that no ProxyMode decides about but whose NodeProxyMode still names one."""
 
 _TOMBSTONES: Final = 10_000
+
+_said: Final = attrgetter(*(f.name for f in dataclasses.fields(Report) if f.name not in ("heartbeat", "heard_at")))
+_told: Final = attrgetter(*(f.name for f in dataclasses.fields(Asked) if f.name != "resource_version"))
 
 Value = Node | StoredNodeProxyMode | ProxyMode | Unreadable
 
@@ -67,9 +70,13 @@ class Cache:
 
     # Filling it
 
-    def put(self, kind: Kind, raw: Received) -> None:
-        """An object as received; ignored when something newer is known."""
+    def put(self, kind: Kind, raw: Received) -> str:
+        """An object as received; ignored when something newer is known. Returns its version."""
         meta = read(IdentityShape, raw).metadata
+        self._put(kind, raw, meta)
+        return meta.resource_version
+
+    def _put(self, kind: Kind, raw: Received, meta: IdentityMeta) -> None:
         name, uid, version = meta.name, meta.uid, int(meta.resource_version)
         known = self._entries[kind].get(name)
         if self._gone.get(uid, -1) >= 0 or (known is not None and known.version >= version):
@@ -96,10 +103,11 @@ class Cache:
         for key in keys:
             self._changed(key)
 
-    def delete(self, kind: Kind, raw: Received) -> None:
-        """The object of this uid is gone; one of the same name that was made since stays."""
+    def delete(self, kind: Kind, raw: Received) -> str:
+        """The object of this uid is gone; one of the same name that was made since stays. Returns its last version."""
         meta = read(IdentityShape, raw).metadata
         self._remove(kind, meta.name, meta.uid, int(meta.resource_version))
+        return meta.resource_version
 
     def forget(self, kind: Kind, name: str, uid: str) -> None:
         """The API server says that there is no such object."""
@@ -291,9 +299,8 @@ def _decisive_change(old: StoredNodeProxyMode, new: StoredNodeProxyMode) -> bool
         return (old.asked, before) != (new.asked, after)
     if after.heard_at - before.heard_at >= SILENT_AFTER / 2:
         return True
-    same_report = dataclasses.replace(before, heartbeat=after.heartbeat, heard_at=after.heard_at) == after
-    same_asked = dataclasses.replace(old.asked, resource_version=new.asked.resource_version) == new.asked
-    return not (same_report and same_asked and (old.uid, old.owner_uid) == (new.uid, new.owner_uid))
+    same = _said(before) == _said(after) and _told(old.asked) == _told(new.asked)
+    return not (same and (old.uid, old.owner_uid) == (new.uid, new.owner_uid))
 
 
 def _as_node(value: Value) -> Node:

@@ -46,12 +46,14 @@ async def follow(api: KubeApi, cache: Cache, kind: Kind, pace: Pace) -> None:
             if version is None:
                 version = await _list(api, cache, kind)
             async for event, raw in api.watch(kind, version, pace.pause):
-                version = read(IdentityShape, raw).metadata.resource_version
                 backoff = _FIRST_BACKOFF_SECONDS
-                if event == "DELETED":
-                    cache.delete(kind, raw)
-                elif event != "BOOKMARK":
-                    cache.put(kind, raw)
+                match event:
+                    case "DELETED":
+                        version = cache.delete(kind, raw)
+                    case "BOOKMARK":
+                        version = read(IdentityShape, raw).metadata.resource_version
+                    case _:
+                        version = cache.put(kind, raw)
         except ApiError as error:
             WATCH_RESTARTS.labels(kind.value, "gone" if error.code == _GONE else "error").inc()
             if error.code == _GONE:

@@ -48,7 +48,9 @@ class MetaShape(_Shape):
     owner_references: tuple[OwnerShape, ...] = ()
 
 
-class _IdentityMeta(_Shape):
+class IdentityMeta(_Shape):
+    """What identifies an object, and this version of it."""
+
     name: str = ""
     uid: str = ""
     resource_version: str = ""
@@ -58,7 +60,7 @@ class _IdentityMeta(_Shape):
 class IdentityShape(_Shape):
     """Any object; of a bookmark only the version is there."""
 
-    metadata: _IdentityMeta
+    metadata: IdentityMeta
 
 
 class NodeConditionShape(_Shape):
