@@ -14,7 +14,6 @@ import json
 import os
 import random
 import socket
-import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +26,7 @@ from kubernetes.aio import client as k8s
 from kubernetes.aio import config as k8s_config
 
 from proxymode_api import API_VERSION, GROUP, VERSION
-from proxymode_api.notes import note
+from proxymode_api.notes import event_name, note
 from proxymode_operator.metrics import REQUESTS
 from proxymode_operator.shapes import IdentityShape, ListShape, RefusalShape, read
 from proxymode_operator.stream import chunks, lines
@@ -253,7 +252,7 @@ class KubeApi:
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{proxy_mode[:200]}.{uuid.uuid4().hex[:16]}", "namespace": "default"},
+            "metadata": {"name": event_name(proxy_mode, os.urandom(8).hex()), "namespace": "default"},
             "eventTime": micro_time(datetime.now(UTC)),
             "reportingController": f"{GROUP}/operator",
             "reportingInstance": socket.gethostname(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proxymode_api.notes import note
+from proxymode_api.notes import event_name, note
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,15 +37,15 @@ class Regarding(NamedTuple):
 
 
 def event_object(
-    regarding: Regarding, kind: EventType, reason: str, action: str, text: str, *, node: str, now: datetime
+    regarding: Regarding, kind: EventType, reason: str, action: str, text: str, *, node: str, now: datetime, token: str
 ) -> dict[str, Any]:
-    """The Event; `node`: whose agent says `text`, which is cut where it is too long."""
+    """The Event; `node`: whose agent says `text`, which is cut where it is too long; `token`: see `event_name`."""
     about = {"apiVersion": regarding.api_version, "kind": regarding.kind, "name": regarding.name, "uid": regarding.uid}
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {
-            "generateName": f"{regarding.name}.",
+            "name": event_name(regarding.name, token),
             "namespace": regarding.namespace or CLUSTER_NAMESPACE,
         },
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),

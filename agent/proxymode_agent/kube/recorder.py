@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -118,6 +119,7 @@ class Recorder:
             f"node {self._node_name}: {warning.note}",
             node=self._node_name,
             now=datetime.now(UTC),
+            token=os.urandom(8).hex(),
         )
         await self._client.create(about.events_path, body)
         return True

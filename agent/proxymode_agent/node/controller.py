@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -268,7 +269,8 @@ class NodeController:
         if node is None:
             return False
         about = Regarding("v1", "Node", "", self._name, node.metadata.uid)
-        body = event_object(about, event.type, event.reason, event.action, event.note, node=self._name, now=now)
+        said = (event.type, event.reason, event.action, event.note)
+        body = event_object(about, *said, node=self._name, now=now, token=os.urandom(8).hex())
         try:
             await self._kube.create(about.events_path, body)
         except ApiError as error:
