@@ -279,7 +279,7 @@ class TestEvents:
             "reportingInstance": "node-1",
             "action": "ProxyModeCheck",
             "reason": "IPVSDeprecation",
-            "regarding": {"kind": "Node", "name": "node-1"},
+            "regarding": {"kind": "Service", "namespace": namespace, "name": "web"},
             "note": "ipvs is deprecated",
             "type": "Warning",
         }
@@ -288,7 +288,7 @@ class TestEvents:
         status, created = await call(http, "POST", new, event)
         assert (status, created["note"]) == (201, "ipvs is deprecated")
 
-        _, listed = await call(http, "GET", old, fieldSelector="involvedObject.name=node-1,reason=IPVSDeprecation")
+        _, listed = await call(http, "GET", old, fieldSelector="involvedObject.name=web,reason=IPVSDeprecation")
         (seen,) = listed["items"]
         assert (seen["message"], seen["reportingComponent"]) == ("ipvs is deprecated", "proxymode.io/agent")
 
@@ -296,7 +296,7 @@ class TestEvents:
         seen["metadata"].pop("resourceVersion")
         seen["metadata"].pop("uid")
         await call(http, "POST", old, {**seen, "apiVersion": "v1", "kind": "Event"})
-        _, both = await call(http, "GET", new, fieldSelector="regarding.name=node-1")
+        _, both = await call(http, "GET", new, fieldSelector="regarding.name=web")
         assert {item["metadata"]["name"] for item in both["items"]} == {"seen", "again"}
         assert {item["note"] for item in both["items"]} == {"ipvs is deprecated"}
 

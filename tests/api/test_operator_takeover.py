@@ -10,6 +10,7 @@ import pytest
 from cli_bed import plugin
 from operator_bed import NODE_PROXY_MODES, NODES, PROXY_MODES, api, bed
 from proxymode_api.labels import SERVICE_PROXY_LABEL
+from proxymode_operator.takeover.daemonset import BEFORE_ANNOTATION
 from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ async def test_nodes_are_taken_over_and_handed_back_one_by_one_and_the_daemon_se
 
                 async def put_back() -> bool:
                     found = await fleet.get(KUBE_PROXY)
-                    return bool(found["spec"] == before["spec"] and "annotations" not in found["metadata"])
+                    return bool(
+                        found["spec"] == before["spec"] and BEFORE_ANNOTATION not in found["metadata"]["annotations"]
+                    )
 
                 await eventually(put_back, "the DaemonSet is as it was")
         finally:
@@ -297,11 +300,8 @@ async def test_the_operator_can_change_the_affinity_of_a_daemon_set_and_nothing_
             await eventually(in_force, "the policy is in force")
             required = {"nodeSelectorTerms": [LINUX]}
             affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-            # kube-apiserver counts the template's changes, before policies see the object (pkg/registry/apps/daemonset,
-            # PrepareForUpdate); this one does not.
-            counted = {"deprecated.daemonset.template.generation": "2"}
             allowed = {
-                "metadata": {"annotations": {"proxymode.io/before-take-over": "{}"} | counted},
+                "metadata": {"annotations": {BEFORE_ANNOTATION: "{}"}},
                 "spec": {"updateStrategy": {"type": "OnDelete"}, "template": {"spec": {"affinity": affinity}}},
             }
             status, words = await patched(allowed)

@@ -22,6 +22,14 @@ rules:
 """
 
 
+_INVALID = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
 class Right(NamedTuple):
     """One thing that RBAC can allow. `resource` with its subresource, as roles name it: `proxymodes/status`.
 
@@ -37,13 +45,15 @@ class Right(NamedTuple):
 class Request(NamedTuple):
     """A request about objects. `name` is empty where the path has none: create, list, watch.
 
-    `allowed` is about RBAC and admission: the answer was not 403.
+    `allowed` is about RBAC and admission: the answer was not 403. `valid` is about what was sent: the answer was none
+    that says it can never be taken.
     """
 
     user: str
     right: Right
     name: str
     allowed: bool
+    valid: bool
 
 
 def read(log: Path) -> list[Request]:
@@ -63,5 +73,6 @@ def read(log: Path) -> list[Request]:
         allowed = code != HTTPStatus.FORBIDDEN
         created = right.verb == "patch" and code == HTTPStatus.CREATED
         rights = [right, right._replace(verb="create")] if created else [right]
-        found += [Request(event["user"]["username"], each, about.get("name", ""), allowed) for each in rights]
+        user, name = event["user"]["username"], about.get("name", "")
+        found += [Request(user, each, name, allowed, code not in _INVALID) for each in rights]
     return found

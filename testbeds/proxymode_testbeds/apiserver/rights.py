@@ -42,9 +42,10 @@ def granted(component: str) -> set[Right]:
 
 
 def used(component: str, requests: Iterable[Request]) -> set[Right]:
-    """The rights that a component's requests took, as its roles have them. Raises AssertionError if one was refused."""
+    """The rights that a component's requests took, as its roles have them. Raises AssertionError if one was refused,
+    for want of a right or for what was in it."""
     mine = [request for request in requests if request.user == service_account(component)]
-    refused = [request for request in mine if not request.allowed]
+    refused = [request for request in mine if not (request.allowed and request.valid)]
     assert not refused, f"{component} was refused: {refused}"
     # What a ClusterRole allows, it allows in every namespace.
     everywhere = {right for right in granted(component) if not right.namespace}

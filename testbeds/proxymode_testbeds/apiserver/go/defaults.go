@@ -2,6 +2,7 @@ package main
 
 import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,13 +12,15 @@ import (
 )
 
 // addDefaults registers those defaults of built-in kinds that somebody here reads: the proxy's own inputs, so that it
-// sees Services as a cluster would show them, and admission policies, whose code in the libraries relies on them.
+// sees Services as a cluster would show them, kube-proxy's DaemonSet, and admission policies, whose code in the libraries
+// relies on them.
 func addDefaults(scheme *runtime.Scheme) {
 	scheme.AddTypeDefaultingFunc(&corev1.Namespace{}, func(object interface{}) { defaultNamespace(object.(*corev1.Namespace)) })
 	scheme.AddTypeDefaultingFunc(&corev1.Service{}, func(object interface{}) { defaultService(object.(*corev1.Service)) })
 	scheme.AddTypeDefaultingFunc(&discoveryv1.EndpointSlice{}, func(object interface{}) {
 		defaultEndpointSlice(object.(*discoveryv1.EndpointSlice))
 	})
+	scheme.AddTypeDefaultingFunc(&appsv1.DaemonSet{}, func(object interface{}) { defaultDaemonSet(object.(*appsv1.DaemonSet)) })
 	scheme.AddTypeDefaultingFunc(&admissionv1.ValidatingAdmissionPolicy{}, func(object interface{}) {
 		policy := object.(*admissionv1.ValidatingAdmissionPolicy)
 		setDefault(&policy.Spec.FailurePolicy, admissionv1.Fail)
@@ -79,6 +82,19 @@ func defaultEndpointSlice(slice *discoveryv1.EndpointSlice) {
 		setDefault(&slice.Ports[i].Name, "")
 		setDefault(&slice.Ports[i].Protocol, corev1.ProtocolTCP)
 	}
+}
+
+func defaultDaemonSet(set *appsv1.DaemonSet) {
+	strategy := &set.Spec.UpdateStrategy
+	if strategy.Type == "" {
+		strategy.Type = appsv1.RollingUpdateDaemonSetStrategyType
+	}
+	if strategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+		setDefault(&strategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
+		setDefault(&strategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+		setDefault(&strategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+	}
+	setDefault(&set.Spec.RevisionHistoryLimit, 10)
 }
 
 func defaultMatch(match *admissionv1.MatchResources) {

@@ -2,8 +2,8 @@
 //
 // It is put together from the same libraries as kube-apiserver (k8s.io/apiserver, k8s.io/apiextensions-apiserver), so
 // schemas, CEL, server-side apply, watches, status subresources, tables, discovery and OpenAPI are the real thing.
-// What lives in k8s.io/kubernetes itself, which is not a library, is missing: validation and most defaults of core
-// kinds, TokenRequest, allocation of cluster IPs, and every controller: nothing collects garbage, deleting a Namespace
+// What lives in k8s.io/kubernetes itself, which is not a library, is missing: most validation (but see validation.go) and
+// most defaults of core kinds, TokenRequest, allocation of cluster IPs, and every controller: nothing collects garbage, deleting a Namespace
 // leaves what was in it. The RBAC authorizer is written anew in rbac.go.
 package main
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"reflect"
 
-	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -42,6 +42,9 @@ func (s strategy) PrepareForCreate(_ context.Context, object runtime.Object) {
 			status.SetZero()
 		}
 	}
+	if set, ok := object.(*appsv1.DaemonSet); ok {
+		countTemplates(set, nil)
+	}
 	if s.kind.generation {
 		accessor(object).SetGeneration(1)
 	}
@@ -58,20 +61,20 @@ func (s strategy) PrepareForUpdate(_ context.Context, object, old runtime.Object
 	if status := fieldOf(object, "Status"); status.IsValid() {
 		status.Set(fieldOf(old, "Status"))
 	}
+	if set, ok := object.(*appsv1.DaemonSet); ok {
+		countTemplates(set, old.(*appsv1.DaemonSet))
+	}
 	if s.kind.generation && !sameDesire(object, old) {
 		metadata.SetGeneration(oldMetadata.GetGeneration() + 1)
 	}
 }
 
-func (s strategy) Validate(_ context.Context, object runtime.Object) field.ErrorList {
-	if policy, ok := object.(*admissionv1.ValidatingAdmissionPolicy); ok {
-		return validatePolicy(policy)
-	}
-	return nil
+func (s strategy) Validate(ctx context.Context, object runtime.Object) field.ErrorList {
+	return validate(ctx, object)
 }
 
 func (s strategy) ValidateUpdate(ctx context.Context, object, _ runtime.Object) field.ErrorList {
-	return s.Validate(ctx, object)
+	return validate(ctx, object)
 }
 
 func (strategy) WarningsOnCreate(context.Context, runtime.Object) []string { return nil }
