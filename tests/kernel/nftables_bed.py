@@ -122,8 +122,9 @@ def regardless_of_order(snapshot: Snapshot) -> dict[str, object]:
         if name.endswith("endpoints-by-id"):
             result[name] = sorted(content.values())
         elif name.startswith("map") and name.endswith(("endpoints", "sticky-ids")):
-            by_id = snapshot[" ".join([*name.split()[:3], "endpoints-by-id"])] if name.endswith("ids") else {}
-            ids = {key[-4:]: endpoint for key, endpoint in by_id.items()}
+            table = name[: name.rindex(" ") + 1] if name.endswith("ids") else None
+            by_id = (snapshot[f"{table}{pool}endpoints-by-id"] for pool in ("", "local-") if table)
+            ids = {key[-4:]: endpoint for known in by_id for key, endpoint in known.items()}
             rows: dict[tuple[bytes, bool], set[bytes]] = {}
             for key, value in content.items():
                 pool = int.from_bytes(key[-4:], sys.byteorder) >= LOCAL_BASE

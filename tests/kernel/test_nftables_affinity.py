@@ -55,11 +55,12 @@ def servers(topology: Topology, family: Family, client: str, times: int = 10) ->
 
 
 def remembered(topology: Topology, family: Family) -> int:
-    """Number of clients in the kernel's map."""
+    """Number of clients in the kernel's maps."""
 
     def read() -> int:
         with Connection() as kernel:
-            return len(list(kernel.elements(layout(family, DataplaneConfig(), "0").clients)))
+            memories = layout(family, DataplaneConfig(), "0").memories.values()
+            return sum(len(list(kernel.elements(memory.clients))) for memory in memories)
 
     return topology.call("node1", read)
 
@@ -95,19 +96,47 @@ OUTSIDE = {Family.IPV4: "10.96.200.{}", Family.IPV6: "fd96::c8{}"}  # within rea
 def test_a_client_meets_the_same_endpoint_by_every_address(
     shared_fleet: Topology, made: NftablesDataplane, family: Family, local: bool
 ) -> None:
-    """As of kube-proxy, a client is remembered by Service port; the endpoints of policy Local by themselves."""
+    """As of kube-proxy, a client is remembered by Service port."""
     ports = [everywhere(family, number, local=local) for number in range(SERVICES)]
     made.sync(state(*ports[1:]))
     made.sync(state(*ports), frozenset([ports[0].name]))
     for client in ("node1-pod2", "client1"):
-        by_itself = local and client == "client1"
-        chosen = [met(shared_fleet, family, client, number, cluster_ip=not by_itself) for number in range(SERVICES)]
+        chosen = [met(shared_fleet, family, client, number) for number in range(SERVICES)]
         assert [len(servers) for servers in chosen] == [1] * SERVICES
         assert len(set.union(*chosen)) > 1
     with dataplane(shared_fleet, node_config(shared_fleet)) as restarted:
         assert restarted.sync(state(*ports)).written == 0
-    again = [met(shared_fleet, family, "client1", number, cluster_ip=not local) for number in range(SERVICES)]
-    assert again == chosen
+    assert [met(shared_fleet, family, "client1", number) for number in range(SERVICES)] == chosen
+
+
+@FAMILIES
+def test_policy_local_leads_a_client_to_the_endpoint_that_it_knows_if_that_is_here(
+    shared_fleet: Topology, made: NftablesDataplane, family: Family
+) -> None:
+    ports = [everywhere(family, number, local=True) for number in range(SERVICES)]
+    made.sync(state(*ports))
+    known = [asked_once(shared_fleet, "client1", _cluster_ip(family, number), 80) for number in range(SERVICES)]
+    here = {one for one in known if one.startswith("node1-")}
+    assert here < set(known), "some are here, some are not"
+    for number, endpoint in enumerate(known):
+        [met_outside] = met(shared_fleet, family, "client1", number, cluster_ip=False)
+        assert met_outside == endpoint if endpoint in here else met_outside.startswith("node1-")
+        assert asked_once(shared_fleet, "client1", _cluster_ip(family, number), 80) == endpoint
+
+
+@FAMILIES
+def test_a_cluster_ip_of_policy_local_shares_its_clients_too(
+    shared_fleet: Topology, made: NftablesDataplane, family: Family
+) -> None:
+    ports = [
+        msgspec.structs.replace(everywhere(family, number, local=True), external_local=False, internal_local=True)
+        for number in range(SERVICES)
+    ]
+    made.sync(state(*ports))
+    for number in range(SERVICES):
+        known = asked_once(shared_fleet, "client1", _cluster_ip(family, number), 80)
+        assert known.startswith("node1-")
+        assert met(shared_fleet, family, "client1", number) == {known}
 
 
 @FAMILIES

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from nft_fake_kernel import FakeKernel, State, target
 from proxymode_agent.dataplane.nfnetlink import Connection, Transaction
-from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
+from proxymode_agent.dataplane.nftables.draws import BASES, LOCAL_BASE, Draw, Kind, Memory, Space
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number_of, protocol_of
 from proxymode_agent.dataplane.nftables.frontends import Wants
 from proxymode_agent.dataplane.nftables.ids import any_of, group_of
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LAYOUT = layout(Family.IPV4, DataplaneConfig(), "0")
 
+CLUSTER_IP = (Kind.INTERNAL, Kind.HERE)
+
 Target = dict[bytes, "Wanted"]
 """What is wanted of each frontend at one time."""
 
@@ -45,7 +47,7 @@ def wants(old: Mapping[bytes, Wanted], new: Mapping[bytes, Wanted]) -> Wants:
             for side, one in zip((1, 0), (before, after), strict=True):
                 if one is not None:
                     made.hairpin[side].extend(hairpin(one))
-                    if one.kind is Kind.INTERNAL:
+                    if one.kind in CLUSTER_IP:
                         made.cluster_ips[side].append(key[:4])
     return made
 
@@ -59,14 +61,14 @@ def served(wanted: Wanted | None, *, inside: bool) -> tuple[bytes, ...]:
     """Where a client may end up."""
     if wanted is None:
         return ()
-    return wanted.local if wanted.kind is Kind.LOCAL and not inside else wanted.cluster
+    return wanted.local if wanted.kind is Kind.HERE or (wanted.kind is Kind.LOCAL and not inside) else wanted.cluster
 
 
 def pool(wanted: Wanted | None, draw: Draw) -> tuple[bytes, ...]:
     """The endpoints that a draw is from; those of policy Local are never mixed with others."""
     if wanted is None:
         return ()
-    return wanted.local if draw.kind is Kind.LOCAL else wanted.cluster
+    return wanted.local if draw.kind.base == LOCAL_BASE else wanted.cluster
 
 
 def space_of(key: bytes) -> Space:
@@ -95,22 +97,22 @@ def ways(generations: Sequence[State], space: Space, key: bytes, *, inside: bool
 def drawn(generations: Sequence[State], first: int, space: Space, key: bytes, draw: Draw) -> Iterator[bytes | None]:
     """What a draw can give when its last lookup is in the newest generation; None: a miss."""
     newest = generations[-1]
-    base = LOCAL_BASE if draw.kind is Kind.LOCAL else CLUSTER_BASE
-    for index in indices(draw.endpoints, base)[: draw.endpoints]:
+    by_id = LAYOUT.memories[draw.kind.base].by_id
+    for index in indices(draw.endpoints, draw.kind.base)[: draw.endpoints]:
         if draw.sticky is None:
             yield newest.maps[space.endpoints.name].get(key + index)
         else:
             for id_ in {state.maps[space.ids.name].get(key + index) for state in generations[first:]}:
-                yield None if id_ is None else newest.maps[LAYOUT.by_id.name].get(protocol_of(key) + id_)
+                yield None if id_ is None else newest.maps[by_id.name].get(protocol_of(key) + id_)
 
 
 def recognized(generations: Sequence[State], first: int, space: Space, key: bytes, draw: Draw) -> Iterator[bytes]:
-    """Where a client can be led that is remembered, whichever frontend of the same group it came by."""
+    """Where a client can be led that is remembered, whichever frontend and policy of the same group it came by."""
     newest = generations[-1]
-    some = key + indices(1, LOCAL_BASE if draw.kind is Kind.LOCAL else CLUSTER_BASE)[0]
+    some = key + indices(1, draw.kind.base)[0]
     ids = {state.maps[space.ids.name].get(some) for state in generations[first:]}
     groups = {group_of(id_) for id_ in ids if id_ is not None}
-    for known, endpoint in newest.maps[LAYOUT.by_id.name].items():
+    for known, endpoint in newest.maps[LAYOUT.memories[draw.kind.base].by_id.name].items():
         if known[:-INDEX_BYTES] == protocol_of(key) and group_of(known[-INDEX_BYTES:]) in groups:
             yield endpoint
 
@@ -174,8 +176,9 @@ class World:
                 check_sources(generations, key, old, new)
             if not self.residue:
                 check_open(newest, key, old, new)
-        for known in newest.maps[LAYOUT.by_id.name]:
-            self.remember(newest, known)
+        for memory in LAYOUT.memories.values():
+            for known in newest.maps[memory.by_id.name]:
+                self.remember(newest, memory, known)
 
     def check_client(
         self, generations: Sequence[State], key: bytes, old: Wanted | None, new: Wanted | None, *, inside: bool
@@ -194,45 +197,46 @@ class World:
                     assert endpoint[:4] * 2 in newest.maps["hairpin"]
             # After a crash a group's number may be that of who has one of its frontends now, while others still go.
             if draw.sticky is not None and not self.residue:
-                ours = allowed | self.siblings(old) | self.siblings(new)
+                ours = allowed | self.siblings(old, draw) | self.siblings(new, draw)
                 assert set(recognized(generations, first, space, key, draw)) <= ours, "by whatever frontend one comes"
 
-    def siblings(self, wanted: Wanted | None) -> set[bytes]:
-        """The endpoints that the frontends of the same Service port have, now or before."""
+    def siblings(self, wanted: Wanted | None, draw: Draw) -> set[bytes]:
+        """The endpoints that the frontends of the same Service port have in the pool of a draw, now or before."""
         of = () if wanted is None else (*self.now.values(), *self.to.values())
-        same = [one for one in of if wanted is not None and one.groups[1] == wanted.groups[1]]
-        return {endpoint for one in same for endpoint in (*one.cluster, *one.local)}
+        same = [one for one in of if wanted is not None and one.group == wanted.group]
+        return {endpoint for one in same for endpoint in pool(one, draw)}
 
     def check_refusal(self, generations: Sequence[State], key: bytes, old: Wanted, new: Wanted) -> None:
         """Who finds no endpoint is refused afterwards, if that is how it is before or after."""
         space, newest = space_of(key), generations[-1]
-        if old.kind is new.kind is Kind.INTERNAL:
+        if old.kind in CLUSTER_IP and new.kind in CLUSTER_IP:
             assert key[:4] in newest.maps["cluster-ips"]
-        elif Kind.INTERNAL not in (old.kind, new.kind) and (old.refusal or new.refusal) and not self.residue:
+        elif not {old.kind, new.kind} & set(CLUSTER_IP) and (old.refusal or new.refusal) and not self.residue:
             for draw, _ in ways(generations, space, key, inside=False):
                 if draw is None or not draw.endpoints:
                     assert key in newest.maps[space.refused.name]
 
-    def remember(self, state: State, known: bytes) -> None:
+    def remember(self, state: State, memory: Memory, known: bytes) -> None:
         """Some client is remembered by this protocol and id from now on; the id never stands for anything else."""
         id_ = known[-INDEX_BYTES:]
         rows = (row for space in LAYOUT.spaces for row in state.maps[space.ids.name].items())
         if any(held == id_ and protocol_of(key[:-INDEX_BYTES]) == known[:-INDEX_BYTES] for key, held in rows):
-            endpoint = state.maps[LAYOUT.by_id.name][known]
+            endpoint = state.maps[memory.by_id.name][known]
             assert self.ids.setdefault(id_, endpoint) == endpoint, "an id is for good"
-            state.maps[LAYOUT.clients.name][id_ + any_of(group_of(id_))] = id_  # the client's address is the id's
+            state.maps[memory.clients.name][id_ + any_of(group_of(id_))] = id_  # the client's address is the id's
 
     def check_final(self) -> None:
         """The maps hold what is wanted and nothing else."""
         maps = self.kernel.state.maps
-        used_ids: set[bytes] = set()
+        used_ids: dict[int, set[bytes]] = {base: set() for base in BASES}
         for space in LAYOUT.spaces:
             mine = {key: one for key, one in self.now.items() if space_of(key) is space}
-            for base in (CLUSTER_BASE, LOCAL_BASE):
+            for base in BASES:
+                by_id = maps[LAYOUT.memories[base].by_id.name]
                 plain, ids = (rows(maps[of.name], base) for of in (space.endpoints, space.ids))
                 known = {key: [protocol_of(key) + id_ for id_ in row] for key, row in ids.items()}
-                used_ids |= {one for row in known.values() for one in row}
-                found = plain | {key: [maps[LAYOUT.by_id.name][one] for one in row] for key, row in known.items()}
+                used_ids[base] |= {one for row in known.values() for one in row}
+                found = plain | {key: [by_id[one] for one in row] for key, row in known.items()}
                 wanted = {key: one.local if base else one.cluster for key, one in mine.items()}
                 assert {key: sorted(row) for key, row in found.items()} == {
                     key: sorted(row) for key, row in wanted.items() if row
@@ -241,10 +245,10 @@ class World:
             assert maps[space.verdicts.name] == {key: space.target(one.draw) for key, one in mine.items() if one.draw}
             assert maps[space.inside.name] == {key: space.target(one.inside) for key, one in mine.items() if one.inside}
             assert maps[space.refused.name] == {key: one.refusal.value for key, one in mine.items() if one.refusal}
-        assert set(maps[LAYOUT.by_id.name]) == used_ids
+        assert {base: set(maps[memory.by_id.name]) for base, memory in LAYOUT.memories.items()} == used_ids
         self.check_groups()
         assert set(maps["hairpin"]) == {pair for one in self.now.values() for pair in hairpin(one)}
-        assert set(maps["cluster-ips"]) == {key[:4] for key, one in self.now.items() if one.kind is Kind.INTERNAL}
+        assert set(maps["cluster-ips"]) == {key[:4] for key, one in self.now.items() if one.kind in CLUSTER_IP}
         assert set(maps["restricted"]) == {key for key, one in self.now.items() if one.sources}
         assert set(maps["allowed-sources"]) == {element for one in self.now.values() for element in one.sources}
 
@@ -252,9 +256,9 @@ class World:
         """Frontends have a group's number in common if they have the group in common."""
         numbers: dict[Group, set[int]] = {}
         for key, one in self.now.items():
-            for base, group in zip((CLUSTER_BASE, LOCAL_BASE), one.groups, strict=True):
+            for base in BASES:
                 row = rows(self.kernel.state.maps[space_of(key).ids.name], base).get(key, ())
-                numbers.setdefault(group, set()).update(map(group_of, row))
+                numbers.setdefault(one.group, set()).update(map(group_of, row))
         used = [number for found in numbers.values() for number in found]
         assert len(used) == len(set(used))
         assert all(len(found) <= 1 for found in numbers.values())

@@ -114,11 +114,17 @@ def rules(family: Family) -> dict[str, tuple[Expression, ...]]:
         to_endpoint = f"dnat {ip} to meta l4proto . meta priority map @endpoints-by-id"
         sticky = Draw(Kind.EXTERNAL, 7, 10800)
         texts |= {
-            f"{some} meta priority set {group} meta priority set {ip} saddr . meta priority map @sticky-clients "
-            f"{remember} {to_endpoint}": body(services, sticky, 1),
+            **{
+                f"{some} meta priority set {group} meta priority set {ip} saddr . meta priority map @{clients} "
+                f"{remember} {to_endpoint}": body(services, sticky, number)
+                for clients, number in (("sticky-clients", 1), ("local-sticky-clients", 3))
+            },
             f"{some} delete @sticky-clients {{ {client} : meta priority }}": body(services, sticky, 2),
             f"meta priority set {node_port} . numgen random mod 7 offset 65536 map @nodeport-sticky-ids "
-            f"{remember} {to_endpoint}": body(nodeports, Draw(Kind.LOCAL, 7, 10800), 3),
+            f"update @local-sticky-clients {{ {client} timeout 3h : meta priority }} "
+            f"dnat {ip} to meta l4proto . meta priority map @local-endpoints-by-id": body(
+                nodeports, Draw(Kind.LOCAL, 7, 10800), 5
+            ),
         }
     return texts
 

@@ -39,15 +39,14 @@ def ports(*made: ServicePort) -> dict[ServicePortName, ServicePort]:
 
 
 WEB = port("web", node_port=30080)
-GROUPS = ((WEB.name, False), (WEB.name, True))
 
 
 def internal(*pods: Endpoint, refusal: Refusal | None = None) -> Wanted:
-    return Wanted(Kind.INTERNAL, pods, (), None, refusal, (), GROUPS)
+    return Wanted(Kind.INTERNAL, pods, (), None, refusal, (), WEB.name)
 
 
 def external(*pods: Endpoint, refusal: Refusal | None = None) -> Wanted:
-    return Wanted(Kind.EXTERNAL, pods, (), None, refusal, (), GROUPS)
+    return Wanted(Kind.EXTERNAL, pods, (), None, refusal, (), WEB.name)
 
 
 def test_keys_and_values_are_padded_fields() -> None:
@@ -78,12 +77,13 @@ def test_affinity_is_for_as_many_endpoints_as_there_are_numbers_for() -> None:
         assert wanted(many, Role.CLUSTER_IP).sticky == wanted(many, Role.NODE_PORT).sticky == sticky
 
 
-def test_whose_endpoints_a_frontend_draws_from() -> None:
-    web = msgspec.structs.replace(WEB, local_endpoints=PODS[:1], affinity_seconds=60)
-    for internal_local in (False, True):
+def test_which_pool_a_frontend_draws_from_and_whose_it_is() -> None:
+    web = msgspec.structs.replace(WEB, cluster_endpoints=PODS, local_endpoints=PODS[:1], affinity_seconds=60)
+    for internal_local, draw in ((False, Draw(Kind.INTERNAL, 3, 60)), (True, Draw(Kind.HERE, 1, 60))):
         made = msgspec.structs.replace(web, internal_local=internal_local)
-        assert wanted(made, Role.CLUSTER_IP).groups[0] == (web.name, internal_local)
-        assert wanted(made, Role.NODE_PORT).groups == GROUPS
+        assert wanted(made, Role.CLUSTER_IP).draw == draw
+        assert wanted(made, Role.NODE_PORT).draw == Draw(Kind.EXTERNAL, 3, 60)
+        assert wanted(made, Role.CLUSTER_IP).group == wanted(made, Role.NODE_PORT).group == web.name
 
 
 def test_a_service_port_wants_its_frontends_and_gives_them_back() -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nft_model import LAYOUT, World, space_of, wants
+from nft_model import CLUSTER_IP, LAYOUT, World, space_of, wants
 from proxymode_agent.dataplane.nftables import ids as ids_module
 from proxymode_agent.dataplane.nftables import units
-from proxymode_agent.dataplane.nftables.draws import Draw, Kind
+from proxymode_agent.dataplane.nftables.draws import LOCAL_BASE, Draw, Kind
 from proxymode_agent.dataplane.nftables.elements import number, protocol_of
 from proxymode_agent.dataplane.nftables.ids import group_of
 from proxymode_agent.dataplane.nftables.members import References
@@ -54,19 +54,17 @@ def ports(draw: st.DrawFn, name: str) -> Port:
 def frontends(draw: st.DrawFn, key: bytes, port: Port) -> Wanted:
     """What a frontend may be wanted to do."""
     is_service = key in SERVICE_KEYS
-    kind = draw(st.sampled_from([Kind.INTERNAL] * is_service + [Kind.EXTERNAL, Kind.LOCAL]))
-    internal_local = kind is Kind.INTERNAL and draw(st.booleans())
-    local = port.local if kind is Kind.LOCAL else ()
-    cluster = port.local if internal_local else port.cluster
+    kind = draw(st.sampled_from([*CLUSTER_IP] * is_service + [Kind.EXTERNAL, Kind.LOCAL]))
+    local = port.local if kind.base == LOCAL_BASE else ()
+    cluster = () if kind is Kind.HERE else port.cluster
     refusal = None
-    if not (local if kind is Kind.LOCAL else cluster):
+    if not (local if kind.base == LOCAL_BASE else cluster):
         refusal = Refusal.DROP if cluster else draw(st.sampled_from(Refusal))
-        if kind is Kind.INTERNAL and refusal is Refusal.REJECT:
+        if kind in CLUSTER_IP and refusal is Refusal.REJECT:
             refusal = None
-    ranges = draw(st.sets(st.sampled_from(RANGES))) if is_service and kind is not Kind.INTERNAL else ()
+    ranges = draw(st.sets(st.sampled_from(RANGES))) if is_service and kind not in CLUSTER_IP else ()
     sources = tuple(sorted(key + a + key + b for a, b in ranges))
-    groups = (port.name, internal_local), (port.name, True)
-    return Wanted(kind, cluster, local, port.sticky, refusal, sources, groups)
+    return Wanted(kind, cluster, local, port.sticky, refusal, sources, port.name)
 
 
 @st.composite
@@ -78,15 +76,14 @@ def targets(draw: st.DrawFn) -> Target:
 
 
 TARGETS = targets()
-GROUPS = ("web", False), ("web", True)
 
 
-def internal(*endpoints: bytes, sticky: int | None = None, groups: tuple[Group, Group] = GROUPS) -> Wanted:
-    return Wanted(Kind.INTERNAL, packed(set(endpoints)), (), sticky, None, (), groups)
+def internal(*endpoints: bytes, sticky: int | None = None, group: Group = "web") -> Wanted:
+    return Wanted(Kind.INTERNAL, packed(set(endpoints)), (), sticky, None, (), group)
 
 
 def external(*endpoints: bytes, sticky: int | None = None, refusal: Refusal | None = None) -> Wanted:
-    return Wanted(Kind.EXTERNAL, packed(set(endpoints)), (), sticky, refusal, (), GROUPS)
+    return Wanted(Kind.EXTERNAL, packed(set(endpoints)), (), sticky, refusal, (), "web")
 
 
 SERVED = {NODEPORT_KEYS[0]: external(*ENDPOINTS[:2])}
@@ -154,6 +151,7 @@ def test_what_others_did_to_the_maps_is_put_right(to: Target, data: st.DataObjec
     maps["endpoints"][SERVICE_KEYS[0] + b"\xff" * 4] = ENDPOINTS[0]
     maps["sticky-ids"][SERVICE_KEYS[1] + b"\0" * 4] = number(77)
     maps["endpoints-by-id"][protocol_of(SERVICE_KEYS[1]) + number(77)] = ENDPOINTS[1]
+    maps["local-endpoints-by-id"][protocol_of(SERVICE_KEYS[1]) + number(77)] = ENDPOINTS[2]
     maps["cluster-ips"][b"\x7f\0\0\1"] = b""
     maps["allowed-sources"].update({SERVICE_KEYS[2] + bytes(4) + SERVICE_KEYS[2] + bytes([9] * 4): b""})
     maps["services"][b"\x7f\0\0\1" + SERVICE_KEYS[0][4:]] = LAYOUT.services.target(Draw(Kind.INTERNAL, 1))
@@ -217,7 +215,7 @@ def test_all_frontends_of_a_service_port_draw_the_same_ids_also_after_a_restart(
     assert rows_of(world, "sticky-ids") == {key: ids, other: ids}
     assert rows_of(world, "nodeport-sticky-ids") == {node_port: ids}
     # Whoever takes a frontend over has clients of its own.
-    fourth = third | {other: internal(*ENDPOINTS[:3], sticky=60, groups=(("dns", False), ("dns", True)))}
+    fourth = third | {other: internal(*ENDPOINTS[:3], sticky=60, group="dns")}
     world.execute(world.change(fourth), fourth)
     assert not rows_of(world, "sticky-ids")[other] & ids
 
@@ -229,13 +227,16 @@ def rows_of(world: World, name: str) -> dict[bytes, set[bytes]]:
     return found
 
 
-def test_the_clients_of_a_policy_local_are_others_than_those_of_policy_cluster() -> None:
+def test_an_endpoint_of_both_policies_has_one_id_and_each_policy_its_own_map() -> None:
     world = World()
     key = NODEPORT_KEYS[1]
-    to = {key: external(*ENDPOINTS[:3], sticky=60)._replace(kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))}
+    here = packed(set(ENDPOINTS[:1]))
+    to = {key: external(*ENDPOINTS[:3], sticky=60)._replace(kind=Kind.LOCAL, local=here)}
     world.execute(world.change(to), to)
-    numbers = {group_of(id_) for id_ in rows_of(world, "nodeport-sticky-ids")[key]}
-    assert len(numbers) == 2
+    everywhere, local = (world.kernel.state.maps[name] for name in ("endpoints-by-id", "local-endpoints-by-id"))
+    assert sorted(everywhere.values()) == sorted(ENDPOINTS[:3])
+    assert local == {known: endpoint for known, endpoint in everywhere.items() if endpoint in here}
+    assert {group_of(id_) for id_ in rows_of(world, "nodeport-sticky-ids")[key]} == {1}
 
 
 def test_numbers_that_are_used_up_are_given_out_again_and_where_there_are_none_nobody_is_sticky(
@@ -245,13 +246,11 @@ def test_numbers_that_are_used_up_are_given_out_again_and_where_there_are_none_n
     world = World()
     key, other, third = SERVICE_KEYS
     for n in range(5):
-        to = {key: internal(*ENDPOINTS[:2], sticky=60, groups=((n, False), (n, False)))}
+        to = {key: internal(*ENDPOINTS[:2], sticky=60, group=n)}
         world.execute(world.change(to), to)
         world.ids.clear()
         assert {group_of(id_) for id_ in rows_of(world, "sticky-ids")[key]} == {n % 2 + 1}
-    many = {
-        one: internal(*ENDPOINTS[:2], sticky=60, groups=((one, False), (one, False))) for one in (key, other, third)
-    }
+    many = {one: internal(*ENDPOINTS[:2], sticky=60, group=one) for one in (key, other, third)}
     for transaction in [*(plan := world.change(many)).make, *plan.clear]:
         world.kernel.commit(transaction)
     assert len(rows_of(world, "sticky-ids")) == 1  # the number of who had `key` before is free only afterwards

@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from proxymode_agent.dataplane.nfnetlink import Connection, Element
-    from proxymode_agent.dataplane.nftables.draws import Space
+    from proxymode_agent.dataplane.nftables.draws import Memory, Space
     from proxymode_agent.dataplane.nftables.layout import Layout
     from proxymode_agent.services.model import ServicePort, ServicePortName
 
 
 def read(kernel: Connection, layout: Layout, ports: Mapping[ServicePortName, ServicePort]) -> list[Remembered]:
     """Clients of these ports whose endpoint is still there. Raises NfnetlinkError."""
-    names = {group: name for name, groups in _groups(kernel, layout, ports).items() for group in groups}
+    names = {group: name for name, group in _groups(kernel, layout, ports).items()}
     if not names:
         return []
-    endpoints = _endpoints(kernel, layout)
     found: dict[tuple[ServicePortName, bytes], Remembered] = {}
-    for element, id_ in kernel.elements(layout.clients):
-        client, name = element[: layout.family], names.get(group_of(id_))
-        if name is not None and id_ in endpoints:
-            found.setdefault((name, client), Remembered(name, client, Endpoint(*endpoint_of(endpoints[id_]))))
+    for memory in layout.memories.values():
+        endpoints = _endpoints(kernel, memory)
+        for element, id_ in kernel.elements(memory.clients):
+            client, name = element[: layout.family], names.get(group_of(id_))
+            if name is not None and id_ in endpoints:
+                found.setdefault((name, client), Remembered(name, client, Endpoint(*endpoint_of(endpoints[id_]))))
     return list(found.values())
 
 
@@ -42,42 +43,50 @@ def write(
     clients: Iterable[Remembered],
 ) -> int:
     """Remember clients, where the port has the endpoint and knows nothing of the client; how many elements were added,
-    which is one for each traffic policy. Raises NfnetlinkError."""
+    which is one for each pool that the endpoint is in. Raises NfnetlinkError."""
     mine = [one for one in clients if one.port in ports and one.port.family == layout.family]
-    if not mine:
-        return 0
-    groups = _groups(kernel, layout, ports)
-    ids = {(group_of(id_), endpoint): id_ for id_, endpoint in _endpoints(kernel, layout).items()}
-    known = {key for key, _ in kernel.elements(layout.clients)}
+    groups = _groups(kernel, layout, ports) if mine else {}
+    return sum(_write(kernel, memory, ports, mine, groups) for memory in layout.memories.values()) if groups else 0
+
+
+def _write(
+    kernel: Connection,
+    memory: Memory,
+    ports: Mapping[ServicePortName, ServicePort],
+    clients: Iterable[Remembered],
+    groups: Mapping[ServicePortName, int],
+) -> int:
+    ids = {(group_of(id_), endpoint): id_ for id_, endpoint in _endpoints(kernel, memory).items()}
+    known = {key for key, _ in kernel.elements(memory.clients)}
     new: dict[int, list[Element]] = {}
-    for one in mine:
-        seconds = ports[one.port].affinity_seconds
-        for group in groups.get(one.port, ()):
-            id_ = ids.get((group, one.endpoint))
-            key = one.client + any_of(group)
-            if id_ is not None and key not in known and seconds is not None:
-                new.setdefault(seconds, []).append((key, id_))
+    for one in clients:
+        seconds, group = ports[one.port].affinity_seconds, groups.get(one.port)
+        if seconds is None or group is None:
+            continue
+        id_, key = ids.get((group, one.endpoint)), one.client + any_of(group)
+        if id_ is not None and key not in known:
+            new.setdefault(seconds, []).append((key, id_))
     return sum(
-        kernel.commit_all(one_by_one(add_expiring(layout.clients, elements, seconds * 1000)))
+        kernel.commit_all(one_by_one(add_expiring(memory.clients, elements, seconds * 1000)))
         for seconds, elements in new.items()
     )
 
 
-def _endpoints(kernel: Connection, layout: Layout) -> dict[bytes, bytes]:
-    """Packed endpoints by id, which is the last part of the map's key."""
-    return {key[-INDEX_BYTES:]: endpoint for key, endpoint in kernel.elements(layout.by_id)}
+def _endpoints(kernel: Connection, memory: Memory) -> dict[bytes, bytes]:
+    """Packed endpoints of a pool by id, which is the last part of the map's key."""
+    return {key[-INDEX_BYTES:]: endpoint for key, endpoint in kernel.elements(memory.by_id)}
 
 
 def _groups(
     kernel: Connection, layout: Layout, ports: Mapping[ServicePortName, ServicePort]
-) -> dict[ServicePortName, set[int]]:
+) -> dict[ServicePortName, int]:
     """The numbers of the groups of sticky ports, as the ids that their frontends draw from tell."""
-    groups: dict[ServicePortName, set[int]] = {}
+    groups: dict[ServicePortName, int] = {}
     for space in layout.spaces:
         names = {key: port.name for port in sticky(ports.values()) for key in _keys(layout, space, port)}
         for key, id_ in kernel.elements(space.ids) if names else ():
             if (name := names.get(key[:-INDEX_BYTES])) is not None:
-                groups.setdefault(name, set()).add(group_of(id_))
+                groups[name] = group_of(id_)
     return groups
 
 

@@ -49,27 +49,39 @@ if TYPE_CHECKING:
 
 CLUSTER_BASE = 0
 LOCAL_BASE = 1 << 16
+BASES = (CLUSTER_BASE, LOCAL_BASE)
 """First indices of the two pools; so 65,536 endpoints fit into each."""
 
 GROUP_MASK = 0xFFFF0000
-"""Of a sticky endpoint's id: the half that all endpoints of one Service port and traffic policy have in common."""
+"""Of a sticky endpoint's id: the half that all endpoints of one Service port have in common."""
 
 Body = tuple[Expression, ...]
 
 
 class Kind(Enum):
-    """How packets come to a chain; the value is part of its name."""
+    """How packets come to a chain; the value is part of its name. `base`: the first index of the pool that it draws
+    from."""
 
-    INTERNAL = ""
-    """To a cluster IP: masqueraded if from outside."""
-    EXTERNAL = "external-"
+    INTERNAL = "", CLUSTER_BASE
+    """To a cluster IP of policy Cluster: masqueraded if from outside."""
+    HERE = "here-", LOCAL_BASE
+    """To a cluster IP of policy Local: likewise."""
+    EXTERNAL = "external-", CLUSTER_BASE
     """To an external frontend of policy Cluster: masqueraded."""
-    LOCAL = "local-"
+    LOCAL = "local-", LOCAL_BASE
     """To an external frontend of policy Local: not masqueraded; pods and the node itself are short-circuited first."""
-    INSIDE = "inside-"
+    INSIDE = "inside-", CLUSTER_BASE
     """Short-circuited: as policy Cluster, masqueraded or not as it was decided before."""
 
+    _value_: str
+    base: int
     __hash__ = object.__hash__  # Enum's own is Python code, called for every frontend
+
+    def __new__(cls, prefix: str, base: int) -> Kind:
+        made = object.__new__(cls)
+        made._value_ = prefix
+        made.base = base
+        return made
 
 
 class Draw(NamedTuple):
@@ -80,11 +92,19 @@ class Draw(NamedTuple):
     sticky: int | None = None
 
 
+class Memory(NamedTuple):
+    """Of one pool: the endpoint's id by client and group, and the endpoint, where it is in the pool, by protocol and
+    id."""
+
+    clients: Set
+    by_id: Set
+
+
 class Space(msgspec.Struct, frozen=True):
     """The maps and chains of one kind of frontend key: address, protocol and port, or protocol and node port.
 
-    `clients` and `by_id` are the other space's, too. `preludes`: for each kind that occurs here the first rules of its
-    chains.
+    `memories`, by the pool's base, are the other space's, too. `preludes`: for each kind that occurs here the first
+    rules of its chains.
     """
 
     table: Table
@@ -95,8 +115,7 @@ class Space(msgspec.Struct, frozen=True):
     refused: Set
     endpoints: Set
     ids: Set
-    clients: Set
-    by_id: Set
+    memories: Mapping[int, Memory]
     preludes: Mapping[Kind, tuple[Body, ...]]
 
     @property
@@ -115,21 +134,21 @@ class Space(msgspec.Struct, frozen=True):
     def draw_of(self, chain: str) -> Draw | None:
         """What a chain of this name is for; None if it is not one of this space's."""
         match = re.fullmatch(f"{re.escape(self.prefix)}([a-z]+-|)one-of-(0|[1-9][0-9]*)(?:-for-([1-9][0-9]*)s)?", chain)
-        if match is None or match[1] not in {kind.value for kind in self.preludes}:
+        kinds = {kind.value: kind for kind in self.preludes}
+        if match is None or match[1] not in kinds:
             return None
-        return Draw(Kind(match[1]), int(match[2]), int(match[3]) if match[3] else None)
+        return Draw(kinds[match[1]], int(match[2]), int(match[3]) if match[3] else None)
 
     def rules(self, draw: Draw) -> tuple[Rule, ...]:
         """The rules of the chain of a draw: the draw, and if it missed the first endpoint as a last resort."""
         bodies = self.preludes[draw.kind]
         if draw.endpoints:
-            local = draw.kind is Kind.LOCAL
-            base = LOCAL_BASE if local else CLUSTER_BASE
-            index, first = random_index(draw.endpoints, base), random_index(1, base)
+            base = draw.kind.base
+            index = random_index(draw.endpoints, base)
             if draw.sticky is None:
-                bodies += (self._plain(index), (verdict(VerdictCode.GOTO, self._last_resort(local=local)),))
+                bodies += (self._plain(index), (verdict(VerdictCode.GOTO, self._last_resort(base)),))
             else:
-                bodies += self._sticky(index, first, draw.sticky)
+                bodies += self._sticky(index, base, draw.sticky)
         chain = self.chain(draw)
         return tuple(Rule(chain, body) for body in bodies)
 
@@ -150,36 +169,43 @@ class Space(msgspec.Struct, frozen=True):
         the map up (nft_add_set_elem walks set->bindings): three such rules in each of 64 chains cost 2 us an element.
         """
         return {
-            self._last_resort(local=local): (self._plain(first), self._plain(first))
-            for local, first in ((False, random_index(1, CLUSTER_BASE)), (True, random_index(1, LOCAL_BASE)))
+            self._last_resort(base): (self._plain(random_index(1, base)), self._plain(random_index(1, base)))
+            for base in BASES
         }
 
-    def _last_resort(self, *, local: bool) -> str:
-        return f"{self.prefix}first-of-{'local' if local else 'cluster'}"
+    def _last_resort(self, base: int) -> str:
+        return f"{self.prefix}first-of-{'cluster' if base == CLUSTER_BASE else 'local'}"
 
     def _plain(self, index: Field) -> Body:
         return (*load((*self.verdicts.key, index)), lookup_map(self.endpoints.name, 0, 0), self._dnat())
 
-    def _sticky(self, index: Field, first: Field, seconds: int) -> tuple[Body, ...]:
+    def _sticky(self, index: Field, base: int, seconds: int) -> tuple[Body, ...]:
         """A known client goes to its endpoint, whose id is in the packet's priority: a value that one lookup can leave
-        to the next, as nft can print it. Any endpoint's id tells the group by which the client is remembered. A client
-        whose endpoint is gone is forgotten, and a new endpoint is drawn. If the client cannot be remembered, it is
-        served all the same."""
+        to the next, as nft can print it. Any endpoint's id tells the group by which the client is remembered. Who is
+        not known by this pool, or whose endpoint is not in it any more, goes where the other pool's frontends lead it,
+        if that is an endpoint of this one too, and else to one that is drawn; and is remembered here from then on. If
+        the client cannot be remembered, it is served all the same."""
+        [other] = (memory for of, memory in self.memories.items() if of != base)
+        clients, by_id = self.memories[base]
         group = self.saddr.padded // 4  # the register of the second part of the client's key
-        whole = -(-self.clients.key_length // 16) * 4  # the next register of 16 bytes, as nft takes
+        whole = -(-clients.key_length // 16) * 4  # the next register of 16 bytes, as nft takes
         mask = (host_u32(GROUP_MASK), host_u32(0))
-        whose = (*load(self.clients.key), bitwise(group, *mask), meta(MetaKey.PRIORITY, whole))
-        remember = (*whose, update_element(self.clients.name, 0, whole, seconds))
-        to_endpoint = (*load(self.by_id.key), lookup_map(self.by_id.name, 0, 0), self._dnat())
+        whose = (*load(clients.key), bitwise(group, *mask), meta(MetaKey.PRIORITY, whole))
+        remember = (*whose, update_element(clients.name, 0, whole, seconds))
+        to_endpoint = (*load(by_id.key), lookup_map(by_id.name, 0, 0), self._dnat())
         keep = set_meta(MetaKey.PRIORITY, 0)
         only_group = (meta(MetaKey.PRIORITY, 0), bitwise(0, *mask), keep)
-        known = (*load(self.clients.key), lookup_map(self.clients.name, 0, 0), keep)
+        known, known_to_other = ((*load(of.key), lookup_map(of.name, 0, 0), keep) for of in (clients, other.clients))
         draw, some = (
-            (*load((*self.verdicts.key, one)), lookup_map(self.ids.name, 0, 0), keep) for one in (index, first)
+            (*load((*self.verdicts.key, one)), lookup_map(self.ids.name, 0, 0), keep)
+            for one in (index, random_index(1, base))
         )
+        forget = (*some, *whose, delete_element(clients.name, 0, whole))
         return (
             (*some, *only_group, *known, *remember, *to_endpoint),
-            (*some, *whose, delete_element(self.clients.name, 0, whole)),
+            forget,
+            (*some, *only_group, *known_to_other, *remember, *to_endpoint),
+            forget,
             (*draw, *remember, *to_endpoint),
             (*draw, *to_endpoint),
             (*some, *to_endpoint),
@@ -195,14 +221,13 @@ def space(
     addresses: tuple[AddressField, AddressField],
     key: tuple[Field, ...],
     names: tuple[str, str],
-    sticky: tuple[Set, Set],
+    memories: Mapping[int, Memory],
     preludes: Mapping[Kind, tuple[Body, ...]],
 ) -> Space:
     """A space with key `key`. `addresses`: the family's source and destination; `names`: of the verdict map, and the
-    prefix of everything else; `sticky`: the maps of clients and of endpoints by id."""
+    prefix of everything else; `memories`: of sticky clients."""
     saddr, daddr = addresses
     frontends, prefix = names
-    clients, by_id = sticky
     row = (*key, random_index(2))
     return Space(
         table,
@@ -213,7 +238,6 @@ def space(
         refused=Set(table, f"{frontends}-refused", key, Verdict),
         endpoints=Set(table, f"{prefix}endpoints", row, (daddr, TH_DPORT)),
         ids=Set(table, f"{prefix}sticky-ids", row, (META_PRIORITY,)),
-        clients=clients,
-        by_id=by_id,
+        memories=memories,
         preludes=preludes,
     )

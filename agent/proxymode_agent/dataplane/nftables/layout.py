@@ -22,14 +22,16 @@ from proxymode_agent.dataplane.nfnetlink import (
     set_mark_bit,
     verdict,
 )
-from proxymode_agent.dataplane.nftables.draws import Body, Kind, Space, space
+from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Body, Kind, Memory, Space, space
 from proxymode_agent.dataplane.nftables.paths import TRAITS, Paths
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from proxymode_agent.services.model import DataplaneConfig, Family
 
 TABLE = "proxymode"
-CLIENTS = 1 << 18  # remembered in all, once a Service port each; beyond that, new ones are not sticky
+CLIENTS = 1 << 18  # remembered in all by each pool, once a Service port each; beyond that, new ones are not sticky
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -39,8 +41,7 @@ class Layout(msgspec.Struct, frozen=True):
     table: Table
     services: Space
     nodeports: Space
-    clients: Set
-    by_id: Set
+    memories: Mapping[int, Memory]
     cluster_ips: Set
     hairpin: Set
     restricted: Set
@@ -54,8 +55,9 @@ class Layout(msgspec.Struct, frozen=True):
     @property
     def sets(self) -> tuple[Set, ...]:
         """All sets and maps."""
-        shared = (self.clients, self.by_id, self.cluster_ips, self.hairpin, self.restricted, self.sources)
-        return (*self.services.sets, *self.nodeports.sets, *shared)
+        memories = (of for memory in self.memories.values() for of in memory)
+        shared = (self.cluster_ips, self.hairpin, self.restricted, self.sources)
+        return (*self.services.sets, *self.nodeports.sets, *memories, *shared)
 
 
 def layout(family: Family, config: DataplaneConfig, version: str) -> Layout:
@@ -72,16 +74,21 @@ def layout(family: Family, config: DataplaneConfig, version: str) -> Layout:
     addresses = (traits.saddr, traits.daddr)
     nodeport_key = (L4PROTO, TH_DPORT)
     service_key = (traits.daddr, *nodeport_key)
-    clients = Set(table, "sticky-clients", (traits.saddr, META_PRIORITY), (META_PRIORITY,), dynamic=CLIENTS)
-    by_id = Set(table, "endpoints-by-id", (L4PROTO, META_PRIORITY), (traits.daddr, TH_DPORT))
-    preludes = {Kind.INTERNAL: ((from_outside,),), **external("")}
-    sticky = (clients, by_id)
-    services = space(table, addresses, service_key, ("services", ""), sticky, preludes)
-    nodeports = space(table, addresses, nodeport_key, ("nodeports", "nodeport-"), sticky, external("nodeport-"))
+    memories = {
+        base: Memory(
+            Set(table, f"{prefix}sticky-clients", (traits.saddr, META_PRIORITY), (META_PRIORITY,), dynamic=CLIENTS),
+            Set(table, f"{prefix}endpoints-by-id", (L4PROTO, META_PRIORITY), (traits.daddr, TH_DPORT)),
+        )
+        for base, prefix in ((CLUSTER_BASE, ""), (LOCAL_BASE, "local-"))
+    }
+    internal = (from_outside,)
+    preludes = {Kind.INTERNAL: (internal,), Kind.HERE: (internal,), **external("")}
+    services = space(table, addresses, service_key, ("services", ""), memories, preludes)
+    nodeports = space(table, addresses, nodeport_key, ("nodeports", "nodeport-"), memories, external("nodeport-"))
     cluster_ips = Set(table, "cluster-ips", (traits.daddr,))
     hairpin = Set(table, "hairpin", (traits.saddr, traits.daddr))
     restricted = Set(table, "restricted", service_key)
     sources = Set(table, "allowed-sources", (*service_key, traits.saddr), intervals=True)
     paths = Paths(family, config, table, services, nodeports, cluster_ips, hairpin, restricted, sources)
     rules = {chain: tuple(Rule(chain, body) for body in bodies) for chain, bodies in paths.chains()}
-    return Layout(family, table, services, nodeports, clients, by_id, cluster_ips, hairpin, restricted, sources, rules)
+    return Layout(family, table, services, nodeports, memories, cluster_ips, hairpin, restricted, sources, rules)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proxymode_agent.dataplane.conntrack.stale import is_udp
-from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Space
+from proxymode_agent.dataplane.nftables.draws import BASES, Draw, Space
 from proxymode_agent.dataplane.nftables.ids import Ids
 from proxymode_agent.dataplane.nftables.members import Entries, References, Sources
 from proxymode_agent.dataplane.nftables.parts import Indexed, Row, Whole
@@ -79,7 +79,7 @@ class Observed(msgspec.Struct, frozen=True):
 
     services: ObservedSpace = ObservedSpace()
     nodeports: ObservedSpace = ObservedSpace()
-    by_id: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
+    by_id: Mapping[int, Mapping[bytes, bytes]] = msgspec.field(default_factory=dict)  # by base
     remembered: frozenset[bytes] = frozenset()
     cluster_ips: frozenset[bytes] = frozenset()
     hairpin: frozenset[bytes] = frozenset()
@@ -102,7 +102,7 @@ class _SpaceState:
                 Rows(space.ids, base, observed.ids.get(base, {})),
                 ids,
             )
-            for base in (CLUSTER_BASE, LOCAL_BASE)
+            for base in BASES
         )
         self._junk = [*removed(space.endpoints, observed.junk), *removed(space.ids, observed.ids_junk)]
         self._chains = set(observed.chains)
@@ -121,15 +121,15 @@ class _SpaceState:
         draw = inside = refusal = None
         cluster: tuple[bytes, ...] = ()
         local: tuple[bytes, ...] = ()
-        groups: tuple[Group | None, Group | None] = (None, None)
+        group: Group | None = None
         if wanted is not None:
-            if wanted.sticky is not None and not self._ids.has_room(wanted.groups):
+            if wanted.sticky is not None and not self._ids.has_room(wanted.group):
                 wanted = wanted._replace(sticky=None)
             draw, inside, refusal = wanted.draw, wanted.inside, wanted.refusal
             cluster, local = wanted.cluster, wanted.local
-            groups = groups if wanted.sticky is None else wanted.groups
-        self.cluster.want(key, cluster, groups[0])
-        self.local.want(key, local, groups[1])
+            group = None if wanted.sticky is None else wanted.group
+        self.cluster.want(key, cluster, group)
+        self.local.want(key, local, group)
         self.verdicts.want(key, self._target(draw))
         self.inside.want(key, self._target(inside))
         self.refused.want(key, refusal.value if refusal else None)
@@ -191,7 +191,9 @@ class TableState:
     """
 
     def __init__(self, layout: Layout, observed: Observed) -> None:
-        self._ids = Ids(layout.by_id, observed.by_id, observed.remembered)
+        self._ids = Ids(
+            {base: memory.by_id for base, memory in layout.memories.items()}, observed.by_id, observed.remembered
+        )
         self._services = _SpaceState(layout.services, observed.services, self._ids)
         self._nodeports = _SpaceState(layout.nodeports, observed.nodeports, self._ids)
         self._service_key = layout.services.verdicts.key_length
@@ -204,7 +206,7 @@ class TableState:
         """What somebody else did to the elements and the draws' chains, now that the kernel holds `observed`."""
         yield from self._services.damage(observed.services)
         yield from self._nodeports.damage(observed.nodeports)
-        yield from self._ids.part.differences(observed.by_id)
+        yield from self._ids.differences(observed.by_id)
         yield from self._cluster_ips.part.differences(dict.fromkeys(observed.cluster_ips, b""))
         yield from self._hairpin.part.differences(dict.fromkeys(observed.hairpin, b""))
         yield from self._restricted.part.differences(dict.fromkeys(observed.restricted, b""))
@@ -214,8 +216,8 @@ class TableState:
         """What the maps and sets hold, but for the clients' elements."""
         yield from self._services.parts()
         yield from self._nodeports.parts()
-        shared = (self._ids, self._cluster_ips, self._hairpin, self._restricted, self._sources)
-        yield from (one.part for one in shared)
+        yield from self._ids.parts()
+        yield from (one.part for one in (self._cluster_ips, self._hairpin, self._restricted, self._sources))
 
     def plan_all(self, wants: Wants) -> Plan:
         """The way to these frontends and no others."""

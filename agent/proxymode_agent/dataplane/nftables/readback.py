@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import NfnetlinkError, Set, Transaction
-from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, LOCAL_BASE, Draw, Kind, Space
+from proxymode_agent.dataplane.nftables.draws import BASES, CLUSTER_BASE, LOCAL_BASE, Draw, Space
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES, indices, number_of
 from proxymode_agent.dataplane.nftables.plan import Observed, ObservedSpace
 
@@ -99,8 +99,8 @@ def read_elements(kernel: Connection, layout: Layout, base: Base) -> Observed:
     return Observed(
         services,
         nodeports,
-        dict(kernel.elements(layout.by_id)),
-        frozenset(id_ for _, id_ in kernel.elements(layout.clients)),
+        {base: dict(kernel.elements(memory.by_id)) for base, memory in layout.memories.items()},
+        frozenset(id_ for memory in layout.memories.values() for _, id_ in kernel.elements(memory.clients)),
         frozenset(key for key, _ in kernel.elements(layout.cluster_ips)),
         frozenset(key for key, _ in kernel.elements(layout.hairpin)),
         frozenset(key for key, _ in kernel.elements(layout.restricted)),
@@ -159,10 +159,10 @@ def _find_rows(kernel: Connection, of: Set, drawn: Iterable[tuple[bytes, Draw]])
 
     Nothing else is in the map if it has as many elements as were found.
     """
-    counts: dict[int, dict[bytes, int]] = {CLUSTER_BASE: {}, LOCAL_BASE: {}}
+    counts: dict[int, dict[bytes, int]] = {base: {} for base in BASES}
     for key, draw in drawn:
         if draw.sticky is None:
-            counts[LOCAL_BASE if draw.kind is Kind.LOCAL else CLUSTER_BASE][key] = draw.endpoints
+            counts[draw.kind.base][key] = draw.endpoints
     total = sum(sum(pool.values()) for pool in counts.values())
     if total < LOOKUPS_FROM or total != kernel.count(of):
         return None
@@ -184,7 +184,7 @@ def _find_rows(kernel: Connection, of: Set, drawn: Iterable[tuple[bytes, Draw]])
 
 def _read_rows(kernel: Connection, of: Set) -> _Rows:
     """The rows of an index map, by base and frontend, and the keys of elements that no index of ours can have."""
-    rows: dict[int, dict[bytes, dict[int, bytes]]] = {CLUSTER_BASE: {}, LOCAL_BASE: {}}
+    rows: dict[int, dict[bytes, dict[int, bytes]]] = {base: {} for base in BASES}
     junk: list[bytes] = []
     numbers: dict[bytes, tuple[dict[bytes, dict[int, bytes]], int]] = {}
     for key, value in kernel.elements(of):

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxymode_agent.dataplane.nfnetlink import VerdictCode, verdict_element
-from proxymode_agent.dataplane.nftables.draws import Draw, Kind
+from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, Draw, Kind
 from proxymode_agent.dataplane.nftables.elements import (
     collapsed,
     nodeport_key,
@@ -31,8 +31,8 @@ MAX_STICKY_ENDPOINTS: Final = 1 << 15
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Endpoints = tuple[bytes, ...]  # as values of the endpoint maps
-Group = tuple[Hashable, bool]
-"""Whose endpoints: a Service port, and whether they are those of policy Local. Clients are remembered by it."""
+Group = Hashable
+"""Whose endpoints: a Service port. Clients are remembered by it."""
 
 
 class Role(Enum):
@@ -46,6 +46,7 @@ class Role(Enum):
 
 _CLUSTER_IP: Final = Role.CLUSTER_IP  # an enumeration's members are found through a descriptor
 _INTERNAL: Final = Kind.INTERNAL
+_HERE: Final = Kind.HERE
 _UDP: Final = Protocol.UDP
 _NOBODY: Final[frozenset[bytes]] = frozenset()
 
@@ -59,7 +60,7 @@ class Refusal(Enum):
 
 class Wanted(NamedTuple):
     """What a frontend shall do. `cluster`, `local`: packed endpoints of its two pools; `sticky`: seconds of affinity;
-    `sources`: elements of the set of allowed sources; none: open to everybody. `groups`: whose the two pools are.
+    `sources`: elements of the set of allowed sources; none: open to everybody. `group`: whose the endpoints are.
     `serving`: of UDP, the packed endpoints that flows may go on with."""
 
     kind: Kind
@@ -68,17 +69,16 @@ class Wanted(NamedTuple):
     sticky: int | None
     refusal: Refusal | None
     sources: tuple[bytes, ...]
-    groups: tuple[Group, Group]
+    group: Group
     serving: frozenset[bytes] = frozenset()
 
     @property
     def draw(self) -> Draw | None:
         """The chain that its verdict leads to."""
-        if self.kind is not Kind.LOCAL:
-            return Draw(self.kind, len(self.cluster), self.sticky) if self.cluster else None
-        if self.local:
-            return Draw(self.kind, len(self.local), self.sticky)
-        return Draw(self.kind, 0) if self.cluster else None
+        endpoints = self.cluster if self.kind.base == CLUSTER_BASE else self.local
+        if endpoints:
+            return Draw(self.kind, len(endpoints), self.sticky)
+        return Draw(self.kind, 0) if self.inside else None
 
     @property
     def inside(self) -> Draw | None:
@@ -105,7 +105,6 @@ def frontends_of(port: ServicePort) -> dict[bytes, Role]:
 def wanted(port: ServicePort, key: bytes, role: Role, node_ips: Sequence[Address]) -> Wanted:
     """What one of a Service port's frontends shall do."""
     cluster, local = port.cluster_endpoints, port.local_endpoints
-    of_cluster, of_local = (port.name, False), (port.name, True)
     sticky = port.affinity_seconds if len(cluster) <= MAX_STICKY_ENDPOINTS else None
     serving = _NOBODY
     if port.name.protocol is _UDP:
@@ -114,14 +113,15 @@ def wanted(port: ServicePort, key: bytes, role: Role, node_ips: Sequence[Address
         endpoints = port.endpoints
         # Without any endpoints it is refused as every other port of a cluster IP that nobody serves.
         refusal = Refusal.DROP if not endpoints and port.has_endpoints else None
-        groups = (of_local if port.internal_local else of_cluster, of_local)
-        return Wanted(_INTERNAL, endpoints, (), sticky, refusal, (), groups, serving)
+        if port.internal_local:
+            return Wanted(_HERE, (), endpoints, sticky, refusal, (), port.name, serving)
+        return Wanted(_INTERNAL, endpoints, (), sticky, refusal, (), port.name, serving)
     refusal = None
     if not port.external_endpoints:
         refusal = Refusal.DROP if port.has_endpoints else Refusal.REJECT
     kind, here = (Kind.LOCAL, local) if port.external_local else (Kind.EXTERNAL, ())
     sources = tuple(_sources(port, key, node_ips)) if role is Role.LOAD_BALANCER else ()
-    return Wanted(kind, cluster, here, sticky, refusal, sources, (of_cluster, of_local), serving)
+    return Wanted(kind, cluster, here, sticky, refusal, sources, port.name, serving)
 
 
 def _sources(port: ServicePort, key: bytes, node_ips: Sequence[Address]) -> Iterator[bytes]:
