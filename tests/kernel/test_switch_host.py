@@ -81,7 +81,8 @@ def hand_over(
         if looks <= FORGETS:
             with ConntrackTable() as table:
                 mine = table.check(held)
-                table.delete([flow for flow in table.flows() if messages.original_of(flow) in mine.good] + mine.others)
+                good = held.keys() - mine.rest
+                table.delete([flow for flow in table.flows() if messages.original_of(flow) in good] + mine.others)
         return looks < FORGETS - 1  # the list is empty before the last entry is gone
 
     monkeypatch.setattr(remembered.Remembered, "any", forgets_in_turns)

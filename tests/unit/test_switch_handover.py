@@ -15,7 +15,7 @@ from proxymode_agent.dataplane.conntrack import messages
 from proxymode_agent.dataplane.conntrack.flow import Status
 from proxymode_agent.dataplane.conntrack.table import Checked
 from proxymode_agent.dataplane.nfnetlink.attributes import fields
-from proxymode_agent.services.model import Frontend, Protocol
+from proxymode_agent.services.model import Protocol
 from proxymode_agent.switch.connections import Frontends, compare, found, held_by, upright
 from proxymode_agent.switch.handover import flows, remembered
 from proxymode_agent.switch.handover.notes import Notes
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path as File
 
 CLIENT, VIP, POD, GATEWAY = (bytes((10, 0, 0, last)) for last in (1, 2, 3, 4))
-SERVICES = Frontends(frozenset({Frontend(VIP, Protocol.TCP, 80)}), frozenset({(6, 30080)}))
+FRONTEND, NODE_PORT = (VIP, Protocol.TCP, 80), (Protocol.TCP, 30080)
+SERVICES = Frontends.of([FRONTEND], [NODE_PORT])
 
 
 def entry(
@@ -90,9 +91,7 @@ def test_what_is_carried_is_ipvs_s_and_a_services_whichever_end_spoke_first() ->
 
 
 def test_sctp_associations_and_udp_flows_are_carried_too() -> None:
-    services = Frontends(
-        frozenset(Frontend(VIP, protocol, 80) for protocol in (Protocol.SCTP, Protocol.UDP)), frozenset()
-    )
+    services = Frontends.of(((VIP, protocol, 80) for protocol in (Protocol.SCTP, Protocol.UDP)), [])
     sctp = entry(1)._replace(protocol=IPPROTO_SCTP, info=(4, 0xAABBCCDD, 0x01020304))
     udp = entry(1)._replace(protocol=IPPROTO_UDP, info=())
     for one in (sctp, udp):
@@ -145,7 +144,8 @@ def test_missing_wrong_and_ended_entries_are_told_apart() -> None:
         entry(99, status=Status.DST_NAT),
     ]
     wanted = replies(right, made_anew, missing, taken, closing, ipvs)
-    repair = flows.repair(wanted, Checked({key(right)}, [flow(one) for one in others]))
+    rest = {original: reply for original, reply in wanted.items() if original != key(right)}
+    repair = flows.repair(wanted, Checked(rest, [flow(one) for one in others]))
     assert repair.ended == {key(closing)}
     assert repair.missing == [key(missing)]
     ident = struct.pack("=HH", 8, 12)
@@ -157,8 +157,8 @@ def test_a_connection_that_its_pod_made_anew_counts_as_kept_and_so_does_one_that
     held = replies(one, other, ended, same)
     after = [flow(backwards(each)._replace(status=SEEN | Status.SRC_NAT)) for each in (one, other)]
     after.append(flow(entry(3, status=Status.DST_NAT, state=7)))
-    assert compare(held, Checked({key(same)}, after)).kept == 4
-    assert compare(held, Checked(set(), [flow(each) for each in (one, other)])).kept == 0  # IPVS's, which forgot them
+    assert compare(held, Checked(replies(one, other, ended), after)).kept == 4
+    assert compare(held, Checked(held, [flow(each) for each in (one, other)])).kept == 0  # IPVS's, which forgot them
     assert set(found(held, after)) == {key(each) for each in (one, other, ended)}
 
 
@@ -271,5 +271,5 @@ def test_ipvs_has_forgotten_when_it_lists_no_connection_to_a_service(
         file.write_text(CONNECTIONS + listed)
     monkeypatch.setattr(remembered, "_LIST", file)
     vip6 = bytes.fromhex("fd96" + "0" * 26 + "10")
-    addressed = SERVICES.addressed_ports | {Frontend(vip6, Protocol.SCTP, 80)}
-    assert remembered.Remembered(SERVICES._replace(addressed_ports=addressed)).forgotten(within=0) is forgotten
+    services = Frontends.of([FRONTEND, (vip6, Protocol.SCTP, 80)], [NODE_PORT])
+    assert remembered.Remembered(services).forgotten(within=0) is forgotten

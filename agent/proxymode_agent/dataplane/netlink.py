@@ -53,6 +53,17 @@ def request_header(kind: int, flags: int, size: int) -> bytes:
     return _HEADER.pack(_HEADER.size + size, kind, NLM_F_REQUEST | flags, 0, 0)
 
 
+def equally_long(datagram: memoryview) -> int:
+    """The length of each message if all have the same, and the same type, flags and sequence number; 0 otherwise."""
+    size = int(_HEADER.unpack_from(datagram)[0])
+    number, rest = divmod(len(datagram), size)
+    if rest or size % 4:
+        return 0
+    words = datagram.cast("I")
+    same = all(words[at :: size // 4].tolist() == [words[at]] * number for at in range(3))
+    return size if same else 0
+
+
 class DumpInterruptedError(OSError):
     """The table changed during every one of several dumps, so none of them is a consistent picture."""
 
@@ -136,26 +147,40 @@ class NetlinkSocket:
                     yield answer_kind, flags, view[offset + _HEADER.size : offset + size]
                 offset += (size + 3) & ~3
 
-    def bodies(self, kind: int, body: bytes, answer: int) -> Iterator[bytes]:
-        """The bodies of one dump's answers of type `answer`, interrupted by a change or not; for tens of thousands.
+    def rows(self, kind: int, body: bytes, answer: int) -> Iterator[tuple[int, bytes]]:
+        """One dump's answers of type `answer`, interrupted by a change or not, with their headers, as many together as
+        came at once and are equally long: how long, and they. For tens of thousands.
 
         Raises OSError with the kernel's errno if it refuses.
         """
         self._send([Message(kind, NLM_F_DUMP, body)])
         view = memoryview(self._buffer)
-        unpack = _HEADER.unpack_from
         while True:
             length = self._socket.recv_into(self._buffer)
-            offset = 0
-            while offset < length:
-                size, answer_kind, _, sequence, _ = unpack(view, offset)
-                if sequence == self._sequence:
-                    if answer_kind == answer:
-                        yield bytes(view[offset + HEADER_BYTES : offset + size])
-                    elif answer_kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                        _raise_for(-_ERROR.unpack_from(view, offset + _HEADER.size)[0])
-                        return
-                offset += (size + 3) & ~3
+            size = equally_long(view[:length])
+            if size and _HEADER.unpack_from(view)[1] == answer and _HEADER.unpack_from(view)[3] == self._sequence:
+                yield size, bytes(view[:length])
+                continue
+            ended, by_size = self._sorted(view[:length], answer)
+            for size, some in by_size.items():
+                yield size, b"".join(some)
+            if ended:
+                return
+
+    def _sorted(self, datagram: memoryview, answer: int) -> tuple[bool, dict[int, list[memoryview]]]:
+        """Whether a dump's end is in a datagram, and the answers of type `answer` by their length."""
+        by_size: dict[int, list[memoryview]] = {}
+        offset = 0
+        while offset < len(datagram):
+            size, kind, _, sequence, _ = _HEADER.unpack_from(datagram, offset)
+            if sequence == self._sequence:
+                if kind == answer:
+                    by_size.setdefault(size, []).append(datagram[offset : offset + size])
+                elif kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                    _raise_for(-_ERROR.unpack_from(datagram, offset + _HEADER.size)[0])
+                    return True, by_size
+            offset += (size + 3) & ~3
+        return False, by_size
 
     def _refusals(self) -> Iterator[int]:
         """Each errno that comes before the answer to the last message."""

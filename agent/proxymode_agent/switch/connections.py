@@ -5,9 +5,11 @@ TCP and SCTP only: a UDP "connection" is a guess of conntrack's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxymode_agent.dataplane.conntrack.flow import Flow, Status
+from proxymode_agent.dataplane.conntrack.flow import INFO, Flow, Status
+from proxymode_agent.dataplane.conntrack.layout import BY_LENGTH
 from proxymode_agent.dataplane.conntrack.messages import original_of, reply_of
 from proxymode_agent.switch.record import Connections
 from proxymode_api.modes import Mode
@@ -16,38 +18,56 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
 
     from proxymode_agent.dataplane.conntrack.table import Checked
-    from proxymode_agent.services.model import Frontend, ServiceState
+    from proxymode_agent.services.model import ServiceState
+
+_PORT: Final = struct.Struct(">H2x")
 
 Held = dict[bytes, bytes]
 """Connections by CTA_TUPLE_ORIG, with CTA_TUPLE_REPLY: from which endpoint, and to whom."""
 
 
 class Frontends(NamedTuple):
-    """What clients address: Services' own addresses, and NodePorts (protocol, port) on any address."""
+    """What clients address: Services' own addresses with ports, and NodePorts on any address; as they are in a Flow, by
+    length of addresses and protocol."""
 
-    addressed_ports: frozenset[Frontend]
-    node_ports: frozenset[tuple[int, int]]
+    addressed: dict[tuple[int, int], set[bytes]]
+    node_ports: dict[tuple[int, int], set[bytes]]
+
+    @classmethod
+    def of(cls, frontends: Iterable[tuple[bytes, int, int]], node_ports: Iterable[tuple[int, int]]) -> Frontends:
+        """Of addresses with protocols and ports, and NodePorts with their protocols."""
+        kinds = [(length, protocol) for length in BY_LENGTH for protocol in INFO]
+        made = cls({kind: set() for kind in kinds}, {kind: set() for kind in kinds})
+        for address, protocol, port in frontends:
+            made.addressed[len(address), protocol].add(address + _PORT.pack(port))
+        for protocol, port in node_ports:
+            for length in BY_LENGTH:
+                made.node_ports[length, protocol].add(_PORT.pack(port))
+        return made
 
     def include(self, flow: Flow) -> bool:
         """Whether the connection was made to one of them."""
-        return self.addressed(flow.protocol[0], flow.destination, int.from_bytes(flow.destination_port[:2], "big"))
+        return self._has(flow.protocol[0], flow.destination, flow.destination_port)
 
-    def addressed(self, protocol: int, address: bytes, port: int) -> bool:
+    def has(self, protocol: int, address: bytes, port: int) -> bool:
         """Whether one of them has this address and port."""
-        return (address, protocol, port) in self.addressed_ports or (protocol, port) in self.node_ports
+        return self._has(protocol, address, _PORT.pack(port))
+
+    def _has(self, protocol: int, address: bytes, port: bytes) -> bool:
+        kind = len(address), protocol
+        return address + port in self.addressed[kind] or port in self.node_ports[kind]
 
 
 def frontends(state: ServiceState) -> Frontends:
     """The frontends of all Service ports."""
-    return Frontends(
-        addressed_ports=frozenset(
-            port.cluster_ip._replace(address=address)
-            for port in state.ports.values()
+    ports = state.ports.values()
+    return Frontends.of(
+        (
+            (address, port.cluster_ip.protocol, port.cluster_ip.port)
+            for port in ports
             for address in (port.cluster_ip.address, *port.external_ips, *port.load_balancer_ips)
         ),
-        node_ports=frozenset(
-            (port.name.protocol, port.node_port) for port in state.ports.values() if port.node_port is not None
-        ),
+        ((port.name.protocol, port.node_port) for port in ports if port.node_port is not None),
     )
 
 
@@ -93,9 +113,9 @@ def found(wanted: Container[bytes], flows: Iterable[Flow]) -> dict[bytes, Flow]:
 
 def compare(before: Mapping[bytes, bytes], after: Checked) -> Connections:
     """What became of connections. One that ended by itself meanwhile is kept as long as conntrack remembers its end."""
-    others = found(before, after.others)
+    others = found(after.rest, after.others)
     kept = sum(1 for original, flow in others.items() if flow.by_nftables and reply_of(flow) == before[original])
-    return Connections(found=len(before), kept=len(after.good) + kept)
+    return Connections(found=len(before), kept=len(before) - len(after.rest) + kept)
 
 
 def _translates(mode: Mode, flow: Flow) -> bool:

@@ -11,9 +11,10 @@ import contextlib
 import json
 import logging
 import os
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from proxymode_agent.switch.probes.sample import Target
 from proxymode_agent.switch.record import StepRecord
@@ -26,8 +27,7 @@ logger = logging.getLogger(__name__)
 _FORMAT: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A switch that is under way.
 
     `final`: the old mode is no longer whole. `attempts`: how often it was begun. `found`: connections that the old mode

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,8 +25,7 @@ class Outcome(StrEnum):
     """It failed half-way, and so did the way back; the next attempt goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(msgspec.Struct, frozen=True):
     """One step that was done. Of one that was begun several times: from its first begin to its end."""
 
     name: str
@@ -34,8 +34,7 @@ class StepRecord:
     tries: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Connections:
+class Connections(msgspec.Struct, frozen=True):
     """Established TCP connections to Services when the old mode was about to go, and what became of them.
 
     Those that their own ends closed in the meantime, as far as that was seen, do not count. `kept`: afterwards still
@@ -51,8 +50,7 @@ class Connections:
         return self.found - self.kept - self.drained
 
 
-@dataclass(frozen=True, slots=True)
-class Probes:
+class Probes(msgspec.Struct, frozen=True):
     """Connections from the node to frontends of one kind. `before`: so many answered in the old mode; `after`: so many
     of these in the new one; `failed`: those that did not although one of their endpoints does."""
 
@@ -63,8 +61,7 @@ class Probes:
     failed: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchRecord:
+class SwitchRecord(msgspec.Struct, frozen=True):
     """One switch. `connections`: None where there was no old mode, or it did not come so far. `attempts`: how often it
     was begun. `outcome` and `completed_at`: None while it waits for connections to end. `drain_until`: when those that
     are left on the old mode are cut, with policy Drain."""

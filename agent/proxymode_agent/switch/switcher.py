@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec.structs import replace
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.switch.journal import Entry, Journal

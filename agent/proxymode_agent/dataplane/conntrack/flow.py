@@ -24,6 +24,11 @@ INFO: Final = {  # CTA_PROTOINFO_*, and how many bytes its values have, which ar
     socket.IPPROTO_UDP: (0, ()),
     socket.IPPROTO_SCTP: (3, (1, 4, 4)),  # state, verification tags
 }
+KIND: Final = {  # how far from the state that lies which decides, beside it, how an entry is created anew
+    socket.IPPROTO_TCP: (0, 24, 32),
+    socket.IPPROTO_UDP: (),
+    socket.IPPROTO_SCTP: (0,),
+}
 _NESTED: Final = 0x8000
 _CTA_PROTOINFO: Final = 4
 

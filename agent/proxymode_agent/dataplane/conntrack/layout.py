@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -29,11 +28,11 @@ _CTA_TUPLE_PROTO: Final = 2
 _PORTS: Final = tuple(ATTRIBUTE.pack(6, kind) for kind in (2, 3))  # CTA_PROTO_SRC_PORT, _DST_PORT
 
 
-@dataclass(frozen=True)
 class Layout:
     """One address family's tuples. `length`: of an address, 4 or 16."""
 
-    length: int
+    def __init__(self, length: int) -> None:
+        self.length: Final = length
 
     @cached_property
     def header(self) -> bytes:

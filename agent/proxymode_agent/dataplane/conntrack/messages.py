@@ -32,6 +32,7 @@ _CTA_NAT_DST: Final = 13
 _CTA_NAT_PROTO: Final = 3
 _CTA_PROTONAT_PORT_MIN: Final = 1
 _ATTRIBUTE_BYTES: Final = 8  # of CTA_STATUS, CTA_MARK, CTA_ID, CTA_TIMEOUT
+_ORIGINAL: Final = ATTRIBUTE.pack(0, NESTED | CTA_TUPLE_ORIG)[2:]
 _TCP: Final = bytes((socket.IPPROTO_TCP, 0, 0, 0))
 _TCP_BE_LIBERAL: Final = 0x08
 _TCP_FLAGS: Final = (STATE + 24, STATE + 32)  # of the original direction and of the reply
@@ -90,6 +91,11 @@ def reply_of(flow: Flow) -> bytes:
     heads = _heads(len(flow.source), flow.protocol, False, 0)
     ports = (heads.source_port, flow.back_port, heads.destination_port, flow.seen_as_port)
     return b"".join((heads.reply, flow.back, heads.destination, flow.seen_as, *ports))
+
+
+def as_original(reply: bytes) -> bytes:
+    """A CTA_TUPLE_REPLY as it would be the CTA_TUPLE_ORIG of an entry that the other end's packet made."""
+    return reply[:2] + _ORIGINAL + reply[4:]
 
 
 def dumped(flow: Flow) -> bytes:

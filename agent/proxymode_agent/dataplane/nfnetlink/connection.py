@@ -250,7 +250,7 @@ class Connection:
         A dump during which anything in the ruleset changed is repeated some times, then taken as it is: on a node
         where somebody commits all the time every long dump is interrupted, and mostly by what is of no concern to it.
         """
-        command = Command(message, flags, family, encode(attributes), f"read {what}")
+        command = Command(message, flags, family, encode(attributes), "read", what)
         try:
             for _ in range(DUMP_ATTEMPTS):
                 self._socket.send(command.encode(0))

@@ -84,7 +84,7 @@ class DumpedRule(msgspec.Struct, frozen=True):
                 (RuleAttr.HANDLE, self.handle),
             )
         )
-        return Command(Message.DELRULE, MessageFlag(0), table.family, body, f"delete a rule of {table} {self.chain}")
+        return Command(Message.DELRULE, MessageFlag(0), table.family, body, "delete a rule of", f"{table} {self.chain}")
 
 
 class DumpedSet(msgspec.Struct, frozen=True):

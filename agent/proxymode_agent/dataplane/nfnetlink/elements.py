@@ -86,15 +86,24 @@ def unpack_elements(of: Set, packed: bytes) -> Iterator[Element]:
     return _parse_fixed(of, packed) or iter(())
 
 
-def add_packed(to: Set, packed: bytes) -> Iterator[Command]:
-    """As `add_elements`, for elements, all of one size, that `pack_elements` packed."""
-    size = HEADER.unpack_from(packed)[0] if packed else 1
-    most = LIST_LIMIT // size * size
-    for start in range(0, len(packed), most):
-        part = packed[start : start + most]
-        yield _command(
-            Message.NEWSETELEM, MessageFlag.CREATE, to, [part[at : at + size] for at in range(0, len(part), size)]
-        )
+def add_packed(to: Set, packed: Iterable[bytes]) -> Iterator[Command]:
+    """As `add_elements`, for what `pack_elements` made of elements of one size."""
+    elements = bytearray()
+    for some in packed:
+        elements += some
+        while len(elements) > LIST_LIMIT:
+            yield _packed_command(to, elements)
+    if elements:
+        yield _packed_command(to, elements)
+
+
+def _packed_command(to: Set, elements: bytearray) -> Command:
+    """As many as there is room for, which are taken away."""
+    size = HEADER.unpack_from(elements)[0]
+    end = min(len(elements), LIST_LIMIT // size * size)
+    parts = [bytes(elements[:end])]
+    del elements[:end]
+    return _command(Message.NEWSETELEM, MessageFlag.CREATE, to, parts, end // size)
 
 
 def add_expiring(to: Set, elements: Iterable[Element], milliseconds: int) -> Iterator[Command]:
@@ -230,7 +239,8 @@ def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[by
         yield _command(message, flags, of, parts)
 
 
-def _command(message: Message, flags: MessageFlag, of: Set, parts: Sequence[bytes]) -> Command:
+def _command(message: Message, flags: MessageFlag, of: Set, parts: Sequence[bytes], number: int = 0) -> Command:
+    number = number or len(parts)
     head = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
     elements = b"".join(parts)
     header = HEADER.pack(HEADER.size + len(elements), ElemListAttr.ELEMENTS | NLA_F_NESTED)
@@ -239,9 +249,8 @@ def _command(message: Message, flags: MessageFlag, of: Set, parts: Sequence[byte
     def locate(offset: int) -> Located | None:
         return _element_at(of, body, offset)
 
-    what = "1 element" if len(parts) == 1 else f"{len(parts)} elements"
-    label = f"{_VERBS[message]} {what} of {of}"
-    return Command(message, flags, of.table.family, body, label, len(parts), locate)
+    what = "1 element" if number == 1 else f"{number} elements"
+    return Command(message, flags, of.table.family, body, f"{_VERBS[message]} {what} of", of, number, locate)
 
 
 def _element_at(of: Set, body: bytes, offset: int) -> Located | None:

@@ -51,12 +51,12 @@ class Table(msgspec.Struct, frozen=True):
         attributes: Attributes = ((TableAttr.NAME, text(self.name)), (TableAttr.FLAGS, u32(0)))
         if self.comment is not None:
             attributes += ((TableAttr.USERDATA, userdata.comment(self.comment)),)
-        return Command(Message.NEWTABLE, MessageFlag.CREATE, self.family, encode(attributes), f"add {self}")
+        return Command(Message.NEWTABLE, MessageFlag.CREATE, self.family, encode(attributes), "add", self)
 
     def delete(self) -> Command:
         """Delete the table and all that is in it; ENOENT if there is none."""
         body = encode(((TableAttr.NAME, text(self.name)),))
-        return Command(Message.DELTABLE, MessageFlag(0), self.family, body, f"delete {self}")
+        return Command(Message.DELTABLE, MessageFlag(0), self.family, body, "delete", self)
 
 
 class Hook(msgspec.Struct, frozen=True):
@@ -94,17 +94,17 @@ class Chain(msgspec.Struct, frozen=True):
                 (ChainAttr.POLICY, u32(self.hook.policy)),
                 (ChainAttr.TYPE, text(self.hook.type)),
             )
-        return Command(Message.NEWCHAIN, MessageFlag.CREATE, self.table.family, encode(attributes), f"add {self}")
+        return Command(Message.NEWCHAIN, MessageFlag.CREATE, self.table.family, encode(attributes), "add", self)
 
     def delete(self) -> Command:
         """Delete the chain and its rules; EBUSY while something refers to it."""
         body = encode(self._reference)
-        return Command(Message.DELCHAIN, MessageFlag(0), self.table.family, body, f"delete {self}")
+        return Command(Message.DELCHAIN, MessageFlag(0), self.table.family, body, "delete", self)
 
     def flush(self) -> Command:
         """Delete the chain's rules."""
         body = encode(((RuleAttr.TABLE, text(self.table.name)), (RuleAttr.CHAIN, text(self.name))))
-        return Command(Message.DELRULE, MessageFlag(0), self.table.family, body, f"flush {self}")
+        return Command(Message.DELRULE, MessageFlag(0), self.table.family, body, "flush", self)
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -127,7 +127,7 @@ class Rule(msgspec.Struct, frozen=True):
         if self.comment is not None:
             attributes += ((RuleAttr.USERDATA, userdata.comment(self.comment)),)
         flags = MessageFlag.CREATE | MessageFlag.APPEND
-        return Command(Message.NEWRULE, flags, table.family, encode(attributes), f"add {self}")
+        return Command(Message.NEWRULE, flags, table.family, encode(attributes), "add", self)
 
 
 class Verdict:
@@ -219,9 +219,9 @@ class Set(msgspec.Struct, frozen=True):
             *self.declaration,
             (SetAttr.ID, u32(1)),  # names an anonymous set within a transaction; ours have names
         )
-        return Command(Message.NEWSET, MessageFlag.CREATE, self.table.family, encode(attributes), f"add {self}")
+        return Command(Message.NEWSET, MessageFlag.CREATE, self.table.family, encode(attributes), "add", self)
 
     def delete(self) -> Command:
         """Delete the set and its elements; EBUSY while a rule refers to it."""
         body = encode(((SetAttr.TABLE, text(self.table.name)), (SetAttr.NAME, text(self.name))))
-        return Command(Message.DELSET, MessageFlag(0), self.table.family, body, f"delete {self}")
+        return Command(Message.DELSET, MessageFlag(0), self.table.family, body, "delete", self)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 HEADERS = struct.Struct("=IHHIIBBH")  # struct nlmsghdr, struct nfgenmsg (res_id is big-endian)
+_REQUEST = int(MessageFlag.REQUEST)
 _RES_ID = socket.htons(NFNL_SUBSYS_NFTABLES)
 
 
@@ -38,21 +39,21 @@ class Located(NamedTuple):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """One message of a transaction. `text` says for people what it does; `objects`: how many kernel objects.
-
-    `locate` finds the element that begins at a byte of the message, for errors.
+    """One message of a transaction. `verb` and `subject` say for people what it does, should they ask; `objects`: to
+    how many kernel objects. `locate` finds the element that begins at a byte of the message, for errors.
     """
 
     message: Message
     flags: MessageFlag
     family: NfProto
     body: bytes
-    text: str
+    verb: str
+    subject: object
     objects: int = 1
     locate: Callable[[int], Located | None] | None = None
 
     def __str__(self) -> str:
-        return self.text
+        return f"{self.verb} {self.subject}"
 
     def encode(self, sequence: int) -> bytes:
         """The netlink message with a sequence number, by which an error names it."""
@@ -98,4 +99,4 @@ def one_by_one(commands: Iterable[Command]) -> Iterator[Transaction]:
 
 def _message(kind: int, flags: MessageFlag, family: int, sequence: int, body: bytes, res_id: int = 0) -> bytes:
     length = HEADERS.size + len(body)
-    return HEADERS.pack(length, kind, flags | MessageFlag.REQUEST, sequence, 0, family, 0, res_id) + body
+    return HEADERS.pack(length, kind, int(flags) | _REQUEST, sequence, 0, family, 0, res_id) + body

@@ -20,9 +20,10 @@ from proxymode_agent.dataplane.conntrack.messages import original_of
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.switch.connections import frontends
 from proxymode_agent.switch.handover import flows
-from proxymode_agent.switch.handover.maps import CatchTable
+from proxymode_agent.switch.handover.maps import CatchTable, pack
 from proxymode_agent.switch.handover.notes import Notes
 from proxymode_agent.switch.handover.remembered import Remembered
+from proxymode_agent.switch.handover.taken import Taken
 
 if TYPE_CHECKING:
     from proxymode_agent.dataplane.conntrack.flow import Flow
@@ -65,28 +66,14 @@ class Carrier:
         """Load the maps for all connections to Services. Those on netfilter's NAT already are among them: one may have
         the addresses and ports of a connection that IPVS still remembers. Returns the established ones of IPVS."""
         _check_room()
-        services = self._services(state)
-        catches = flows.nothing_caught()
-        held: Held = {}
         self._forget()
-        self._noted = self._notes.read()  # a former attempt may have got further: what it wrote down still counts
+        noted = self._notes.read()  # a former attempt may have got further: what it wrote down still counts
+        taken = Taken(self._services(state), noted)
         with ConntrackTable() as table:
-            for dumped in table.flows():
-                flow = flows.on_ipvs(dumped, services) or flows.on_nat(dumped, services)
-                if flow is None:
-                    continue
-                flows.catch(flow, catches)
-                original, move = messages.move(flow)
-                if not flow.open:
-                    self._not_open.add(original)
-                    continue
-                self._noted[original] = move
-                if not flow.by_nftables:
-                    self._moving.append(original)
-                    if flow.info:
-                        held[original] = messages.reply_in(move, original)
-        self._catch.add(catches)
-        return held
+            taken.take(table.found())
+        self._noted, self._moving, self._not_open = taken.moves, taken.moving, taken.not_open
+        self._catch.add(taken.packed())
+        return taken.held
 
     def carry(self, state: ServiceState) -> None:
         """Move all entries that were caught, then those that were being opened or closed, as they are now.
@@ -172,7 +159,7 @@ class Carrier:
         catches = flows.nothing_caught()
         for original in left.keys() - self._noted.keys() - self._not_open:
             flows.catch(left[original], catches)
-        self._catch.add(catches)
+        self._catch.add({length: pack(length, some) for length, some in catches.items()})
         not_open = {original for original, flow in left.items() if not flow.open}
         self._not_open |= not_open
         self.ended |= not_open

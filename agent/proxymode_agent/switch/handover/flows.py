@@ -77,10 +77,10 @@ def catch(flow: Flow, catches: Mapping[int, Catches]) -> None:
 
 def repair(wanted: Mapping[bytes, bytes], checked: Checked) -> Repair:
     """What of `wanted`, CTA_TUPLE_ORIG to CTA_TUPLE_REPLY, is to be put back or needs no more care."""
-    seen = found(wanted, checked.others)
+    seen = found(checked.rest, checked.others)
     ended = {original for original, flow in seen.items() if flow.by_nftables and not flow.open}
     return Repair(
-        missing=[original for original in wanted if original not in checked.good and original not in seen],
+        missing=[original for original in checked.rest if original not in seen],
         ended=ended,
         wrong={
             original: flow.id

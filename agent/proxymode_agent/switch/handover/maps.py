@@ -9,6 +9,7 @@ got it would abort the association. It is dropped, and sent again by its sender 
 
 from __future__ import annotations
 
+import errno
 from socket import IPPROTO_SCTP
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,12 +26,14 @@ from proxymode_agent.dataplane.nfnetlink import (
     Field,
     Hook,
     HookNumber,
+    NfnetlinkError,
     NfProto,
     Rule,
     Set,
     Table,
     Transaction,
     add_elements,
+    add_packed,
     cmp,
     ct,
     ct_state,
@@ -38,10 +41,12 @@ from proxymode_agent.dataplane.nfnetlink import (
     lookup_map,
     meta,
     one_by_one,
+    pack_elements,
+    unpack_elements,
     userdata,
     verdict,
 )
-from proxymode_agent.dataplane.nfnetlink.attributes import u32
+from proxymode_agent.dataplane.nfnetlink.attributes import HEADER, u32
 from proxymode_agent.dataplane.nfnetlink.expressions import register
 from proxymode_agent.dataplane.nfnetlink.uapi import MetaKey, NatAttr, NatFlag, NatType, VerdictCode
 
@@ -54,7 +59,7 @@ NAME: Final = "proxymode-handover"
 _BEFORE_DNAT: Final = -110
 _BEFORE_SNAT: Final = 90
 _ORIGINAL: Final = 0  # IP_CT_DIR_ORIGINAL
-_ROOM: Final = 4  # a masqueraded flow takes twice what another takes, and an agent that was killed may come back later
+_ROOM: Final = 3  # a masqueraded flow takes twice what another takes, and an agent that was killed may come back later
 _LEAST_ROOM: Final = 1 << 14
 
 
@@ -102,6 +107,8 @@ _CHAINS: Final = (
     ("input", HookNumber.INPUT, _BEFORE_SNAT, NatType.SNAT, "sources"),
     ("postrouting", HookNumber.POSTROUTING, _BEFORE_SNAT, NatType.SNAT, "sources"),
 )
+MAPS: Final = {family.length: (family.map("destinations"), family.map("sources")) for family in _FAMILIES}
+"""As they are but for their room, by length of addresses."""
 _INVALID_SCTP: Final = (("invalid-sctp", HookNumber.PREROUTING), ("invalid-sctp-output", HookNumber.OUTPUT))
 _DROP_INVALID_SCTP: Final = (
     meta(MetaKey.L4PROTO, 0),
@@ -109,6 +116,29 @@ _DROP_INVALID_SCTP: Final = (
     *ct_state(CtState.INVALID),
     verdict(VerdictCode.DROP),
 )
+
+
+class Packed(NamedTuple):
+    """Elements of the two maps as they are sent, many to a piece."""
+
+    destinations: list[bytes]
+    sources: list[bytes]
+
+    @property
+    def number(self) -> int:
+        """Of elements in each."""
+        size = HEADER.unpack_from(self.sources[0])[0]
+        return sum(map(len, self.sources)) // size if self.sources else 0
+
+
+def pack(length: int, catches: Catches) -> Packed:
+    """The elements of the maps for addresses of that length."""
+    destinations, sources = MAPS[length]
+    made = Packed([], [])
+    if catches.sources:
+        made.destinations.append(pack_elements(destinations, catches.destinations.items()))
+        made.sources.append(pack_elements(sources, catches.sources.items()))
+    return made
 
 
 class CatchTable:
@@ -120,13 +150,14 @@ class CatchTable:
     def close(self) -> None:
         self._kernel.close()
 
-    def add(self, catches: Mapping[int, Catches]) -> int:
-        """Make the tables if they are not there, and add what they lack, by length of addresses; how many elements were
-        added.
+    def add(self, packed: Mapping[int, Packed]) -> None:
+        """Make the tables if they are not there, and add what they lack, by length of addresses.
 
         What is there stays: after a crash it may be all that keeps a flow alive.
         """
-        return sum(self._add(family, catches[family.length]) for family in _FAMILIES)
+        for family in _FAMILIES:
+            if packed[family.length].sources:
+                self._add(family, packed[family.length])
 
     def present(self) -> bool:
         """Whether the table is there in either family."""
@@ -138,20 +169,21 @@ class CatchTable:
             if self._exists(family):
                 self._kernel.commit(Transaction.of(family.table.delete()))
 
-    def _add(self, family: _Family, catches: Catches) -> int:
-        if not catches.sources:
-            return 0
-        there = self._exists(family)
-        if not there:
-            self._make(family, max(_LEAST_ROOM, _ROOM * len(catches.sources)))
-        added = 0
-        for name, elements in (("sources", catches.sources), ("destinations", catches.destinations)):
-            of = family.map(name)
-            if there:
-                old = {key for key, _ in self._kernel.elements(of)}
-                elements = {key: value for key, value in elements.items() if key not in old}
-            added += self._kernel.commit_all(one_by_one(add_elements(of, elements.items())))
-        return added
+    def _add(self, family: _Family, packed: Packed) -> None:
+        if not self._exists(family):
+            self._make(family, max(_LEAST_ROOM, _ROOM * packed.number))
+            try:
+                for of, elements in zip(MAPS[family.length], packed, strict=True):
+                    self._kernel.commit_all(one_by_one(add_packed(of, elements)))
+            except NfnetlinkError as error:
+                if error.errno != errno.EEXIST:  # a dump has two entries of which one took the other's place meanwhile
+                    raise
+            else:
+                return
+        for of, elements in zip(MAPS[family.length], packed, strict=True):
+            old = {key for key, _ in self._kernel.elements(of)}
+            new = dict(element for some in elements for element in unpack_elements(of, some) if element[0] not in old)
+            self._kernel.commit_all(one_by_one(add_elements(of, new.items())))
 
     def _make(self, family: _Family, size: int) -> None:
         chains = [

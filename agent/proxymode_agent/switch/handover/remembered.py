@@ -59,7 +59,7 @@ class Remembered:
         protocol, _, _, address, port = line.split(maxsplit=5)[:5]
         frontend = (protocol, address, port)
         if frontend not in self._judged:
-            self._judged[frontend] = protocol in Protocol.__members__ and self._services.addressed(
+            self._judged[frontend] = protocol in Protocol.__members__ and self._services.has(
                 Protocol[protocol], bytes.fromhex(address.replace(":", "").strip("[]")), int(port, 16)
             )
         return self._judged[frontend]

@@ -7,8 +7,9 @@ failed only if it answered before, does not now, and one of its endpoints answer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from proxymode_agent.services.model import Endpoint, Protocol
 from proxymode_agent.switch.record import Probes
@@ -34,8 +35,7 @@ class Target(NamedTuple):
         return str(Endpoint(*self))
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """One frontend; `kind` is a value of FrontendKind, `endpoints` some of those that it should lead to."""
 
     kind: str
