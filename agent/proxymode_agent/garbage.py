@@ -8,13 +8,8 @@ its reference count. It does not bound memory: what is in no cycle needs no coll
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gc
-from typing import TYPE_CHECKING, Final, Protocol
-
-if TYPE_CHECKING:
-    from proxymode_agent.engine.snapshot import EngineSnapshot
+from typing import Final, Protocol
 
 PAUSE_SECONDS: Final = 60.0
 """At most; an agent that may not program anything is never synced."""
@@ -23,8 +18,7 @@ PAUSE_SECONDS: Final = 60.0
 class Engine(Protocol):
     """What is needed of the engine."""
 
-    def snapshot(self) -> EngineSnapshot: ...
-    async def changed(self, seen: EngineSnapshot) -> EngineSnapshot: ...
+    async def until_synced(self, seconds: float) -> None: ...
 
 
 def pause() -> None:
@@ -34,10 +28,6 @@ def pause() -> None:
 
 async def resume_once_synced(engine: Engine) -> None:
     """Collect again after the first sync, and only what is made from then on."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(PAUSE_SECONDS):
-            snapshot = engine.snapshot()
-            while not snapshot.synced:
-                snapshot = await engine.changed(snapshot)
+    await engine.until_synced(PAUSE_SECONDS)
     gc.freeze()
     gc.enable()

@@ -2,7 +2,7 @@
 
     API server ─ OwnNode ─┐
                ─ feed ────┤→ Engine → dataplane thread → kernel
-    flags or NodeProxyMode┘      └→ health, metrics, NodeProxyMode's status
+    flags or NodeProxyMode┘      └→ answers, NodeProxyMode's status
 
 Every long-running part is a task of one group: a part that dies takes the process down, and whoever supervises it
 starts it again, which costs nothing, since a start reads the kernel back and writes only what differs.
@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Final
 from proxymode_agent import garbage
 from proxymode_agent.engine import Engine, Pace
 from proxymode_agent.feed import feed
-from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
-from proxymode_agent.healthcheck import HealthCheckServers
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.own_node import NodeView, OwnNode, host_ips, pod_networks
 from proxymode_agent.kube.recorder import ObjectWarning, Recorder
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STUCK_SYNC_PERIODS: Final = 2.0
-"""Health turns bad when something has waited for the kernel for this many sync periods (as kube-proxy)."""
+ANSWER_SECONDS: Final = 0.5
+"""How long a first sync, which has more need of the CPU, holds up the answers to probes."""
 
 
 async def run(options: Options, client: KubeClient) -> None:
@@ -72,30 +70,21 @@ async def run(options: Options, client: KubeClient) -> None:
         since = engine.behind_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def health() -> Health:
-        return judge(
-            engine.snapshot(),
-            behind_seconds(),
-            node_eligible=node.view.value.eligible,
-            timeout=STUCK_SYNC_PERIODS * options.sync_period,
-        )
+    async def answer() -> None:
+        await engine.until_synced(ANSWER_SECONDS)
+        from proxymode_agent import answers
+
+        await answers.run(options, engine, node, recorder, metrics, behind_seconds)
 
     metrics.behind.set_function(behind_seconds)
     async with asyncio.TaskGroup() as tasks:
-        if options.healthz_address is not None:
-            probed = metrics.kube_proxy.probed
-            tasks.create_task(serve("healthz", options.healthz_address, health_routes(health, probed)))
-        if options.metrics_address is not None:
-            answers = metrics_routes(metrics, lambda: engine.snapshot().observed)
-            tasks.create_task(serve("metrics", options.metrics_address, answers))
         tasks.create_task(node.run())
         tasks.create_task(recorder.run())
         tasks.create_task(localhost.run())
         tasks.create_task(feed(client, node.view, engine, metrics))
         tasks.create_task(engine.run())
         tasks.create_task(garbage.resume_once_synced(engine))
-        checks = HealthCheckServers(lambda: health().healthy, recorder.warn, metrics)
-        tasks.create_task(checks.run(engine.health_checks))
+        tasks.create_task(answer())
         if options.standalone is not None:
             tasks.create_task(_follow_flags(options.standalone, engine, node))
         else:

@@ -241,6 +241,19 @@ def programmed(kernel: FakeKernel, mode: Mode) -> dict[str, list[str]]:
     return {str(name): [str(end) for end in port.endpoints] for name, port in kernel.tables[mode].copy().items()}
 
 
+async def test_who_waits_for_the_first_sync_hears_of_it_or_gives_up() -> None:
+    async with bench() as it:
+        await it.engine.until_synced(0.0)
+        assert not it.engine.snapshot().synced
+        waiting = asyncio.create_task(it.engine.until_synced(60.0))
+        it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())
+        it.engine.on_service(Synced("1"))
+        assert not waiting.done()
+        it.engine.on_slice(Synced("1"))
+        await waiting
+        assert it.engine.snapshot().synced
+
+
 async def test_nothing_is_programmed_before_both_lists_are_complete() -> None:
     async with bench() as it:
         it.engine.set_desired(Mode.NFTABLES, DataplaneConfig())

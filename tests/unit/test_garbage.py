@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxymode_agent import garbage
-from proxymode_agent.cell import Cell
-from proxymode_agent.engine.snapshot import EngineSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,13 +19,12 @@ class FakeEngine:
     """Where things stand, as far as it is asked for."""
 
     def __init__(self) -> None:
-        self.cell = Cell(EngineSnapshot())
+        self.synced = asyncio.Event()
 
-    def snapshot(self) -> EngineSnapshot:
-        return self.cell.value
-
-    async def changed(self, seen: EngineSnapshot) -> EngineSnapshot:
-        return await self.cell.changed(seen)
+    async def until_synced(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.synced.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +39,8 @@ async def test_it_pauses_until_the_first_sync_and_then_leaves_alone_what_is_ther
     engine = FakeEngine()
     resuming = asyncio.create_task(garbage.resume_once_synced(engine))
     await asyncio.sleep(0)
-    engine.cell.set(EngineSnapshot(services=1))
-    await asyncio.sleep(0)
     assert not gc.isenabled()
-    engine.cell.set(EngineSnapshot(synced=True))
+    engine.synced.set()
     await resuming
     assert gc.isenabled()
     assert gc.get_freeze_count() > 0

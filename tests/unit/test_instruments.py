@@ -75,10 +75,14 @@ def test_what_is_told_of_the_process_is_the_librarys() -> None:
 
 def test_the_agents_parts_bring_neither_that_library_nor_what_few_starts_need() -> None:
     late = (
+        "ctypes",
+        "dataclasses",
         "prometheus_client",
+        "proxymode_agent.answers",
         "proxymode_agent.dataplane.ipvs.dataplane",
         "proxymode_agent.switch.handover",
         "proxymode_agent.takeover",
+        "random",
     )
     code = f"import sys, proxymode_agent.parts; print(*(name for name in {late} if name in sys.modules))"
     found = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)

@@ -263,7 +263,7 @@ def test_a_switch_that_is_done_is_told_with_its_steps_and_connections() -> None:
 
 
 def test_a_switch_tells_how_often_it_was_begun_what_drained_and_what_answered() -> None:
-    record = replace(
+    record = msgspec.structs.replace(
         SWITCHED,
         connections=Connections(280, 200, 70),
         attempts=3,
@@ -281,7 +281,7 @@ def test_a_switch_tells_how_often_it_was_begun_what_drained_and_what_answered() 
 
 def test_a_switch_that_waits_for_connections_says_until_when() -> None:
     until = NOW + timedelta(minutes=5)
-    waiting = replace(SWITCHED, outcome=None, completed_at=None, connections=None, drain_until=until)
+    waiting = msgspec.structs.replace(SWITCHED, outcome=None, completed_at=None, connections=None, drain_until=until)
     engine = msgspec.structs.replace(
         ACTIVE, phase=EnginePhase.SWITCHING, desired=Mode.NFTABLES, observed=ObservedMode.NFTABLES, last_switch=waiting
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -167,6 +168,14 @@ class Engine:
     async def changed(self, seen: EngineSnapshot) -> EngineSnapshot:
         """The latest snapshot, as soon as it differs from `seen`."""
         return await self._cell.changed(seen)
+
+    async def until_synced(self, seconds: float) -> None:
+        """Return with the first sync, or after so many seconds without."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                snapshot = self.snapshot()
+                while not snapshot.synced:
+                    snapshot = await self.changed(snapshot)
 
     @property
     def behind_since(self) -> float | None:

@@ -224,7 +224,7 @@ def _authority(data: bytes | None, where: str) -> bytes | None:
     """The PEM certificates, once it is sure that they can be used."""
     if data is not None:
         try:
-            ssl.create_default_context(cadata=data.decode("ascii"))
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii"))
         except (ssl.SSLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where} holds no PEM certificate: {error}") from error
     return data

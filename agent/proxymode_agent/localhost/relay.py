@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 CHUNK: Final = 1 << 16
 HALF_CLOSED_SECONDS: Final = 60.0
 """When one side has ended, the other may be silent for so long (the kernel's nf_conntrack_tcp_timeout_close_wait)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(NamedTuple):
     """One of the two connections."""
 
     reader: asyncio.StreamReader

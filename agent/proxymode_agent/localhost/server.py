@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import socket
 import time
 from typing import TYPE_CHECKING, Final
@@ -68,7 +67,6 @@ class LocalhostNodePorts:
         self._retry = Backoff(*_RETRY)
         self._pins: dict[Address, Pin] = {}
         self._connections: set[asyncio.Task[None]] = set()
-        self._chance = random.Random()
 
     def synced(
         self, mode: Mode, config: DataplaneConfig, state: ServiceState, changed: Collection[ServicePortName] | None
@@ -161,7 +159,9 @@ class LocalhostNodePorts:
         target = self._wanted.get(address)
         if target is None:
             return None
-        for endpoint in candidates(target, self._pins.get(address), time.monotonic(), self._chance):
+        import random  # takes a while, and few nodes listen on loopback
+
+        for endpoint in candidates(target, self._pins.get(address), time.monotonic(), random.Random()):
             stream = await _connect(endpoint)
             if stream is None:
                 continue
