@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from proxymode_api.common import DataplaneOptions
 from proxymode_api.deprecation import KubeProxyMode, default_mode, minor_if_any
@@ -86,7 +87,7 @@ def migration(cluster: Cluster, to: Mode | None, name: str | None, namespace: st
     version = minor_if_any(cluster.version())
     kube_proxy = objects.kube_proxy_config(config_map, version) if config_map is not None else None
     nodes = _nodes(reader, states, kube_proxy.family if kube_proxy is not None else None, version)
-    services = [objects.service(item) for item in reader.items(_services(namespace), "Services")]
+    services = [objects.service(item) for item in _services(reader, namespace)]
     situation = Situation(
         to=to or (known.spec.mode if known is not None else Mode.NFTABLES),
         nodes=nodes,
@@ -138,5 +139,12 @@ def _settings(reader: _Reader, daemon_sets: tuple[objects.DaemonSet, ...]) -> di
     return found
 
 
-def _services(namespace: str | None) -> str:
-    return f"/api/v1/namespaces/{namespace}/services" if namespace else "/api/v1/services"
+def _services(reader: _Reader, namespace: str | None) -> list[dict[str, Any]]:
+    """A namespace that is not there has an empty list, so a misspelt one would look as if all were well."""
+    if namespace is None:
+        return reader.items("/api/v1/services", "Services")
+    already = len(reader.notes)
+    found = reader.items(f"/api/v1/namespaces/{quote(namespace, safe='')}/services", "Services")
+    if not found and len(reader.notes) == already:
+        reader.notes.append(f"namespace {namespace!r} has no Services, or is not there")
+    return found
