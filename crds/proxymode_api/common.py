@@ -232,8 +232,8 @@ class DataplaneOptions(Model):
         default_factory=list,
         max_length=64,
         description="CIDRs of the node's addresses on which NodePorts answer, or the one word primary. Empty: the "
-        "primary addresses in nftables mode, all local addresses in ipvs mode, as kube-proxy does (kube-proxy: "
-        "--nodeport-addresses).",
+        "primary addresses in nftables mode, all local addresses in ipvs mode. CIDRs of one address family only: all "
+        "local addresses of the other. All as kube-proxy does (kube-proxy: --nodeport-addresses).",
         examples=[["primary"], ["192.168.0.0/16"]],
         json_schema_extra=rules.extra(rules.NODE_PORT_ADDRESSES),
     )

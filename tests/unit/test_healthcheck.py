@@ -58,13 +58,13 @@ def test_only_a_healthy_node_with_endpoints_takes_traffic(endpoints: int, health
     [
         (Mode.NFTABLES, None, LOCAL[:1], ("192.168.50.1",)),
         (Mode.IPVS, None, LOCAL[:1], EVERYWHERE),
-        (Mode.NFTABLES, ["192.168.0.0/16"], [], ("192.168.50.1", "192.168.60.1")),
+        (Mode.NFTABLES, ["192.168.0.0/16"], [], ("192.168.50.1", "192.168.60.1", "fd00:50::1")),
         (Mode.IPVS, ["192.168.60.0/24", "fd00::/8"], [], ("192.168.60.1", "fd00:50::1")),
         (Mode.NFTABLES, ["0.0.0.0/0"], [], EVERYWHERE),
-        (Mode.NFTABLES, ["203.0.113.0/24"], [], EVERYWHERE),
+        (Mode.NFTABLES, ["203.0.113.0/24", "fd99::/64"], [], EVERYWHERE),
         (Mode.NFTABLES, None, [], EVERYWHERE),
     ],
-    ids=["primary", "ipvs: all", "a network", "both families", "all", "none matches", "a node without addresses"],
+    ids=["primary", "ipvs: all", "one family", "both families", "all", "none matches", "a node without addresses"],
 )
 def test_it_listens_where_node_ports_answer(
     mode: Mode, networks: list[str] | None, node_ips: list[bytes], expected: tuple[str | None, ...]

@@ -10,6 +10,7 @@ import ipaddress
 import json
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def answer(service: ServiceName, local_endpoints: int, *, healthy: bool) -> Answ
 def hosts(mode: Mode, config: DataplaneConfig, local: Iterable[bytes]) -> tuple[str | None, ...]:
     """Where to listen: the NodePort addresses among `local`, the node's packed addresses; all where that is none, as
     kube-proxy does rather than leave load balancers without an answer."""
-    networks = config.node_port_addresses
-    if networks is None:
+    if config.node_port_addresses is None:
         # The modes' own defaults: the primary addresses, and every address.
         if mode is Mode.IPVS:
             return EVERYWHERE
-        networks = tuple(ipaddress.ip_network(address) for address in config.node_ips)
-    if any(network.prefixlen == 0 for network in networks):
-        return EVERYWHERE
+        networks = [ipaddress.ip_network(address) for address in config.node_ips]
+    else:
+        networks = [network for family in Family for network in config.node_port_networks(family) or ()]
+        if len({network.version for network in networks if network.prefixlen == 0}) == len(Family):
+            return EVERYWHERE
     addresses = sorted({ipaddress.ip_address(packed) for packed in local}, key=lambda one: (one.version, one.packed))
     return tuple(str(one) for one in addresses if any(one in network for network in networks)) or EVERYWHERE

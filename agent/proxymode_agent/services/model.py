@@ -209,6 +209,10 @@ class IpvsTimeouts(NamedTuple):
 
 
 NO_TIMEOUTS: Final = IpvsTimeouts()
+_EVERYTHING: Final[Mapping[Family, Network]] = {
+    Family.IPV4: ipaddress.ip_network("0.0.0.0/0"),
+    Family.IPV6: ipaddress.ip_network("::/0"),
+}
 
 
 class DataplaneConfig(msgspec.Struct, frozen=True):
@@ -243,6 +247,14 @@ class DataplaneConfig(msgspec.Struct, frozen=True):
         """The networks of one family by which pods are told; empty where they are told otherwise or not at all."""
         networks = self.pods.networks if isinstance(self.pods, PodNetworks) else ()
         return tuple(network for network in networks if network.max_prefixlen == family * 8)
+
+    def node_port_networks(self, family: Family) -> tuple[Network, ...] | None:
+        """The networks whose local addresses have NodePorts, None for the mode's default. Where networks are chosen but
+        none of this family, all addresses of it have them, as with kube-proxy (NewNodePortAddresses)."""
+        if self.node_port_addresses is None:
+            return None
+        chosen = tuple(one for one in self.node_port_addresses if one.max_prefixlen == family * 8)
+        return chosen or (_EVERYTHING[family],)
 
 
 class HealthChecks(NamedTuple):

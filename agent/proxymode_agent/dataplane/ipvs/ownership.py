@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.ipvs.model import Set, frontend_key
 from proxymode_agent.dataplane.ipvs.wanted import NodeAddresses
+from proxymode_agent.services.model import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,13 +36,14 @@ def is_ours(config: DataplaneConfig, elements: Iterable[Element], bound: Iterabl
 
 def node_addresses(config: DataplaneConfig, found: Found) -> NodeAddresses:
     """Which of the addresses that the node has are for Services."""
-    networks = config.node_port_addresses
+    chosen = {family: config.node_port_networks(family) for family in Family}
+
+    def has_node_ports(address: bytes) -> bool:
+        networks = chosen[Family(len(address))]
+        return networks is None or any(_contains(network, address) for network in networks)
+
     return NodeAddresses(
-        node_ports=frozenset(
-            address
-            for address in found.local
-            if networks is None or any(_contains(network, address) for network in networks)
-        ),
+        node_ports=frozenset(filter(has_node_ports, found.local)),
         sources={len(address): address for address in reversed(config.node_ips) if address in found.local},
         own=found.elsewhere,
     )

@@ -196,8 +196,9 @@ class Paths(msgspec.Struct, frozen=True):
             yield *self._is_in(network), *address_is_local(FibFlag.DADDR), *_goto("to-nodeport")
 
     def _nodeport_networks(self) -> tuple[Network, ...]:
-        if self.config.node_port_addresses is not None:
-            return tuple(one for one in self.config.node_port_addresses if one.max_prefixlen == self.family * 8)
+        chosen = self.config.node_port_networks(self.family)
+        if chosen is not None:
+            return chosen
         return tuple(ipaddress.ip_network(one) for one in self.config.node_ips if len(one) == self.family)
 
     def _is_in(self, network: Network) -> Body:
