@@ -32,6 +32,7 @@ EVENTS = (
     "a node is cordoned",
     "a node joins",
     "a node leaves",
+    "all nodes leave",
     "a node comes back under its name",
     "a node is relabelled",
     "a node is skipped",
@@ -58,6 +59,8 @@ class Watched:
 
     def happens(self, event: str, which: int) -> None:
         world = self.world
+        if not world.nodes:
+            world.join("n0", zone="a")
         name = sorted(world.nodes)[which % len(world.nodes)]
         match event:
             case "decide":
@@ -72,8 +75,11 @@ class Watched:
                 world.set_node(name, ready=True, cordoned=not world.nodes[name].cordoned)
             case "a node joins":
                 world.join(f"j{which}", zone="abcd"[which % 4])
-            case "a node leaves" if len(world.nodes) > 1:
+            case "a node leaves":
                 world.leave(name)
+            case "all nodes leave":
+                for each in list(world.nodes):
+                    world.leave(each)
             case "a node comes back under its name":
                 world.leave(name)
                 world.join(name, zone="a")

@@ -70,11 +70,9 @@ class Memory:
             found = roster(nodes, stages, topology)
             self._ranks, census.selected = found.ranks, found.selected
             self._places, to_place = {}, set(known)
-        if to_place:
-            self._places |= {name: place(census.candidates[name], self._ranks[name]) for name in to_place}
-            census.order = sorted(
-                census.order if len(census.order) == len(known) else known, key=self._places.__getitem__
-            )
+        self._places |= {name: place(census.candidates[name], self._ranks[name]) for name in to_place}
+        if to_place or len(census.order) != len(known):
+            census.order = sorted(self._places, key=self._places.__getitem__)
         return census
 
     def _look(self, node: Node, measure: Measure, now: datetime) -> bool:
