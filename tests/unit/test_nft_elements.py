@@ -21,9 +21,12 @@ from proxymode_agent.dataplane.nfnetlink import (
     Verdict,
     VerdictCode,
     add_elements,
+    add_packed,
     delete_elements,
     one_by_one,
+    pack_elements,
     random_index,
+    unpack_elements,
     verdict_element,
 )
 from proxymode_agent.dataplane.nfnetlink.attributes import encode, fields, parse, text
@@ -85,6 +88,12 @@ def test_messages_stay_below_the_length_of_an_attribute(count: int) -> None:
     assert parsed(ENDPOINTS, commands) == elements
     assert all(len(command.body) <= 65_600 for command in commands)
     assert len(commands) == -(-count // 1488)
+    pieces = [pack_elements(ENDPOINTS, elements[at : at + 700]) for at in range(0, count, 700)]
+    assert [element for piece in pieces for element in unpack_elements(ENDPOINTS, piece)] == elements
+    packed = list(add_packed(ENDPOINTS, pieces))
+    assert [(one.body, str(one), one.objects) for one in packed] == [
+        (one.body, str(one), one.objects) for one in commands
+    ]
     assert [len(transaction.commands) for transaction in one_by_one(commands)] == [1] * len(commands)
 
 

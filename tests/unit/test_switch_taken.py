@@ -14,7 +14,8 @@ from proxymode_agent.dataplane.conntrack.messages import CT_NEW
 from proxymode_agent.dataplane.conntrack.shapes import Block, Shapes
 from proxymode_agent.dataplane.netlink import request_header
 from proxymode_agent.dataplane.nfnetlink import unpack_elements
-from proxymode_agent.switch.connections import Frontends
+from proxymode_agent.switch.connections import Frontends, concerning
+from proxymode_agent.switch.handover.flows import on_ipvs, on_nat
 from proxymode_agent.switch.handover.maps import MAPS
 from proxymode_agent.switch.handover.taken import Taken
 
@@ -104,6 +105,9 @@ def test_many_at_a_time_are_taken_as_they_are_one_by_one(groups: list[list[Entry
     together.take(blocks(entries))
     singly.take(map(flow, entries))
     assert told(together) == told(singly)
+    some = set(concerning(blocks(entries), SERVICES))
+    for carried in (on_ipvs, on_nat):
+        assert {one for one in map(flow, entries) if carried(one, SERVICES)} <= some
 
 
 def test_most_are_taken_many_at_a_time() -> None:

@@ -15,8 +15,9 @@ from proxymode_agent.switch.record import Connections
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
+    from proxymode_agent.dataplane.conntrack.shapes import Block
     from proxymode_agent.dataplane.conntrack.table import Checked
     from proxymode_agent.services.model import ServiceState
 
@@ -69,6 +70,29 @@ def frontends(state: ServiceState) -> Frontends:
         ),
         ((port.name.protocol, port.node_port) for port in ports if port.node_port is not None),
     )
+
+
+def concerning(found: Iterable[Block | Flow], services: Frontends) -> Iterator[Flow]:
+    """Entries in which one of them is at either end; there are many others."""
+    for one in found:
+        if isinstance(one, Flow):
+            yield one
+        else:
+            yield from one.picked(concerned(one, services)).flows()
+
+
+def concerned(block: Block, services: Frontends) -> list[int]:
+    """The rows of such entries."""
+    kind = block.shape.length, block.shape.protocol
+    addressed, node_ports = services.addressed[kind], services.node_ports[kind]
+    return [
+        at
+        for at, (_, to, _, _, to_port, _, seen_as, _, seen_as_port) in enumerate(block.ends())
+        if to + to_port in addressed
+        or to_port in node_ports
+        or seen_as + seen_as_port in addressed
+        or seen_as_port in node_ports
+    ]
 
 
 def upright(flow: Flow, services: Frontends) -> Flow:

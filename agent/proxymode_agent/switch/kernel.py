@@ -244,7 +244,7 @@ class Kernel:
         quiet_since = time.monotonic()
         with ConntrackTable() as table:
             while time.monotonic() < deadline:
-                flows = list(table.flows())
+                flows = list(connections.concerning(table.found(), services))
                 now = connections.held_by(Mode.IPVS, flows, services).keys() | connections.opening(flows, services)
                 if now != before:
                     before, quiet_since = now, time.monotonic()
@@ -255,5 +255,6 @@ class Kernel:
     def _count(self, to: Mode, state: ServiceState) -> None:
         old = old_mode(self.present(), to) or Mode.NFTABLES  # without one of ours: by kube-proxy's NAT, like nftables
         self._carrier.ended = set()
+        services = connections.frontends(state)
         with ConntrackTable() as table:
-            self._held = connections.held_by(old, table.flows(), connections.frontends(state))
+            self._held = connections.held_by(old, connections.concerning(table.found(), services), services)

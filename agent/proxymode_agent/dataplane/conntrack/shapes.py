@@ -100,8 +100,11 @@ class Block(NamedTuple):
         if kinds.count(kinds[0]) == len(kinds):
             yield kinds[0], self
             return
-        for kind in set(kinds):
-            yield kind, self.picked([at for at, one in enumerate(kinds) if one == kind])
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for at, kind in enumerate(kinds):
+            alike.setdefault(kind, []).append(at)
+        for kind, some in alike.items():
+            yield kind, self.picked(some)
 
     def column(self, word: int) -> list[int]:
         """One word of each row; not as a number that means something, but equal ones are equal."""

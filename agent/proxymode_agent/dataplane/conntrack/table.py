@@ -61,9 +61,9 @@ class ConntrackTable:
         """
         return self._select(_ALL_FAMILIES + (_UNTRANSLATED if untranslated else b""))
 
-    def found(self) -> Iterator[Block | Flow]:
+    def found(self, *, untranslated: bool = False) -> Iterator[Block | Flow]:
         """As `flows`, those together that are alike."""
-        return self._found(_ALL_FAMILIES)
+        return self._found(_ALL_FAMILIES + (_UNTRANSLATED if untranslated else b""))
 
     def check(self, wanted: Mapping[bytes, bytes]) -> Checked:
         """Look for entries with the `wanted` CTA_TUPLE_ORIG and CTA_TUPLE_REPLY.

@@ -70,10 +70,10 @@ def add_rows(to: Set, rows: Iterable[tuple[bytes, Sequence[bytes]]], ends: Seque
         start = head + key
         parts += [start + end + value for end, value in zip(ends, values, strict=False)]
         while len(parts) >= most:
-            yield _command(Message.NEWSETELEM, MessageFlag.CREATE, to, parts[:most])
+            yield _command(Message.NEWSETELEM, MessageFlag.CREATE, to, b"".join(parts[:most]), most)
             del parts[:most]
     if parts:
-        yield _command(Message.NEWSETELEM, MessageFlag.CREATE, to, parts)
+        yield _command(Message.NEWSETELEM, MessageFlag.CREATE, to, b"".join(parts), len(parts))
 
 
 def pack_elements(to: Set, elements: Iterable[Element]) -> bytes:
@@ -101,9 +101,9 @@ def _packed_command(to: Set, elements: bytearray) -> Command:
     """As many as there is room for, which are taken away."""
     size = HEADER.unpack_from(elements)[0]
     end = min(len(elements), LIST_LIMIT // size * size)
-    parts = [bytes(elements[:end])]
+    part = bytes(elements[:end])
     del elements[:end]
-    return _command(Message.NEWSETELEM, MessageFlag.CREATE, to, parts, end // size)
+    return _command(Message.NEWSETELEM, MessageFlag.CREATE, to, part, end // size)
 
 
 def add_expiring(to: Set, elements: Iterable[Element], milliseconds: int) -> Iterator[Command]:
@@ -231,18 +231,16 @@ def _commands(message: Message, flags: MessageFlag, of: Set, packed: Iterable[by
     size = 0
     for part in packed:
         if size + len(part) > LIST_LIMIT:
-            yield _command(message, flags, of, parts)
+            yield _command(message, flags, of, b"".join(parts), len(parts))
             parts, size = [], 0
         parts.append(part)
         size += len(part)
     if parts:
-        yield _command(message, flags, of, parts)
+        yield _command(message, flags, of, b"".join(parts), len(parts))
 
 
-def _command(message: Message, flags: MessageFlag, of: Set, parts: Sequence[bytes], number: int = 0) -> Command:
-    number = number or len(parts)
+def _command(message: Message, flags: MessageFlag, of: Set, elements: bytes, number: int) -> Command:
     head = encode(((ElemListAttr.TABLE, text(of.table.name)), (ElemListAttr.SET, text(of.name))))
-    elements = b"".join(parts)
     header = HEADER.pack(HEADER.size + len(elements), ElemListAttr.ELEMENTS | NLA_F_NESTED)
     body = head + header + elements
 

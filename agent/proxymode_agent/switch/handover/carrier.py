@@ -18,7 +18,7 @@ from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.conntrack import messages
 from proxymode_agent.dataplane.conntrack.messages import original_of
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-from proxymode_agent.switch.connections import frontends
+from proxymode_agent.switch.connections import concerning, frontends
 from proxymode_agent.switch.handover import flows
 from proxymode_agent.switch.handover.maps import CatchTable, pack
 from proxymode_agent.switch.handover.notes import Notes
@@ -85,7 +85,7 @@ class Carrier:
         with ConntrackTable() as table:
             table.replace(messages.requests_in(self._noted[original], original) for original in self._moving)
             for _ in range(_MOVE_ROUNDS):
-                dump = table.flows(untranslated=True)
+                dump = concerning(table.found(untranslated=True), services)
                 left = {original_of(flow): flow for flow in (flows.on_ipvs(one, services) for one in dump) if flow}
                 if not left:
                     return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from proxymode_agent.dataplane.conntrack import messages, stencils
 from proxymode_agent.dataplane.conntrack.layout import BY_LENGTH
 from proxymode_agent.dataplane.conntrack.shapes import Block
+from proxymode_agent.switch.connections import concerned
 from proxymode_agent.switch.handover import flows
 from proxymode_agent.switch.handover.maps import Packed, pack
 
@@ -85,11 +86,11 @@ class Taken:
                 self.held[original] = messages.reply_in(move, original)
 
     def _sift(self, block: Block) -> list[Flow]:
-        """Take those rows that are nothing special; the others."""
+        """Take those rows that are nothing special; the others that may be of concern."""
         special: list[Flow] = []
         for kind, alike in block.by_kind():
             if not alike.open()[0] or 0 in alike.column(alike.shape.timeout):
-                special += alike.flows()
+                special += alike.picked(concerned(alike, self._services)).flows()
                 continue
             rows, others = self._to_services(alike)
             for masqueraded, some in rows.items():
@@ -102,7 +103,7 @@ class Taken:
 
     def _to_services(self, block: Block) -> tuple[dict[bool, list[int]], list[int]]:
         """Which rows are connections to Services that the client's packet made, by whether they are masqueraded; and
-        which are others."""
+        which may be such that the endpoint's made."""
         kind = block.shape.length, block.shape.protocol
         addressed, node_ports = self._services.addressed[kind], self._services.node_ports[kind]
         translated = block.translated()[0]
@@ -113,7 +114,7 @@ class Taken:
                 translated or back != to or back_port != to_port
             ):
                 rows[seen_as != source or seen_as_port != port].append(at)
-            else:
+            elif seen_as + seen_as_port in addressed or seen_as_port in node_ports:
                 others.append(at)
         return rows, others
 
