@@ -308,10 +308,15 @@ async def api(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ApiServ
 
 @asynccontextmanager
 async def server(folder: Path) -> AsyncIterator[ApiServer]:
-    """An API server with what users install and nothing else: another test's ProxyModes would select our nodes."""
+    """An API server with what users install and nothing else: another test's ProxyModes would select our nodes.
+
+    At the end: that the operator has sent nothing that can never be taken. Of an Event only its log would tell.
+    """
     async with ApiServer.start(folder) as api:
         await install(api)
         yield api
+        invalid = [request for request in api.requests() if not request.valid]
+        assert not invalid, invalid
 
 
 @asynccontextmanager
