@@ -121,6 +121,7 @@ bench-sync: install ## Services into the kernel, beside kube-proxy's ruleset: a 
 
 .PHONY: bench-sync-vm
 bench-sync-vm: install ## the same on 6.1, everything in the emulated VM, API server included: 1000x2 and 5000x2, a quarter of an hour
+	@$(BIN)/python -m proxymode_benchmarks.sync.installed
 	@$(GUEST) env KUBEBUILDER_ASSETS=$(KUBEBUILDER_ASSETS) $(CURDIR)/$(BIN)/python -m proxymode_benchmarks.sync $(or $(CASES),1000x2 5000x2)
 
 .PHONY: bench-switch

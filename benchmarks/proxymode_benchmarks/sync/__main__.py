@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from proxymode_benchmarks import binary
-from proxymode_benchmarks.sync import figures, kernel, kubeproxy, peer, runs
+from proxymode_benchmarks.sync import figures, installed, kernel, kubeproxy, peer, runs
 from proxymode_benchmarks.sync.cases import CASES, Case
 from proxymode_benchmarks.sync.cluster import Cluster
 from proxymode_benchmarks.sync.process import Proxymode
@@ -28,6 +28,7 @@ def main() -> int:
     if os.geteuid() != 0:
         parser.error("needs root: it makes a network namespace and programs nf_tables in it")
     build.assets()  # takes minutes, and the network, the first time
+    agent = installed.environment(installed.root())
     kernel.own_namespace()
     kernel.load_modules()
     program = binary.find()
@@ -36,17 +37,22 @@ def main() -> int:
     for case in options.cases:
         with tempfile.TemporaryDirectory(prefix="proxymode-bench-") as folder:
             began = time.monotonic()
-            comparisons.append(asyncio.run(_compare(case, Path(folder), program)))
+            comparisons.append(asyncio.run(_compare(case, Path(folder), agent, program)))
             print(f"{case}: measured in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     print(figures.table(comparisons, name))
-    print(figures.line(comparisons, name, f"Linux {platform.release()}, {os.cpu_count()} CPUs"), flush=True)
+    print(
+        figures.line(
+            comparisons, name, f"Linux {platform.release()}, {os.cpu_count()} CPUs, {installed.interpreter()}"
+        ),
+        flush=True,
+    )
     return 0
 
 
-async def _compare(case: Case, folder: Path, program: Path | None) -> figures.Comparison:
+async def _compare(case: Case, folder: Path, agent: Path, program: Path | None) -> figures.Comparison:
     """Ours, then the peer: kube-proxy's own binary over the same API server, or without one its ruleset."""
     async with Cluster.of(case, folder / "api") as cluster:
-        own = await runs.measure(Proxymode(), case, cluster, folder)
+        own = await runs.measure(Proxymode(agent), case, cluster, folder)
         if program is not None:
             return figures.Comparison(
                 case, own, await runs.measure(kubeproxy.KubeProxy(program), case, cluster, folder)

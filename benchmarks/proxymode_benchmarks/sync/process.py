@@ -5,25 +5,20 @@ Its log tells when the kernel was in agreement for the first time; the kernel te
 
 from __future__ import annotations
 
-import compileall
 import json
 import re
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import proxymode_agent
-import proxymode_api
-import proxymode_flags
-import proxymode_log
 import yaml
-from proxymode_benchmarks.sync import cases, kernel
+from proxymode_benchmarks.sync import cases, installed, kernel
 from proxymode_benchmarks.sync.child import Child, peak_rss
 from proxymode_benchmarks.sync.proxy import Start
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from proxymode_benchmarks.sync.cluster import Cluster
 
 DEADLINE_SECONDS: Final = 300.0
@@ -34,12 +29,12 @@ class Agent(Child):
     """One run of proxymode-agent; see `proxy.Running`. Only if `verbose` it says that it has synced also where there
     was nothing to write."""
 
-    def __init__(self, kubeconfig: Path, folder: Path, *, verbose: bool = False) -> None:
+    def __init__(self, program: list[str], kubeconfig: Path, folder: Path, *, verbose: bool = False) -> None:
         # In a Pod the agent reads a token and no YAML, which takes 10 ms to import; JSON is next to that.
         as_json = folder / "kubeconfig.json"
         as_json.write_text(json.dumps(yaml.safe_load(kubeconfig.read_text())))
         command = [
-            str(Path(sys.executable).with_name("proxymode-agent")),
+            *program,
             f"--kubeconfig={as_json}",
             f"--node-name={cases.NODE}",
             "--mode=nftables",
@@ -73,18 +68,15 @@ class Agent(Child):
 
 
 class Proxymode:
-    """See `proxy.Proxy`. With the agent's modules compiled, as an image has them: else a start in a checkout that was
-    edited, or is never written to (PYTHONDONTWRITEBYTECODE), would be that of the compiler."""
+    """See `proxy.Proxy`. Installed as its image has it, in the environment that `installed` makes."""
 
     restarts_write = False
 
-    def __init__(self) -> None:
-        for package in (proxymode_agent, proxymode_api, proxymode_flags, proxymode_log):
-            for folder in package.__path__:
-                compileall.compile_dir(folder, quiet=2)
+    def __init__(self, environment: Path) -> None:
+        self._program = installed.command(environment)
 
     def start(self, cluster: Cluster, folder: Path, *, again: bool = False) -> Agent:
-        return Agent(cluster.kubeconfig, folder, verbose=again)
+        return Agent(self._program, cluster.kubeconfig, folder, verbose=again)
 
     def endpoints(self) -> kernel.EndpointMap:
         return kernel.EndpointMap()
