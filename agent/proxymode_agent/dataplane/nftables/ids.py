@@ -157,6 +157,7 @@ class Ids:
             group = 0 if id_ is None else group_of(id_)
             if group and group in self._unclaimed:
                 places = self._unclaimed.pop(group)
+                # Of what is there twice, which is somebody else's doing, the first stays.
                 of: dict[bytes, bytes] = {}  # endpoints by id
                 for base, key in places:
                     if key.startswith(protocol):
