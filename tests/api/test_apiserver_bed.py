@@ -95,11 +95,14 @@ class TestTheBed:
     async def test_servers_that_cannot_start_say_why(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         broken = tmp_path / "assets"
         broken.mkdir()
-        ends = {"etcd": "exec sleep 600", "kube-apiserver": "echo 'no such flag' >&2; exit 3"}
+        ends = {"etcd": "exec sleep 600", "kube-apiserver": "echo 'no such flag' >&2; exit 3", "kubectl": ""}
+        monkeypatch.setenv("KUBEBUILDER_ASSETS", str(broken))
+        with pytest.raises(StartError, match=f"KUBEBUILDER_ASSETS '{broken}': there is no etcd, no kube-apiserver, no"):
+            async with ApiServer.start(tmp_path / "none"):
+                pass
         for program, script in ends.items():
             (broken / program).write_text(f"#!/bin/sh\n{script}\n")
             (broken / program).chmod(0o755)
-        monkeypatch.setenv("KUBEBUILDER_ASSETS", str(broken))
         with pytest.raises(StartError) as caught:
             async with ApiServer.start(tmp_path / "api"):
                 pass

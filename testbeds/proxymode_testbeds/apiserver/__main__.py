@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
+from proxymode_testbeds.debs import DebianError
+
 from . import ApiServer
-from .build import assets
+from .build import BuildError, assets
+from .server import StartError
 
 
 def main() -> None:
@@ -20,11 +24,14 @@ def main() -> None:
     run.add_argument("--bind-address", default="127.0.0.1", help="default: %(default)s")
     run.add_argument("--kube-version", help="what /version answers, such as v1.39.0")
     arguments = parser.parse_args()
-    if arguments.command == "build":
-        print(assets())
-        return
-    with tempfile.TemporaryDirectory(prefix="proxymode-apiserver-") as folder:
-        asyncio.run(_serve(Path(folder), arguments.bind_address, arguments.kube_version))
+    try:
+        if arguments.command == "build":
+            print(assets())
+            return
+        with tempfile.TemporaryDirectory(prefix="proxymode-apiserver-") as folder:
+            asyncio.run(_serve(Path(folder), arguments.bind_address, arguments.kube_version))
+    except (BuildError, DebianError, StartError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
 async def _serve(folder: Path, bind_address: str, kube_version: str | None) -> None:

@@ -84,7 +84,7 @@ class ApiServer:
         configured = os.environ.get("KUBEBUILDER_ASSETS")
         if configured and kube_version:
             raise ValueError(f"kube_version {kube_version!r}: the kube-apiserver in KUBEBUILDER_ASSETS cannot pretend")
-        assets = Path(configured) if configured else await asyncio.to_thread(build.assets)
+        assets = _complete(Path(configured)) if configured else await asyncio.to_thread(build.assets)
         tokens = _tokens_of(folder)
         port = free_port(bind_address)
         url = f"https://{'127.0.0.1' if bind_address == '0.0.0.0' else bind_address}:{port}"
@@ -237,6 +237,13 @@ class ApiServer:
                 connection.close()
         except (OSError, http.client.HTTPException):
             return False
+
+
+def _complete(assets: Path) -> Path:
+    missing = [name for name in ("etcd", "kube-apiserver", "kubectl") if not (assets / name).is_file()]
+    if missing:
+        raise StartError(f"KUBEBUILDER_ASSETS {str(assets)!r}: there is no {', no '.join(missing)} in that folder")
+    return assets
 
 
 def _service_account_groups(namespace: str) -> list[str]:
