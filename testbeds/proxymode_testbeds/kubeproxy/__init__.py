@@ -6,6 +6,7 @@ proxymode_testbeds.kubeproxy` runs as one: a process of that name that answers o
 remove, and leaves everything when it ends, as kube-proxy does.
 """
 
-from proxymode_testbeds.kubeproxy.replay import ProxyMode, Service, Variant, script
+from proxymode_testbeds.kubeproxy.model import ProxyMode, Service, Variant
+from proxymode_testbeds.kubeproxy.replay import script
 
 __all__ = ["ProxyMode", "Service", "Variant", "script"]

@@ -18,7 +18,8 @@ import sys
 import threading
 from typing import Final
 
-from proxymode_testbeds.kubeproxy.replay import ProxyMode, Service, Variant, script
+from proxymode_testbeds.kubeproxy.model import ProxyMode, Service, Variant
+from proxymode_testbeds.kubeproxy.replay import script
 
 _PR_SET_NAME: Final = 15
 _METRICS: Final = ("127.0.0.1", 10249)

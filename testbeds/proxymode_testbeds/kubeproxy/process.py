@@ -7,14 +7,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from proxymode_testbeds.kubeproxy.replay import Variant
+from proxymode_testbeds.kubeproxy.model import Variant
 from proxymode_testbeds.traffic.processes import TrafficProcess
 
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Sequence
 
-    from proxymode_testbeds.kubeproxy.replay import ProxyMode, Service
+    from proxymode_testbeds.kubeproxy.model import ProxyMode, Service
     from proxymode_testbeds.topology import Topology
 
 
