@@ -155,7 +155,7 @@ class KubeClient:
     async def pages(
         self,
         path: str,
-        items: Callable[[bytes], list[I]],
+        items: Callable[[memoryview], list[I]],
         *,
         params: Mapping[str, str] | None = None,
         page_size: int = PAGE_SIZE,

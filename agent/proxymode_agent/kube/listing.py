@@ -19,6 +19,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 
 _ITEMS: Final = b'"items":['
 _BETWEEN: Final = b'},{"metadata":{'
+_BEGIN, _COMMA, _END = b"[,]"
 _PIECE: Final = 1 << 17
 """Bytes that are worth a look; smaller lists are decoded whole."""
 
@@ -41,15 +42,19 @@ class _Rest(msgspec.Struct):
 
 _LIST: Final = msgspec.json.Decoder(_List)
 _REST: Final = msgspec.json.Decoder(_Rest)
-raw_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
-"""Of a JSON array, each by itself and undecoded."""
+_RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def raw_items(array: memoryview) -> list[msgspec.Raw]:
+    """Of a JSON array, each by itself and undecoded. They refer to bytes of their own."""
+    return _RAW.decode(bytes(array))
 
 
 class ListDecoder(Generic[I]):
-    """Feed it the body; it hands out each item once, in order, as `items` reads them: a JSON array, some of them. That
-    raises msgspec.DecodeError for what is no JSON array."""
+    """Feed it the body; it hands out each item once, in order, as `items` reads them: a JSON array, some of them, in a
+    buffer that is another's after the call. That raises msgspec.DecodeError for what is no JSON array."""
 
-    def __init__(self, items: Callable[[bytes], list[I]]) -> None:
+    def __init__(self, items: Callable[[memoryview], list[I]]) -> None:
         self._items = items
         self._buffer = bytearray()
         self._meta: ListMeta | None = None
@@ -63,14 +68,19 @@ class ListDecoder(Generic[I]):
         if self._meta is None and not self._begin():
             self._look_at = 2 * len(self._buffer)
             return []
-        end = self._buffer.rfind(_BETWEEN)
-        if end >= 0:
+        comma = self._buffer.rfind(_BETWEEN) + 1
+        if comma:
+            # What has come is many megabytes in all, and is decoded where it lies: between two brackets, the second in
+            # the place of the comma, which then is the first of what follows.
+            self._buffer[comma] = _END
             try:
-                items = self._items(b"[%b]" % bytes(self._buffer[: end + 1]))
-            except msgspec.DecodeError:
-                pass  # within an item
+                with memoryview(self._buffer) as whole, whole[: comma + 1] as array:
+                    items = self._items(array)
+            except msgspec.DecodeError:  # within an item
+                self._buffer[comma] = _COMMA
             else:
-                del self._buffer[: end + 2]
+                del self._buffer[:comma]
+                self._buffer[0] = _BEGIN
                 self._look_at = _PIECE
                 return items
         self._look_at = 2 * len(self._buffer)
@@ -82,12 +92,11 @@ class ListDecoder(Generic[I]):
         if self._meta is None:
             whole = _LIST.decode(self._buffer)
             return self._all(whole.items), whole.metadata
-        return self._all(_REST.decode(b"{%b%b" % (_ITEMS, bytes(self._buffer))).items), self._meta
+        return self._all(_REST.decode(b"".join((b'{"items":', self._buffer))).items), self._meta
 
     def _all(self, array: msgspec.Raw) -> list[I]:
         """The items of a whole array; Go writes null for an empty one."""
-        text = bytes(array)
-        return [] if text == b"null" else self._items(text)
+        return [] if bytes(array) == b"null" else self._items(memoryview(array))
 
     def _begin(self) -> bool:
         """Read the list's metadata, where it comes before the items as it mostly does."""
@@ -95,8 +104,8 @@ class ListDecoder(Generic[I]):
         if start < 0:
             return False
         try:
-            self._meta = _LIST.decode(b"%b]}" % bytes(self._buffer[: start + len(_ITEMS)])).metadata
+            self._meta = _LIST.decode(b"".join((self._buffer[: start + len(_ITEMS)], b"]}"))).metadata
         except msgspec.MsgspecError:
             return False
-        del self._buffer[: start + len(_ITEMS)]
+        del self._buffer[: start + len(_ITEMS) - 1]
         return True

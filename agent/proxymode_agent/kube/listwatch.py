@@ -128,7 +128,7 @@ class ListWatch(Generic[T]):
         path: str,
         decode: Callable[[bytes], T],
         *,
-        decode_all: Callable[[bytes], list[tuple[ObjectKey, str, T]]] | None = None,
+        decode_all: Callable[[memoryview], list[tuple[ObjectKey, str, T]]] | None = None,
         label_selector: str = "",
         field_selector: str = "",
         timing: Timing = _TIMING,
@@ -199,7 +199,7 @@ class ListWatch(Generic[T]):
         logger.info("listed", extra={"resource": self._path, "objects": len(found), "resource_version": version})
         yield (*map(Deleted, gone), Synced(version))
 
-    def _read(self, array: bytes) -> list[tuple[ObjectKey, str, T | msgspec.Raw]]:
+    def _read(self, array: memoryview) -> list[tuple[ObjectKey, str, T | msgspec.Raw]]:
         """Some items of a list: key, resourceVersion, and the object, undecoded where it may be known already."""
         if self._decode_all is not None and not self._listed_at:
             try:

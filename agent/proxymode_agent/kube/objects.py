@@ -169,13 +169,13 @@ _services: Final = msgspec.json.Decoder(list[Service]).decode
 _endpoint_slices: Final = msgspec.json.Decoder(list[EndpointSlice]).decode
 
 
-def decode_services(array: bytes) -> list[tuple[ObjectKey, str, Service]]:
+def decode_services(array: memoryview) -> list[tuple[ObjectKey, str, Service]]:
     """A JSON array of them, each with its key and resourceVersion. Raises msgspec.MsgspecError."""
     found = _services(array)
     return [(ObjectKey(one.metadata.namespace, one.metadata.name), one.metadata.resource_version, one) for one in found]
 
 
-def decode_endpoint_slices(array: bytes) -> list[tuple[ObjectKey, str, EndpointSlice]]:
+def decode_endpoint_slices(array: memoryview) -> list[tuple[ObjectKey, str, EndpointSlice]]:
     """A JSON array of them, each with its key and resourceVersion. Raises msgspec.MsgspecError."""
     found = _endpoint_slices(array)
     return [(ObjectKey(one.metadata.namespace, one.metadata.name), one.metadata.resource_version, one) for one in found]
