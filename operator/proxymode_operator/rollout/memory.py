@@ -69,10 +69,11 @@ class Memory:
             self._layout = (stages, topology)
             found = roster(nodes, stages, topology)
             self._ranks, census.selected = found.ranks, found.selected
-            self._places, to_place = {}, set(known)
-        self._places |= {name: place(census.candidates[name], self._ranks[name]) for name in to_place}
-        if to_place or len(census.order) != len(known):
-            census.order = sorted(self._places, key=self._places.__getitem__)
+            self._places, to_place, census.order = {}, set(known), tuple(known)
+        if to_place:
+            self._places |= {name: place(census.candidates[name], self._ranks[name]) for name in to_place}
+            # What is nearly in order is put in order in one pass.
+            census.order = sorted(census.order, key=self._places.__getitem__)
         return census
 
     def _look(self, node: Node, measure: Measure, now: datetime) -> bool:
