@@ -178,6 +178,19 @@ def test_a_flow_that_was_there_before_the_service_is_taken_in(shared_fleet: Topo
     assert asked(shared_fleet, frontend, source_port, "client1") == "node1-pod1"
 
 
+@pytest.mark.parametrize("name", ["node port", "node port, IPv6"])
+def test_a_flow_that_was_there_before_the_node_port_is_taken_in(
+    shared_fleet: Topology, made: NftablesDataplane, name: str
+) -> None:
+    """The node itself refused it, and conntrack remembers that it was not translated."""
+    frontend, source_port = FRONTENDS[name], next(ports_used)
+    made.sync(ServiceState())
+    assert asked(shared_fleet, frontend, source_port, "client1") == "nobody"
+    port = dns(frontend, "node1-pod1")
+    made.sync(state(port), frozenset([port.name]))
+    assert asked(shared_fleet, frontend, source_port, "client1") == "node1-pod1"
+
+
 def test_many_ports_at_once(shared_fleet: Topology, made: NftablesDataplane) -> None:
     """More ports than are asked for singly: one dump of all UDP flows."""
     frontends = [Frontend("10.96.1.1", 53 + n, "10.96.1.1", PODS4) for n in range(stale.ASKED_SINGLY + 4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from socket import IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, cast
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from proxymode_agent.dataplane.conntrack.layout import Layout
     from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 
-VIP, NODE, CLIENT = bytes([10, 96, 0, 53]), bytes([192, 168, 50, 1]), bytes([10, 244, 1, 9])
+VIP, CLIENT = bytes([10, 96, 0, 53]), bytes([10, 244, 1, 9])
+NODE, OTHER = bytes([192, 168, 50, 1]), bytes([192, 168, 50, 2])
 HERE, GONE = (bytes([10, 244, 1, 1]), 5353), (bytes([10, 244, 1, 2]), 5353)
 
 REROUTED = {UdpFrontend(VIP, 53): frozenset([HERE]), UdpFrontend(None, 30053): frozenset([HERE])}
@@ -52,11 +54,13 @@ def flow(
         pytest.param(flow((VIP, 53), GONE, protocol=IPPROTO_TCP), False, id="TCP"),
         pytest.param(flow((NODE, 30053), GONE), True, id="node port, endpoint gone"),
         pytest.param(flow((NODE, 30053), HERE), False, id="node port, endpoint there"),
-        pytest.param(flow((NODE, 30053), (NODE, 30053), translated=False), False, id="somebody else's port 30053"),
+        pytest.param(flow((NODE, 30053), (NODE, 30053), translated=False), True, id="node port, before it was one"),
+        pytest.param(flow((OTHER, 30053), (OTHER, 30053), translated=False), False, id="somebody else's port 30053"),
+        pytest.param(flow((OTHER, 30053), GONE, translated=False), False, id="translated by somebody else"),
     ],
 )
 def test_staleness(entry: Flow, stale: bool) -> None:
-    assert is_stale(entry, REROUTED) is stale
+    assert is_stale(entry, REROUTED, [ipaddress.ip_network(NODE)]) is stale
 
 
 class Conntrack:

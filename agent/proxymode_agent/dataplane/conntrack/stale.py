@@ -8,11 +8,13 @@ serves, though new ones may go elsewhere.
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from socket import IPPROTO_UDP
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.conntrack.flow import Status
 from proxymode_agent.dataplane.conntrack.layout import BY_LENGTH
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from proxymode_agent.dataplane.conntrack.flow import Flow
     from proxymode_agent.dataplane.conntrack.table import ConntrackTable
-    from proxymode_agent.services.model import Family
+    from proxymode_agent.services.model import Family, Network
 
 # include/uapi/linux/netfilter/nfnetlink_conntrack.h; filter flags: net/netfilter/nf_conntrack_netlink.c
 _CTA_TUPLE_ORIG = 1
@@ -58,11 +60,14 @@ def endpoint_of(value: bytes) -> tuple[bytes, int]:
     return value[:-4], int.from_bytes(value[-4:-2], "big")
 
 
-def is_stale(flow: Flow, rerouted: Mapping[UdpFrontend, Collection[tuple[bytes, int]]]) -> bool:
+def is_stale(
+    flow: Flow, rerouted: Mapping[UdpFrontend, Collection[tuple[bytes, int]]], node_ports: Collection[Network] = ()
+) -> bool:
     """Whether a flow goes where its frontend leads nobody any more.
 
-    Answers come `back` from somewhere. Sent to a Service address, that must be an endpoint of now; a node port's number
-    may be anything's on other addresses, so there only flows count that were translated.
+    Answers come `back` from somewhere. Sent to a Service address, that must be an endpoint of now. A node port's number
+    may be anything's on other addresses; so there only flows count whose destination was translated, or which were sent
+    to one of the networks `node_ports` and not translated at all: before the number was a node port.
     """
     if flow.protocol[0] != IPPROTO_UDP:
         return False
@@ -71,7 +76,12 @@ def is_stale(flow: Flow, rerouted: Mapping[UdpFrontend, Collection[tuple[bytes, 
     if endpoints is not None:
         return (flow.back, back_port) not in endpoints
     endpoints = rerouted.get(UdpFrontend(None, port))
-    return endpoints is not None and flow.by_nftables and (flow.back, back_port) not in endpoints
+    if endpoints is None or (flow.back, back_port) in endpoints:
+        return False
+    if (flow.back, back_port) == (flow.destination, port):
+        masqueraded = flow.status & Status.SRC_NAT
+        return not masqueraded and any(ipaddress.ip_address(flow.destination) in network for network in node_ports)
+    return flow.by_nftables
 
 
 def criteria(port: int | None) -> bytes:
@@ -93,11 +103,13 @@ class StaleFlows:
     """One family's UDP flows that have yet to be looked through. Survives errors: what is not done stays to be done.
 
     Looking through them is dear, so it is remembered which endpoints each frontend had: only where one is gone, or
-    where there were none, or where nobody knows, can a flow be stale.
+    where there were none, or where nobody knows, can a flow be stale. `node_ports`: the networks that node ports
+    answer on, where their frontends have no address.
     """
 
-    def __init__(self, family: Family, conntrack: ConntrackTable) -> None:
+    def __init__(self, family: Family, conntrack: ConntrackTable, node_ports: Collection[Network] = ()) -> None:
         self._conntrack = conntrack
+        self._node_ports = node_ports
         self._layout = BY_LENGTH[family]
         self._rerouted: dict[UdpFrontend, frozenset[tuple[bytes, int]]] = {}
         self._serving: dict[bytes, frozenset[bytes]] = {}
@@ -119,7 +131,7 @@ class StaleFlows:
         try:
             for port in ports if len(ports) <= ASKED_SINGLY else (None,):
                 flows = self._conntrack.select(self._layout, criteria(port))
-                self._conntrack.delete([flow for flow in flows if is_stale(flow, self._rerouted)])
+                self._conntrack.delete([flow for flow in flows if is_stale(flow, self._rerouted, self._node_ports)])
         except OSError as error:
             raise DataplaneError(f"conntrack: stale UDP flows are still there: {error}") from error
         self._rerouted.clear()

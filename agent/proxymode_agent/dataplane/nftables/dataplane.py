@@ -19,7 +19,7 @@ from proxymode_agent.dataplane.nftables import clients, grace
 from proxymode_agent.dataplane.nftables.elements import INDEX_BYTES
 from proxymode_agent.dataplane.nftables.frontends import Frontends
 from proxymode_agent.dataplane.nftables.layout import TABLE, Layout, layout
-from proxymode_agent.dataplane.nftables.paths import TRAITS
+from proxymode_agent.dataplane.nftables.paths import TRAITS, node_port_networks
 from proxymode_agent.dataplane.nftables.plan import Plan, TableState
 from proxymode_agent.dataplane.nftables.readback import read_base, read_elements
 from proxymode_agent.dataplane.nftables.samples import Samples
@@ -45,16 +45,14 @@ NOT_AS_LEFT = (errno.ENOENT, errno.EEXIST)
 class FamilyTable:
     """One family's table in the kernel."""
 
-    def __init__(
-        self, kernel: Connection, conntrack: ConntrackTable, table: Layout, node_ips: tuple[bytes, ...]
-    ) -> None:
+    def __init__(self, kernel: Connection, conntrack: ConntrackTable, table: Layout, config: DataplaneConfig) -> None:
         self._kernel = kernel
         self._layout = table
-        self._node_ips = node_ips
+        self._node_ips = config.node_ips
         self._state: TableState | None = None
         self._left = False  # a sync of this object has left the table as the layout says
-        self._frontends = Frontends(table.family, node_ips)
-        self._stale_flows = StaleFlows(table.family, conntrack)
+        self._frontends = Frontends(table.family, config.node_ips)
+        self._stale_flows = StaleFlows(table.family, conntrack, node_port_networks(config, table.family))
         self._samples = Samples(kernel)
 
     @property
@@ -187,7 +185,7 @@ class NftablesDataplane:
         self._kernel = Connection()
         self._conntrack = ConntrackTable()
         layouts = [layout(family, config, VERSION) for family in TRAITS]
-        self._tables = [FamilyTable(self._kernel, self._conntrack, made, config.node_ips) for made in layouts]
+        self._tables = [FamilyTable(self._kernel, self._conntrack, made, config) for made in layouts]
         self._watch = TableWatch(self._kernel, [made.table for made in layouts])
 
     @property

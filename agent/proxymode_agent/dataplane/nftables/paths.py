@@ -71,6 +71,14 @@ TRAITS = {
 }
 
 
+def node_port_networks(config: DataplaneConfig, family: Family) -> tuple[Network, ...]:
+    """The networks of which the node's own addresses have NodePorts; by default those are its primary addresses."""
+    chosen = config.node_port_networks(family)
+    if chosen is not None:
+        return chosen
+    return tuple(ipaddress.ip_network(one) for one in config.node_ips if len(one) == family)
+
+
 def _jump(chain: str) -> Body:
     return (verdict(VerdictCode.JUMP, chain),)
 
@@ -196,10 +204,7 @@ class Paths(msgspec.Struct, frozen=True):
             yield *self._is_in(network), *address_is_local(FibFlag.DADDR), *_goto("to-nodeport")
 
     def _nodeport_networks(self) -> tuple[Network, ...]:
-        chosen = self.config.node_port_networks(self.family)
-        if chosen is not None:
-            return chosen
-        return tuple(ipaddress.ip_network(one) for one in self.config.node_ips if len(one) == self.family)
+        return node_port_networks(self.config, self.family)
 
     def _is_in(self, network: Network) -> Body:
         return self._traits.daddr.in_network(network)
