@@ -22,7 +22,7 @@ from proxymode_operator.metrics import CACHED, GHOSTS, WATCH_EVENTS
 from proxymode_operator.objects import StoredNodeProxyMode, Unreadable
 from proxymode_operator.rollout.assess import SILENT_AFTER
 from proxymode_operator.rollout.model import Asked, Fleet, Node, Report
-from proxymode_operator.rollout.selection import Selection, select
+from proxymode_operator.rollout.selection import Selection, holds, select
 from proxymode_operator.shapes import IdentityShape, read
 
 if TYPE_CHECKING:
@@ -247,7 +247,10 @@ class Cache:
     def _concerned(self, kind: Kind, old: Value | None, new: Value) -> set[str]:
         match new:
             case Node():
-                if old is None or _as_node(old).labels != new.labels or _as_node(old).uid != new.uid:
+                before = _as_node(old) if old is not None else None
+                replaced = before is None or before.uid != new.uid
+                relabelled = before is not None and before.labels != new.labels
+                if replaced or (relabelled and not self._still_selected(new)):
                     self._selection = None
                     return self._all_keys()
                 return self._keys_now(kind, new) if old != new else set()
@@ -265,6 +268,11 @@ class Cache:
             case Unreadable():
                 self._selection = None
                 return self._all_keys()
+
+    def _still_selected(self, node: Node) -> bool:
+        if self._selection is None or self.unreadable():
+            return False
+        return holds(self._selection, self.proxy_modes().values(), node.name, node.labels)
 
     def _keys_now(self, kind: Kind, value: Value) -> set[str]:
         if isinstance(value, Node | StoredNodeProxyMode):

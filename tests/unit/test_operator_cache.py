@@ -166,6 +166,26 @@ def test_a_person_who_skips_a_node_asks_its_proxy_mode(bench: Bench) -> None:
     assert bench.asked() == {"a"}
 
 
+def test_labels_that_select_nobody_else_concern_who_decides_about_the_node(bench: Bench) -> None:
+    selection = bench.cache.selection()
+    bench.cache.put(Kind.NODE, node("n1", labels={"pool": "a", "proxymode.io/service-proxy": "agent"}))
+    assert bench.cache.selection() is selection
+    assert bench.asked() == {"a"}
+    fleet = bench.cache.fleet("a", None)
+    assert fleet is not None
+    assert "proxymode.io/service-proxy" in fleet.nodes[0].labels
+
+
+def test_labels_that_another_selects_too_concern_both(bench: Bench) -> None:
+    bench.cache.put(Kind.PROXY_MODE, pm("c", nodeSelector={"matchLabels": {"extra": "c"}}))
+    bench.asked()
+    bench.cache.put(Kind.NODE, node("n1", labels={"pool": "a", "extra": "c"}))
+    assert bench.asked() >= {"a", "c"}
+    assert bench.cache.selection().overridden == {"c": {"n1": "a"}}
+    bench.cache.put(Kind.NODE, node("n1", labels={"pool": "a"}))
+    assert bench.cache.selection().overridden == {}
+
+
 def test_other_labels_may_concern_everybody(bench: Bench) -> None:
     bench.cache.put(Kind.NODE, node("n1", labels={"pool": "b"}))
     assert bench.asked() >= {"a", "b"}

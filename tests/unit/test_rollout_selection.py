@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxymode_api.common import Mode, ObjectMeta
 from proxymode_api.proxymode import ProxyMode, ProxyModeSpec
 from proxymode_api.selector import LabelSelector
-from proxymode_operator.rollout.selection import matches, select
+from proxymode_operator.rollout.selection import holds, matches, select
 
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -83,3 +85,21 @@ def test_nodes_of_a_proxy_mode_that_cannot_be_read_are_left_alone() -> None:
     )
     assert selection.decided == {"n2": "readable"}
     assert selection.held == {"n1"}
+
+
+labels = st.dictionaries(st.sampled_from(["pool", "tier", "other"]), st.sampled_from("ab"))
+fleets = st.lists(
+    st.tuples(st.integers(0, 2), st.dictionaries(st.sampled_from(["pool", "tier"]), st.sampled_from("ab")))
+)
+
+
+@given(fleets=fleets, before=labels, after=labels, neighbour=labels)
+def test_a_selection_holds_for_a_relabelled_node_exactly_where_all_nodes_would_be_selected_as_before(
+    fleets: list[tuple[int, dict[str, str]]], before: dict[str, str], after: dict[str, str], neighbour: dict[str, str]
+) -> None:
+    proxy_modes = [
+        proxy_mode(f"pm{index}", priority=priority, age=0, **wanted) for index, (priority, wanted) in enumerate(fleets)
+    ]
+    known = select(proxy_modes, {"n": before, "m": neighbour})
+    anew = select(proxy_modes, {"n": after, "m": neighbour})
+    assert holds(known, proxy_modes, "n", after) == (known == anew)

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from proxymode_operator.rollout.census import Census, facts
-from proxymode_operator.rollout.stages import place, roster
+from proxymode_operator.rollout.stages import place, roster, same_in_roster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ class Memory:
         census = self._census
         known = census.nodes
         differing = [node for node in nodes if known.get(node.name) is not node]
-        moved = any(not _at_home(known.get(node.name), node) for node in differing)
+        moved = any(not same_in_roster(known.get(node.name), node, stages, topology) for node in differing)
         to_place = {node.name for node in differing if self._look(node, measure, now)}
         if len(known) > len(nodes):
             for name in known.keys() - {node.name for node in nodes}:
@@ -91,11 +91,3 @@ class Memory:
 
     def _is_past(self, due: datetime, name: str) -> bool:
         return self._due_of(name) != due
-
-
-def _at_home(before: Node | None, now: Node) -> bool:
-    """Whether it is placed among the others as it was."""
-    if before is None:
-        return False
-    same_labels = before.labels is now.labels or before.labels == now.labels
-    return same_labels and before.created == now.created

@@ -100,3 +100,16 @@ def select(
         held=held,
         members={name: tuple(nodes) for name, nodes in members.items()},
     )
+
+
+def holds(known: Selection, proxy_modes: Iterable[ProxyMode], node: str, labels: Mapping[str, str]) -> bool:
+    """Whether a node with these labels is in the hands that it is in, and wanted by the same others. Most labels change
+    nothing: to select all nodes anew for each that is taken over from kube-proxy, and labelled, would cost most of a
+    decision."""
+    found = select(proxy_modes, {node: labels})
+
+    def given(selection: Selection) -> tuple[str | None, set[str]]:
+        losers = {loser for loser, nodes in selection.overridden.items() if node in nodes}
+        return selection.decided.get(node), losers
+
+    return given(found) == given(known)

@@ -121,6 +121,19 @@ def roster(nodes: Iterable[Node], stages: Iterable[Stage], topology: Topology) -
     )
 
 
+def same_in_roster(before: Node | None, now: Node, stages: Iterable[Stage], topology: Topology) -> bool:
+    """Whether the node's entries are what they were. Most labels are nobody's concern here: nodes that are taken over
+    from kube-proxy get one each."""
+    if before is None or before.created != now.created:
+        return False
+    if before.labels is now.labels or before.labels == now.labels:
+        return True
+    selectors = [stage.selector for stage in stages if stage.selector is not None]
+    return topology.domain(before) == topology.domain(now) and all(
+        matches(selector, before.labels) == matches(selector, now.labels) for selector in selectors
+    )
+
+
 def membership(
     stages: Sequence[Stage],
     complete: Mapping[str, datetime],
