@@ -41,7 +41,7 @@ def decode(data: bytes) -> str:
     return str(value)
 
 
-def decode_all(array: bytes) -> list[tuple[ObjectKey, str, str]]:
+def decode_all(array: memoryview) -> list[tuple[ObjectKey, str, str]]:
     """All of an array, or a complaint about it."""
     found = []
     for item in msgspec.json.decode(array):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from proxymode_agent.dataplane.nfnetlink import (
     VerdictCode,
     add_elements,
     add_packed,
+    add_rows,
     delete_elements,
     one_by_one,
     pack_elements,
@@ -95,6 +98,22 @@ def test_messages_stay_below_the_length_of_an_attribute(count: int) -> None:
         (one.body, str(one), one.objects) for one in commands
     ]
     assert [len(transaction.commands) for transaction in one_by_one(commands)] == [1] * len(commands)
+
+
+@pytest.mark.parametrize("of", [ENDPOINTS, ENDPOINTS6], ids=lambda of: of.name)
+@given(counts=st.lists(st.sampled_from([0, 1, 2, 50, 700, 900, 2000]), max_size=6))
+@settings(deadline=None, max_examples=15)
+def test_rows_are_the_elements_that_they_stand_for(of: Set, counts: list[int]) -> None:
+    ends = [index.to_bytes(4, sys.byteorder) for index in range(2000)]
+    rows = []
+    for number, count in enumerate(counts):
+        key = number.to_bytes(of.key_length - 4, "big")
+        rows.append((key, [(number * 7919 + index).to_bytes(of.data_length, "big") for index in range(count)]))
+    commands = list(add_rows(of, rows, ends))
+    wanted = [(key + end, value) for key, values in rows for end, value in zip(ends, values, strict=False)]
+    assert parsed(of, commands) == wanted
+    assert sum(command.objects for command in commands) == len(wanted)
+    assert all(len(command.body) <= 65_600 for command in commands)
 
 
 def test_a_delete_names_keys_only() -> None:
