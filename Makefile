@@ -67,7 +67,7 @@ docs: install ## the documentation as web pages, in build/docs; what leads nowhe
 	@echo "build/docs/index.html"
 
 .PHONY: test-unit
-test-unit: install ## pure functions; seconds, no root
+test-unit: install ## pure functions; a minute or two, no root
 	@$(BIN)/pytest $(PARALLEL) tests/unit $(PYTEST_ARGS)
 
 .PHONY: test-host
