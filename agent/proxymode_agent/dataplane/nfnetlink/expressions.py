@@ -243,12 +243,12 @@ def immediate(dreg: int, value: bytes) -> Expression:
     )
 
 
-def dnat(family: NfProto, address: int, port: int) -> Expression:
-    """Destination NAT to the address in the registers from `address` and the port in register `port`."""
+def nat(kind: NatType, family: NfProto, address: int, port: int) -> Expression:
+    """NAT to the address in the registers from `address` and the port in register `port`."""
     return Expression(
         "nat",
         (
-            (NatAttr.TYPE, u32(NatType.DNAT)),
+            (NatAttr.TYPE, u32(kind)),
             (NatAttr.FAMILY, u32(family)),
             (NatAttr.REG_ADDR_MIN, register(address)),
             (NatAttr.REG_ADDR_MAX, register(address)),
@@ -257,6 +257,11 @@ def dnat(family: NfProto, address: int, port: int) -> Expression:
             (NatAttr.FLAGS, u32(NatFlag.MAP_IPS | NatFlag.PROTO_SPECIFIED)),
         ),
     )
+
+
+def dnat(family: NfProto, address: int, port: int) -> Expression:
+    """Destination NAT, as `nat`."""
+    return nat(NatType.DNAT, family, address, port)
 
 
 def masquerade() -> Expression:

@@ -22,7 +22,6 @@ from proxymode_agent.dataplane.nfnetlink import (
     Connection,
     CtKey,
     CtState,
-    Expression,
     Field,
     Hook,
     HookNumber,
@@ -40,15 +39,15 @@ from proxymode_agent.dataplane.nfnetlink import (
     load,
     lookup_map,
     meta,
+    nat,
     one_by_one,
     pack_elements,
     unpack_elements,
     userdata,
     verdict,
 )
-from proxymode_agent.dataplane.nfnetlink.attributes import HEADER, u32
-from proxymode_agent.dataplane.nfnetlink.expressions import register
-from proxymode_agent.dataplane.nfnetlink.uapi import MetaKey, NatAttr, NatFlag, NatType, VerdictCode
+from proxymode_agent.dataplane.nfnetlink.attributes import HEADER
+from proxymode_agent.dataplane.nfnetlink.uapi import MetaKey, NatType, VerdictCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,9 +87,9 @@ class _Family(NamedTuple):
     def map(self, name: str, size: int | None = None) -> Set:
         return Set(self.table, name, self.key, (self.address, TH_DPORT), size=size)
 
-    def rule(self, chain: Chain, nat: NatType, name: str) -> Rule:
+    def rule(self, chain: Chain, kind: NatType, name: str) -> Rule:
         words = self.length // 4
-        return Rule(chain, (*load(self.key), lookup_map(name, 0, 0), _nat(nat, self.proto, 0, words)))
+        return Rule(chain, (*load(self.key), lookup_map(name, 0, 0), nat(kind, self.proto, 0, words)))
 
     def _end(self, name: str, key: CtKey, like: Field) -> Field:
         typeof = userdata.ct(key, _ORIGINAL)
@@ -205,18 +204,3 @@ class CatchTable:
 
     def _exists(self, family: _Family) -> bool:
         return any(dumped.table.name == NAME for dumped in self._kernel.tables(family.proto))
-
-
-def _nat(kind: NatType, family: NfProto, address: int, port: int) -> Expression:
-    return Expression(
-        "nat",
-        (
-            (NatAttr.TYPE, u32(kind)),
-            (NatAttr.FAMILY, u32(family)),
-            (NatAttr.REG_ADDR_MIN, register(address)),
-            (NatAttr.REG_ADDR_MAX, register(address)),
-            (NatAttr.REG_PROTO_MIN, register(port)),
-            (NatAttr.REG_PROTO_MAX, register(port)),
-            (NatAttr.FLAGS, u32(NatFlag.MAP_IPS | NatFlag.PROTO_SPECIFIED)),
-        ),
-    )
