@@ -70,7 +70,7 @@ class ServiceTracker:
         self._slices: dict[ObjectKey, dict[str, SliceEntry]] = {}  # Service -> slice name -> entry
         self._owners: dict[ObjectKey, ObjectKey] = {}  # slice -> Service
         self._ports: dict[ObjectKey, tuple[ServicePort, ...]] = {}
-        self._dirty: set[ObjectKey] = set()
+        self._dirty: dict[ObjectKey, None] = {}  # in the order in which they came, as they lie in memory
         self._all_ports: dict[ServicePortName, ServicePort] = {}
         self._state = ServiceState(self._all_ports)
         self._health_checks: dict[ServiceName, HealthCheck] = {}
@@ -88,9 +88,8 @@ class ServiceTracker:
         if zone == self._zone:
             return
         self._zone = zone
-        self._dirty.update(
-            service for service, entries in self._slices.items() if any(entry.zoned for entry in entries.values())
-        )
+        zoned = (one for one, entries in self._slices.items() if any(entry.zoned for entry in entries.values()))
+        self._dirty.update(dict.fromkeys(zoned))
 
     def set_service(self, key: ObjectKey, service: Service) -> None:
         """The Service was created or changed."""
@@ -100,7 +99,7 @@ class ServiceTracker:
             self._forget_service(key)
         elif self._services.get(key) != entry:
             self._services[key] = entry
-            self._dirty.add(key)
+            self._dirty[key] = None
 
     def drop_service(self, key: ObjectKey) -> None:
         """The Service is gone."""
@@ -120,7 +119,7 @@ class ServiceTracker:
         if siblings.get(key.name) != entry:
             siblings[key.name] = entry
             self._owners[key] = owner
-            self._dirty.add(owner)
+            self._dirty[owner] = None
 
     def drop_slice(self, key: ObjectKey) -> None:
         """The EndpointSlice is gone."""
@@ -166,7 +165,7 @@ class ServiceTracker:
 
     def _forget_service(self, key: ObjectKey) -> None:
         if self._services.pop(key, None) is not None:
-            self._dirty.add(key)
+            self._dirty[key] = None
 
     def _forget_slice(self, key: ObjectKey) -> None:
         owner = self._owners.pop(key, None)
@@ -176,7 +175,7 @@ class ServiceTracker:
         del siblings[key.name]
         if not siblings:
             del self._slices[owner]
-        self._dirty.add(owner)
+        self._dirty[owner] = None
 
     def _note(self, kind: str, key: ObjectKey, problems: tuple[str, ...]) -> None:
         """Keep what is new of an object's problems; the object is told of each once, until it is rid of it."""
