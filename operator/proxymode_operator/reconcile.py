@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WRITES_AT_ONCE: Final = 24
-WRITING_SECONDS: Final = 0.2
+WRITING_SECONDS: Final = 0.1
 """After this no further write of a reconcile begins. The rest follows in the next one: what was reported and asked
 meanwhile (a pause) is heard in between, however long an API server in trouble takes."""
 LOOK_AGAIN_SECONDS: Final = 300.0
