@@ -71,9 +71,10 @@ def main() -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     tell("pgctrl", "start")  # returns when a signal comes
-    sys.stdout.write(f"{sum(map(sent, devices))}\n")
+    total = sum(map(sent, devices))
+    tell(thread, "rem_device_all")  # before it is told that we are done: the next generator would find the thread busy
+    sys.stdout.write(f"{total}\n")
     sys.stdout.flush()
-    tell(thread, "rem_device_all")
 
 
 if __name__ == "__main__":
