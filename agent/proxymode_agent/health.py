@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     Paths = Mapping[str, Callable[[], Answer]]
 
+_SERVER: Final = f"{PRODUCT}/{VERSION}"
+"""By which an agent on kube-proxy's ports is told from a kube-proxy (`preflight.facts`)."""
 _OURS: Final = (ObservedMode.IPVS, ObservedMode.NFTABLES)
 
 logger = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ def health_routes(read: Callable[[], Health], probed: Callable[[str, int], None]
         body = {"lastUpdated": _time(now if ok else health.last_updated), "currentTime": _time(now), **more}
         return Answer(
             status=200 if ok else 503,
-            headers={"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"},
+            headers={"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", "Server": _SERVER},
             body=json.dumps(body).encode(),
         )
 
@@ -105,7 +107,7 @@ def metrics_routes(metrics: Metrics, observed: Callable[[], ObservedMode]) -> Pa
         headers = {
             "Content-Type": "text/plain; charset=utf-8",
             "X-Content-Type-Options": "nosniff",
-            "Server": f"{PRODUCT}/{VERSION}",
+            "Server": _SERVER,
         }
         return Answer(200, headers, mode.encode()) if mode in _OURS else Answer(503, headers, b"")
 

@@ -102,6 +102,7 @@ async def test_endpoints_answer_as_kube_proxys(health: Health, statuses: tuple[i
                 datetime.fromisoformat(body["currentTime"])
                 assert response.headers["Content-Type"] == "application/json"
                 assert response.headers["X-Content-Type-Options"] == "nosniff"
+                assert response.headers["Server"].startswith("proxymode-agent/"), "or preflight takes it for kube-proxy"
         assert tuple(found) == statuses
     async with served(metrics_routes(metrics, none)) as (session, url), session.get(f"{url}/metrics") as response:
         text = await response.text()

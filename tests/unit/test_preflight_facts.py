@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxymode_agent.preflight.facts import ipvs_table, kube_proxy_process, proxy_mode
+from proxymode_agent.preflight.facts import ipvs_table, kube_proxy_process, proxy_health, proxy_mode
 from proxymode_agent.preflight.model import IpvsTable, ModuleState
 from proxymode_agent.preflight.modules import module_states
 
@@ -107,10 +107,13 @@ def test_only_a_kube_proxy_of_this_network_namespace_counts(tmp_path: Path) -> N
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[int]:
+def answering(status: int, body: bytes, path: str = "/proxyMode", server_name: str = "") -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
+        def version_string(self) -> str:
+            return server_name
+
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/proxyMode" else 404)
+            self.send_response(status if self.path == path else 404)
             self.end_headers()
             self.wfile.write(body)
 
@@ -139,3 +142,28 @@ def test_nobody_answers() -> None:
     with answering(200, b"ipvs") as port:
         pass
     assert proxy_mode("127.0.0.1", port) == ""
+    assert not proxy_health("127.0.0.1", port)
+
+
+NOW = b'"2026-11-21 12:00:00 +0000 UTC"'
+WELL = b'{"lastUpdated": %b,"currentTime": %b, "nodeEligible": true}' % (NOW, NOW)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "server_name", "found"),
+    [
+        (200, WELL, "", True),
+        (503, WELL, "", True),
+        (404, WELL, "", False),
+        (200, WELL, "proxymode-agent/0.1.0", False),
+        (200, b"ok", "", False),
+        (200, b"[]", "", False),
+        (200, b'{"status": "ok"}', "", False),
+    ],
+)
+def test_kube_proxy_is_known_by_how_it_tells_of_its_health(
+    status: int, body: bytes, server_name: str, found: bool
+) -> None:
+    """Its metrics may be configured to another address; clouds' load balancers look for its health here."""
+    with answering(status, body, "/healthz", server_name) as port:
+        assert proxy_health("127.0.0.1", port) is found

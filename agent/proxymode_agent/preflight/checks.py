@@ -108,7 +108,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "kube-proxy-present",
         _BOTH,
-        "A running kube-proxy (process, or an answer on 127.0.0.1:10249/proxyMode), and rules that one left.",
+        "A running kube-proxy (process, or an answer on 127.0.0.1, port 10249 or 10256), and rules that one left.",
         "Two programs that write the same Services undo each other's work.",
         neighbours.kube_proxy_present,
     ),

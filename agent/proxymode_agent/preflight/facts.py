@@ -4,13 +4,14 @@ Reads only. The one thing it writes is an nf_tables transaction that the kernel 
 read is left out of the facts, never guessed: the checks say so. Blocking calls; run it in a thread, in the network
 namespace that the agent programs.
 
-Not seen: processes of the host where the agent has a pid namespace of its own; a live kube-proxy is then noticed by its
-answer on /proxyMode.
+Not seen: processes of the host where the agent has a pid namespace of its own, as in its Pod; a live kube-proxy is then
+noticed by its answer on /proxyMode or /healthz. One of these addresses may be configured otherwise, hardly both.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 from collections import Counter
@@ -38,10 +39,13 @@ BPF_PINS: Final = {
 }
 KUBE_PROXY_METRICS: Final = ("127.0.0.1", 10249)
 """kube-proxy's --metrics-bind-address by default; it answers /proxyMode there."""
+KUBE_PROXY_HEALTH: Final = ("127.0.0.1", 10256)
+"""Its --healthz-bind-address by default, where load balancers of clouds look for it."""
 ASK_SECONDS: Final = 1.0
+_ANSWER_BYTES: Final = 1024
 
 
-def collect(root: Path = Path("/"), metrics: tuple[str, int] = KUBE_PROXY_METRICS) -> Facts:
+def collect(root: Path = Path("/")) -> Facts:
     """The facts of this node and of the calling thread's network namespace; takes milliseconds."""
     name = os.uname()
     nft = view_nft()
@@ -61,7 +65,7 @@ def collect(root: Path = Path("/"), metrics: tuple[str, int] = KUBE_PROXY_METRIC
         interfaces=frozenset(name for _, name in socket.if_nameindex()),
         bpf_pins=frozenset(name for name, path in BPF_PINS.items() if (root / path).exists()),
         nat_chains=nft.nat_chains,
-        kube_proxy=_kube_proxy(root, metrics, nft),
+        kube_proxy=_kube_proxy(root, nft),
     )
 
 
@@ -82,11 +86,15 @@ def ipvs_table(path: Path) -> IpvsTable:
     return IpvsTable(dict(schedulers), dict(forwarding))
 
 
-def _kube_proxy(root: Path, metrics: tuple[str, int], nft: NftView) -> KubeProxyFound:
-    mode = proxy_mode(*metrics)
-    running = f"answers on {metrics[0]}:{metrics[1]}" if mode else ""
+def _kube_proxy(root: Path, nft: NftView) -> KubeProxyFound:
+    mode = proxy_mode(*KUBE_PROXY_METRICS)
+    running = ""
     if pid := kube_proxy_process(root):
         running = f"process {pid}"
+    elif mode:
+        running = "answers on {}:{}".format(*KUBE_PROXY_METRICS)
+    elif proxy_health(*KUBE_PROXY_HEALTH):
+        running = "answers on {}:{}".format(*KUBE_PROXY_HEALTH)
     return KubeProxyFound(running=running, mode=mode, rules=nft.kube_proxy_rules + _legacy_rules())
 
 
@@ -99,22 +107,41 @@ def _legacy_rules() -> tuple[str, ...]:
 
 def kube_proxy_runs() -> bool:
     """Whether a live kube-proxy is noticed on this node."""
-    return kube_proxy_process(Path("/")) is not None or bool(proxy_mode(*KUBE_PROXY_METRICS))
+    answers = proxy_mode(*KUBE_PROXY_METRICS) or proxy_health(*KUBE_PROXY_HEALTH)
+    return bool(answers) or kube_proxy_process(Path("/")) is not None
 
 
 def proxy_mode(host: str, port: int) -> str:
     """What a kube-proxy on host:port calls its mode; empty when none answers, or an agent of ours."""
+    status, body = _asked(host, port, "/proxyMode")
+    answer = body.decode("ascii", errors="replace").strip()
+    return answer if status == 200 and len(answer) < 64 and answer.isalpha() else ""
+
+
+def proxy_health(host: str, port: int) -> bool:
+    """Whether somebody on host:port tells of his health as kube-proxy does (pkg/proxy/healthcheck), well or not; false
+    for an agent of ours."""
+    status, body = _asked(host, port, "/healthz")
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return False
+    return status in (200, 503) and isinstance(answer, dict) and {"lastUpdated", "currentTime"} <= answer.keys()
+
+
+def _asked(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """Status and body, or its beginning; 0 and nothing when nobody answers, or an agent of ours."""
     connection = http.client.HTTPConnection(host, port, timeout=ASK_SECONDS)
     try:
-        connection.request("GET", "/proxyMode")
+        connection.request("GET", path)
         response = connection.getresponse()
-        answer = response.read(64).decode("ascii", errors="replace").strip()
+        body = response.read(_ANSWER_BYTES)
         ours = (response.getheader("Server") or "").startswith(PRODUCT)
     except (OSError, http.client.HTTPException):
-        return ""
+        return 0, b""
     finally:
         connection.close()
-    return answer if response.status == 200 and answer.isalpha() and not ours else ""
+    return (0, b"") if ours else (response.status, body)
 
 
 def kube_proxy_process(root: Path) -> int | None:
