@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 PRIMARY: Final = "primary"
 """The word for the node's own addresses in --nodeport-addresses."""
-_NODE_NAME: Final = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
-_INTERFACE: Final = re.compile(r"^[^/:\s]{1,15}$")  # dev_valid_name and IFNAMSIZ of the kernel
-_DURATION: Final = re.compile(r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$")
+# Compiled when they are asked for, each of which takes as long as the import of a module.
+_NODE_NAME: Final = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+_INTERFACE: Final = r"^[^/:\s]{1,15}$"  # dev_valid_name and IFNAMSIZ of the kernel
+_DURATION: Final = r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$"
 
 
 def _bad(value: str, right: str) -> argparse.ArgumentTypeError:
@@ -32,7 +33,7 @@ def mode(value: str) -> Mode:
 
 
 def node_name(value: str) -> str:
-    if not _NODE_NAME.match(value.strip().lower()):
+    if not re.match(_NODE_NAME, value.strip().lower()):
         raise _bad(value, "is not a node name; use lower case letters, digits, '-' and '.'")
     return value.strip().lower()
 
@@ -62,7 +63,7 @@ def detect_local_mode(value: str) -> DetectLocalMode:
 
 
 def interface(value: str) -> str:
-    if not _INTERFACE.match(value):
+    if not re.match(_INTERFACE, value):
         raise _bad(value, "is not an interface's name; use up to 15 characters without '/', ':' and spaces")
     return value
 
@@ -106,7 +107,7 @@ def verbosity(value: str) -> int:
 
 
 def duration(value: str) -> float:
-    match = _DURATION.match(value)
+    match = re.match(_DURATION, value)
     if match is None or not value:
         raise _bad(value, "is not a duration; write hours, minutes and seconds as in 30s, 1m30s or 1h")
     hours, minutes, seconds = match.groups()
@@ -118,7 +119,7 @@ def duration(value: str) -> float:
 
 def whole_seconds(value: str) -> int:
     """A duration of whole seconds, 0 included."""
-    match = _DURATION.match(value)
+    match = re.match(_DURATION, value)
     if value == "0":
         return 0
     if match is None or not value or "." in value:

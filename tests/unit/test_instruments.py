@@ -87,3 +87,10 @@ def test_the_agents_parts_bring_neither_that_library_nor_what_few_starts_need() 
     code = f"import sys, proxymode_agent.parts; print(*(name for name in {late} if name in sys.modules))"
     found = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
+
+
+def test_what_every_start_looks_for_of_a_kube_proxy_is_found_with_little() -> None:
+    late = ("ctypes", "dataclasses", "hashlib", "proxymode_agent.dataplane.ipvs.listing")
+    code = f"import sys, proxymode_agent.takeover; print(*(name for name in {late} if name in sys.modules))"
+    found = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

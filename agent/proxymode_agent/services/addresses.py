@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 _UNSPECIFIED6: Final = bytes(16)
 _LOOPBACK6: Final = bytes(15) + b"\x01"
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-_LEADING_ZEROS: Final = re.compile(r"(?<![0-9a-fA-F:.])0+(?=[0-9])|(?<=\.)0+(?=[0-9])")
-"""Of the octets of an address, but not of the groups of an IPv6 one; of a prefix length as well."""
+_LEADING_ZEROS: Final = r"(?<![0-9a-fA-F:.])0+(?=[0-9])|(?<=\.)0+(?=[0-9])"
+"""Of the octets of an address, but not of the groups of an IPv6 one; of a prefix length as well. Hardly ever needed, so
+compiled by its first use."""
 _USUAL: Final = bytes(first for first in range(224) if first not in (0, 127, 169))
 """First octets, of either family, of addresses that are nothing special."""
 
@@ -35,7 +36,7 @@ def packed(text: str, field: str, problems: list[str]) -> bytes | None:
         # Not `ipaddress`: it takes twenty times as long, and a large cluster has 500,000 of these.
         address = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
-        decimal = _LEADING_ZEROS.sub("", text)
+        decimal = re.sub(_LEADING_ZEROS, "", text)
         if decimal != text:
             return packed(decimal, field, problems)
         problems.append(f"{field} has {text!r}, which is not an IP address")
@@ -75,7 +76,7 @@ def all_packed(texts: list[str], family: Family, field: str, problems: list[str]
 
 def network(text: str) -> Network:
     """The network written so: padding and host bits have always been allowed. Raises ValueError for what is none."""
-    return ipaddress.ip_network(_LEADING_ZEROS.sub("", text.strip()), strict=False)
+    return ipaddress.ip_network(re.sub(_LEADING_ZEROS, "", text.strip()), strict=False)
 
 
 def _special(address: bytes) -> bool:

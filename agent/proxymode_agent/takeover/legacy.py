@@ -8,7 +8,6 @@ include/uapi/linux/netfilter_ipv4/ip_tables.h; the options need CAP_NET_ADMIN an
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
@@ -32,7 +31,6 @@ _ENTRIES: Final = struct.Struct("=32sI4x")  # name, size
 _REPLACE: Final = struct.Struct(f"=32sIII{HOOKS}I{HOOKS}IIQ")
 _COUNTERS: Final = 16  # sizeof(struct xt_counters)
 _TRIES: Final = 5
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _Family(NamedTuple):
@@ -143,9 +141,12 @@ def _read(family: _Family, table: str) -> Blob:
 
 def _get(options: socket.socket, family: _Family, option: int, request: bytes) -> bytes:
     """getsockopt(2) with a request in its buffer, which the socket module's own has no way for."""
+    import ctypes  # few nodes have iptables-legacy, and every start looks
+
     buffer = ctypes.create_string_buffer(request, len(request))
     length = ctypes.c_uint32(len(request))
-    if _LIBC.getsockopt(options.fileno(), family.level, option, buffer, ctypes.byref(length)) != 0:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.getsockopt(options.fileno(), family.level, option, buffer, ctypes.byref(length)) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"iptables-legacy: {os.strerror(error)}")
     return buffer.raw[: length.value]
@@ -153,6 +154,8 @@ def _get(options: socket.socket, family: _Family, option: int, request: bytes) -
 
 def _replace(family: _Family, table: str, old: Blob, new: Blob) -> bool:
     """Whether the kernel took it; not if the table has another number of rules than was read."""
+    import ctypes
+
     counters = ctypes.create_string_buffer(old.number * _COUNTERS)
     head = _REPLACE.pack(
         table.encode(),

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxymode_agent.dataplane.ipvs.addresses import DEVICE, Addresses
-from proxymode_agent.dataplane.ipvs.listing import parse
 from proxymode_agent.dataplane.nfnetlink import Connection
-from proxymode_agent.takeover import chains, complete, legacy
-from proxymode_agent.takeover.complete import MASQUERADING
+from proxymode_agent.takeover import chains, legacy
 from proxymode_agent.takeover.found import Found
 from proxymode_agent.takeover.ipsets import IpSets
 from proxymode_agent.takeover.names import is_set
@@ -64,10 +62,14 @@ class Remains:
 
     def missing(self, state: ServiceState) -> str:
         """What a kube-proxy has not programmed yet of these Services; empty: it has everything."""
+        from proxymode_agent.takeover import complete  # asked once in a node's life, while every start looks
+
         match self.look().mode:
             case ObservedMode.KUBE_PROXY_IPVS:
-                ruled = {length for length, chain in chains.with_rules(self._kernel) if chain == MASQUERADING}
-                return complete.of_virtual_servers(state, _virtual_servers(), ruled | legacy.lengths(MASQUERADING))
+                ruled = {length for length, chain in chains.with_rules(self._kernel) if chain == complete.MASQUERADING}
+                return complete.of_virtual_servers(
+                    state, _virtual_servers(), ruled | legacy.lengths(complete.MASQUERADING)
+                )
             case ObservedMode.KUBE_PROXY_IPTABLES:
                 return complete.of_chains(state, chains.with_rules(self._kernel) | legacy.nat_chains())
             case ObservedMode.KUBE_PROXY_NFTABLES:
@@ -77,6 +79,8 @@ class Remains:
 
 
 def _virtual_servers() -> dict[Frontend, dict[Endpoint, RealServer]]:
+    from proxymode_agent.dataplane.ipvs.listing import parse
+
     try:
         return parse(Path("/proc/thread-self/net/ip_vs").read_text(), lambda frontend: True)
     except FileNotFoundError:
