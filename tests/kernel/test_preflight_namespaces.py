@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from proxymode_testbeds.topology import Topology
 
 NODE = "node1"
-NOBODY = ("127.0.0.1", 9)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def generation() -> int:
 
 
 def test_this_kernel_takes_everything_that_nftables_mode_needs(one_node: Topology) -> None:
-    facts = one_node.call(NODE, collect, metrics=NOBODY)
+    facts = one_node.call(NODE, collect)
     assert facts.nft.error == ""
     assert facts.nft.missing == frozenset()
     results = run(Mode.NFTABLES, facts, DataplaneConfig())
@@ -63,7 +62,7 @@ def test_looking_changes_nothing(one_node: Topology) -> None:
     load(one_node, "table ip mine { chain c { type nat hook prerouting priority -100; }; }")
     listing = one_node.run(NODE, ["nft", "list", "ruleset"]).stdout
     before = one_node.call(NODE, generation)
-    one_node.call(NODE, collect, metrics=NOBODY)
+    one_node.call(NODE, collect)
     assert one_node.call(NODE, generation) == before
     assert one_node.run(NODE, ["nft", "list", "ruleset"]).stdout == listing
 
@@ -71,7 +70,7 @@ def test_looking_changes_nothing(one_node: Topology) -> None:
 def test_only_this_namespaces_interfaces_and_rules_are_seen(one_node: Topology) -> None:
     load(one_node, "table ip kube-proxy { }")
     one_node.run(NODE, ["ip", "link", "add", "cilium_host", "type", "veth", "peer", "name", "cilium_net"])
-    inside, outside = one_node.call(NODE, collect, metrics=NOBODY), one_node.call("client1", collect, metrics=NOBODY)
+    inside, outside = one_node.call(NODE, collect), one_node.call("client1", collect)
     assert "cilium_host" in inside.interfaces
     assert "cilium_host" not in outside.interfaces
     assert inside.kube_proxy.rules == ("table ip kube-proxy",)
@@ -83,7 +82,7 @@ def test_kube_proxys_chains_are_known_in_iptables_tables_too(one_node: Topology)
         one_node,
         "table ip nat { chain KUBE-SERVICES { }; chain PREROUTING { type nat hook prerouting priority -100; }; }",
     )
-    facts = one_node.call(NODE, collect, metrics=NOBODY)
+    facts = one_node.call(NODE, collect)
     assert facts.kube_proxy.rules == ("table ip nat",)
     assert facts.nat_chains == (NatChain("ip", "nat", "PREROUTING", "prerouting", -100),)
 
@@ -98,7 +97,7 @@ def test_nat_chains_of_others_are_seen_in_every_family_and_ours_are_not(one_node
         table ip proxymode { chain services { type nat hook prerouting priority -100; }; }
         """,
     )
-    facts = one_node.call(NODE, collect, metrics=NOBODY)
+    facts = one_node.call(NODE, collect)
     assert set(facts.nat_chains) == {
         NatChain("ip6", "other", "late", "postrouting", 100),
         NatChain("inet", "mesh", "early", "output", -150),
@@ -118,12 +117,12 @@ def test_a_running_kube_proxy_is_noticed_in_its_own_namespace_only(one_node: Top
     program = tmp_path / "kube-proxy"
     shutil.copy("/bin/sleep", program)
     with ended(one_node.popen(NODE, [program, "600"])) as process:
-        facts = one_node.call(NODE, collect, metrics=NOBODY)
+        facts = one_node.call(NODE, collect)
         assert facts.kube_proxy.running == f"process {process.pid}"
-        assert one_node.call("client1", collect, metrics=NOBODY).kube_proxy.running == ""
+        assert one_node.call("client1", collect).kube_proxy.running == ""
         (result,) = [r for r in run(Mode.NFTABLES, facts, DataplaneConfig()) if r.id == "kube-proxy-present"]
         assert result.verdict is Verdict.BLOCK
-    assert one_node.call(NODE, collect, metrics=NOBODY).kube_proxy.running == ""
+    assert one_node.call(NODE, collect).kube_proxy.running == ""
 
 
 SERVER = """
@@ -157,6 +156,6 @@ def test_without_the_right_to_change_the_network_the_check_says_so(one_node: Top
 
 @pytest.mark.parametrize("mode", Mode)
 def test_every_check_has_an_answer_for_a_real_node(one_node: Topology, mode: Mode) -> None:
-    results = run(mode, one_node.call(NODE, collect, metrics=NOBODY), DataplaneConfig())
+    results = run(mode, one_node.call(NODE, collect), DataplaneConfig())
     assert all(result.found for result in results)
     assert all(bool(result.remedy) == (result.verdict is not Verdict.PASS) for result in results)
