@@ -108,8 +108,10 @@ class Reconciler:
                 )
             return None
         began = time.perf_counter()
-        memory = self._memories.setdefault(key, Memory())
+        # A decision that does not come to its end leaves no memory: it may be half brought up to date.
+        memory = self._memories.pop(key, None) or Memory()
         decisions = plan(replace(fleet, answers=self._gates.answers(key)), _now(), memory)
+        self._memories[key] = memory
         PLAN_SECONDS.observe(time.perf_counter() - began)
         self._count(key, decisions.status)
         (self._pace.wait_for if _under_way(decisions.status) else self._pace.rest)(key)

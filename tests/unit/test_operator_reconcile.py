@@ -16,15 +16,18 @@ from proxymode_operator.kubeapi import ApiError, Kind, ListedObject, NotLeaderEr
 from proxymode_operator.pace import Pace
 from proxymode_operator.queue import ConflictError
 from proxymode_operator.reconcile import Reconciler
+from proxymode_operator.rollout.planner import plan
 from test_operator_cache import listed, node, npm, pm
 from test_operator_queue import virtual
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from datetime import datetime
 
     from proxymode_operator.gate_asking import Answer
     from proxymode_operator.rollout.gates import Question
-    from proxymode_operator.rollout.model import Notice
+    from proxymode_operator.rollout.memory import Memory
+    from proxymode_operator.rollout.model import Decisions, Fleet, Notice
 
 Json = dict[str, Any]
 
@@ -285,6 +288,27 @@ def test_the_watches_are_quick_while_a_rollout_is_under_way_and_only_then() -> N
     raw["metadata"] |= {"resourceVersion": "8000"}
     bench.cache.put(Kind.PROXY_MODE, raw)
     assert not quick(), "it is paused, and nobody is in flight"
+
+
+def test_a_decision_that_fails_leaves_no_memory_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    memories: list[Memory | None] = []
+
+    def noted(fleet: Fleet, now: datetime, memory: Memory | None = None) -> Decisions:
+        memories.append(memory)
+        if len(memories) == 3:
+            raise KeyError("n1")
+        return plan(fleet, now, memory)
+
+    monkeypatch.setattr(module, "plan", noted)
+    bench = Bench()
+    bench.reconcile()
+    bench.reconcile()
+    with pytest.raises(KeyError):
+        bench.reconcile()
+    bench.reconcile()
+    first, second, third, fourth = memories
+    assert first is second is third
+    assert fourth is not third
 
 
 def test_nobody_waits_for_reports_about_a_proxy_mode_that_is_gone() -> None:
