@@ -43,9 +43,9 @@ class Family(IntEnum):
 
 
 class Endpoint(bytes):
-    """Where a packet goes: a pod's packed address and its port, 1 to 65535, in the bytes in which nf_tables has them in
-    maps: address . inet_service, each padded with zeros to whole 32-bit registers. So a Service's endpoints are its
-    elements' values as they stand."""
+    """Where a packet goes: a pod's packed address and its port, in the bytes in which nf_tables has them in maps:
+    address . inet_service, each padded with zeros to whole 32-bit registers. So a Service's endpoints are its elements'
+    values as they stand. A real server of somebody else's may have port 0: that to which the packet was sent."""
 
     __slots__ = ()
 
@@ -85,8 +85,8 @@ PORT_BYTES: Final = 4
 
 
 def _packed_port(port: int) -> bytes:
-    if not 0 < port < 65536:
-        raise ValueError(f"an endpoint's port is {port}; ports are 1 to 65535")
+    if not 0 <= port < 65536:
+        raise ValueError(f"an endpoint's port is {port}; ports are 0 to 65535")
     return port.to_bytes(2, "big") + b"\0\0"
 
 
