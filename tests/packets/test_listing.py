@@ -100,7 +100,8 @@ def _cluster_ips(case: Case) -> list[str]:
         for service in case.steps[0].services.values()
         if not service.get("labels") and service["spec"].get("type") != "ExternalName"
     ]
-    written = [address for service in services for address in service["spec"]["clusterIPs"]]
+    specs = [service["spec"] for service in services]
+    written = [address for spec in specs for address in spec.get("clusterIPs") or [spec["clusterIP"]]]
     addresses = [packed(address, "", []) for address in written]
     return [str(ipaddress.ip_address(address)) for address in addresses if address is not None]
 
