@@ -38,7 +38,7 @@ class Pace:
     def rest(self, who: str) -> None:
         """Who waits no longer."""
         self._waiting.discard(who)
-        if not self._waiting:
+        if not self.quick:
             self._wanted.clear()
 
     async def pause(self) -> None:
