@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
 from proxymode_agent.healthcheck import HealthCheckServers
+from proxymode_api.modes import KubeProxyPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxymode_agent.cell import Cell
     from proxymode_agent.engine import Engine
     from proxymode_agent.flags import Options
+    from proxymode_agent.health import Paths
     from proxymode_agent.kube.own_node import OwnNode
     from proxymode_agent.kube.recorder import Recorder
     from proxymode_agent.metrics import Metrics
+    from proxymode_agent.services.model import HealthChecks
+    from proxymode_flags import BindAddress
 
 STUCK_SYNC_PERIODS: Final = 2.0
 """Health turns bad when something has waited for the kernel for this many sync periods (as kube-proxy)."""
@@ -44,11 +49,38 @@ async def run(
         )
 
     async with asyncio.TaskGroup() as tasks:
+        paths = health_routes(health, metrics.kube_proxy.probed)
         if options.healthz_address is not None:
-            probed = metrics.kube_proxy.probed
-            tasks.create_task(serve("healthz", options.healthz_address, health_routes(health, probed)))
+            tasks.create_task(serve("healthz", options.healthz_address, paths))
+        if options.node_healthz_address is not None:
+            tasks.create_task(serve_in_place_of_kube_proxy(options.node_healthz_address, paths, engine.health_checks))
         if options.metrics_address is not None:
             answers = metrics_routes(metrics, lambda: engine.snapshot().observed)
             tasks.create_task(serve("metrics", options.metrics_address, answers))
         checks = HealthCheckServers(lambda: health().healthy, recorder.warn, metrics)
         tasks.create_task(checks.run(engine.health_checks))
+
+
+async def serve_in_place_of_kube_proxy(
+    address: BindAddress, paths: Paths, programmed: Cell[HealthChecks | None]
+) -> None:
+    """Answer there for ever, but only while this agent handles the node's Services.
+
+    Load balancers of clouds send a node no traffic on whose port 10256 nobody answers (KEP-3836). While kube-proxy
+    handles the node that port is kube-proxy's, and once the node is to be handed back it is free for the one that comes:
+    by its answers there it is told that kube-proxy runs (`preflight.facts`).
+    """
+    seen = programmed.value
+    while True:
+        if not _in_place_of_kube_proxy(seen):
+            seen = await programmed.changed(seen)
+            continue
+        async with asyncio.TaskGroup() as tasks:
+            answering = tasks.create_task(serve("node healthz", address, paths))
+            while _in_place_of_kube_proxy(seen):
+                seen = await programmed.changed(seen)
+            answering.cancel()
+
+
+def _in_place_of_kube_proxy(programmed: HealthChecks | None) -> bool:
+    return programmed is not None and programmed.config.kube_proxy is not KubeProxyPolicy.HAND_BACK

@@ -64,6 +64,7 @@ class Options(msgspec.Struct, frozen=True):
     standalone: Standalone | None
     metrics_address: BindAddress | None
     healthz_address: BindAddress | None
+    node_healthz_address: BindAddress | None
     state_dir: Path
     sync_period: float
     log_format: LogFormat
@@ -85,6 +86,7 @@ def parse(arguments: Sequence[str]) -> Options:
         standalone=None if parsed.mode is None or parsed.cleanup else _standalone(parser, parsed),
         metrics_address=parsed.metrics_bind_address,
         healthz_address=parsed.healthz_bind_address,
+        node_healthz_address=parsed.node_healthz_bind_address,
         state_dir=parsed.state_dir,
         sync_period=parsed.sync_period,
         log_format=parsed.logging_format,
@@ -220,6 +222,14 @@ def _add_general(general: _Group, host_name: str) -> None:
         default="0.0.0.0:10256",
         metavar="HOST:PORT",
         help="where /healthz, /livez and /readyz answer; empty: nowhere (default: %(default)s)",
+    )
+    general.add_argument(
+        "--node-healthz-bind-address",
+        type=bind_address,
+        default="",
+        metavar="HOST:PORT",
+        help="where they answer too, in kube-proxy's place, for load balancers that ask whether the node is well: only "
+        "while this agent handles its Services and does not hand it back; empty: nowhere (the default)",
     )
     general.add_argument(
         "--logging-format",

@@ -70,6 +70,15 @@ async def ask(api: ApiServer, **spec: Any) -> None:
     await api.kubectl("patch", "nodeproxymode", "node1", "--type=merge", f"--patch={json.dumps({'spec': spec})}")
 
 
+async def until_answered(agent: Agent, wanted: int) -> None:
+    """Load balancers that ask on kube-proxy's port have this answer from the agent; 0: it does not listen there."""
+
+    async def so() -> bool:
+        return agent.get("/healthz", 10256)[0] == wanted
+
+    await eventually(so, f"status {wanted} on port 10256")
+
+
 async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_a_connection(
     api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
 ) -> None:
@@ -97,9 +106,15 @@ async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_
             traffic.talk(node, "node1", WEB, tcp=80, **load),
             traffic.talk(node, "node1-pod1", WEB6, tcp=80, **load),
         ]
-        agent.launch("--metrics-bind-address=127.0.0.1:10349", mode=None)
+        agent.launch(
+            "--metrics-bind-address=127.0.0.1:10349",
+            "--healthz-bind-address=127.0.0.1:10356",
+            "--node-healthz-bind-address=0.0.0.0:10256",
+            mode=None,
+        )
         await until(api, "KubeProxyPresent", "True ReadyToTakeOver")
         assert "proxymode" not in ruleset(node)
+        assert agent.get("/healthz", 10256)[0] == 0, "kube-proxy answers load balancers, or nobody does"
 
         # What operator and DaemonSet controller do.
         await api.kubectl("label", "node", "node1", f"{SERVICE_PROXY_LABEL}=agent")
@@ -109,10 +124,12 @@ async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_
         assert (switch["fromMode"], switch["outcome"]) == ("kube-proxy-iptables", "Succeeded")
         assert (switch["connectionsFound"] >= 15, switch["connectionsLost"]) == (True, 0)
         assert "KUBE-" not in ruleset(node)
+        await until_answered(agent, 200)
 
         await ask(api, kubeProxy={"policy": "HandBack"})
         await until(api, "KubeProxyPresent", "False ReadyToHandBack")
         assert "proxymode" in ruleset(node)
+        await until_answered(agent, 0)  # the port is free for kube-proxy
         await api.kubectl("label", "node", "node1", f"{SERVICE_PROXY_LABEL}-")
         start(stack, node, "node1", ProxyMode.NFTABLES, services(node))
         await until(api, "Ready", "True HandedBack")

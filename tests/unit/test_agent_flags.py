@@ -26,6 +26,7 @@ def test_defaults_are_those_of_an_agent_that_follows_its_nodeproxymode() -> None
     assert options.node_name == os.uname().nodename.lower()
     assert options.metrics_address == BindAddress("127.0.0.1", 10249)
     assert options.healthz_address == BindAddress("0.0.0.0", 10256)
+    assert options.node_healthz_address is None
     assert options.state_dir == Path("/var/lib/proxymode")
     assert (options.sync_period, options.log_format, options.verbosity) == (30.0, LogFormat.LOGFMT, 0)
     assert not options.cleanup

@@ -12,11 +12,14 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from proxymode_agent.answers import serve_in_place_of_kube_proxy
+from proxymode_agent.cell import Cell
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
 from proxymode_agent.metrics import Metrics
 from proxymode_agent.preflight.facts import proxy_mode
-from proxymode_api.modes import ObservedMode
+from proxymode_agent.services.model import DataplaneConfig, HealthChecks
+from proxymode_api.modes import KubeProxyPolicy, Mode, ObservedMode
 from proxymode_flags import BindAddress
 
 if TYPE_CHECKING:
@@ -67,6 +70,57 @@ async def served(routes: Paths, host: str = "127.0.0.1") -> AsyncIterator[tuple[
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+PROGRAMMED = HealthChecks(Mode.NFTABLES, DataplaneConfig(kube_proxy=KubeProxyPolicy.TAKE_OVER), {})
+HANDED_BACK = HealthChecks(Mode.NFTABLES, DataplaneConfig(kube_proxy=KubeProxyPolicy.HAND_BACK), {})
+
+
+@pytest.mark.parametrize("without", [None, HANDED_BACK], ids=["nothing programmed", "handed back"])
+async def test_kube_proxys_port_is_the_agents_while_it_handles_the_node(without: HealthChecks | None) -> None:
+    """kube-proxy holds it before, and gets it again."""
+    port = free_port()
+    paths = health_routes(lambda: GOOD, Metrics().kube_proxy.probed)
+    programmed: Cell[HealthChecks | None] = Cell(without)
+    task = asyncio.create_task(serve_in_place_of_kube_proxy(BindAddress("127.0.0.1", port), paths, programmed))
+    try:
+        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+            for _ in range(2):
+                kube_proxy = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
+                programmed.set(PROGRAMMED)  # kube-proxy is on its way out
+                kube_proxy.close()
+                await kube_proxy.wait_closed()
+                await answered(session, port)
+                programmed.set(PROGRAMMED._replace(mode=Mode.IPVS))
+                await asyncio.sleep(0)
+                async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+                    assert response.status == 200
+                programmed.set(without)
+                await free(port)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def answered(session: aiohttp.ClientSession, port: int) -> None:
+    while True:
+        try:
+            async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+                return response.raise_for_status()
+        except aiohttp.ClientError:
+            await asyncio.sleep(0.01)
+
+
+async def free(port: int) -> None:
+    """Until somebody else can listen there."""
+    while True:
+        try:
+            server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            server.close()
+            return await server.wait_closed()
 
 
 async def listening(port: int) -> None:

@@ -142,9 +142,10 @@ def test_the_agent_runs_on_every_linux_node_and_needs_no_service_to_start() -> N
 
 def test_the_agent_keeps_off_kube_proxys_ports() -> None:
     (container,) = pod("DaemonSet", "proxymode-agent")["containers"]
-    ports = {int(port) for argument in container["args"] for port in re.findall(r"-address=.*:(\d+)$", argument)}
-    assert ports == {10349, 10356}
-    assert not ports & {10249, 10256}
+    flags = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"] if "-address=" in argument)
+    ports = {flag: int(address.rpartition(":")[2]) for flag, address in flags.items()}
+    assert ports.pop("node-healthz-bind-address") == 10256, "only while it stands in kube-proxy's place"
+    assert set(ports.values()) == {10349, 10356}
 
 
 def test_the_operator_is_nobody() -> None:
@@ -174,6 +175,7 @@ def test_both_programs_understand_their_arguments() -> None:
     assert agent.node_name == "some-value"
     assert agent.standalone is None, "its NodeProxyMode decides"
     assert str(agent.state_dir) == "/var/lib/proxymode"
+    assert str(agent.node_healthz_address) == "0.0.0.0:10256", "where load balancers of clouds ask for kube-proxy"
 
 
 def test_probes_ask_the_ports_that_the_flags_open() -> None:
