@@ -67,8 +67,8 @@ async def serve_in_place_of_kube_proxy(
     """Answer there for ever, but only while this agent handles the node's Services.
 
     Load balancers of clouds send a node no traffic on whose port 10256 nobody answers (KEP-3836). While kube-proxy
-    handles the node that port is kube-proxy's, and once the node is to be handed back it is free for the one that comes:
-    by its answers there it is told that kube-proxy runs (`preflight.facts`).
+    handles the node that port is kube-proxy's, and once the node is to be handed back it is free for the one that
+    comes: by its answers there it is told that kube-proxy runs (`preflight.facts`).
     """
     seen = programmed.value
     while True:
