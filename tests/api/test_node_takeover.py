@@ -12,7 +12,7 @@ from proxymode_agent.node.writer import Pace
 from proxymode_agent.preflight.model import KubeProxyFound
 from proxymode_api.labels import SERVICE_PROXY_LABEL
 from proxymode_api.modes import KubeProxyPolicy, Mode, ObservedMode
-from proxymode_api.nodeproxymode import Phase
+from proxymode_api.nodeproxymode import Phase, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,4 +87,20 @@ async def test_without_take_over_a_running_kube_proxy_blocks(manifests: ApiServe
     async with bed.agent():
         found = await bed.until(lambda found: found.status.phase is Phase.BLOCKED)
         assert condition(found, "PreflightPassed") == "False Blocked"
+        assert {mode for mode, _ in bed.engine.told} == {None}
+
+
+async def test_a_node_is_not_taken_over_by_an_agent_that_needs_kube_proxy_itself(
+    manifests: ApiServer, tmp_path: Path
+) -> None:
+    """As if the API server were reached by the Service kubernetes: after a reboot nobody would program that."""
+    needy = replace(RUNNING, kubernetes_service="127.0.0.1")
+    bed = NodeBed(manifests, tmp_path, observed=ObservedMode.KUBE_PROXY_IPVS, facts=needy)
+    await bed.add_node()
+    await bed.ask(mode="nftables", kubeProxy={"policy": "TakeOver"})
+    async with bed.agent():
+        found = await bed.until(lambda found: found.status.phase is Phase.BLOCKED)
+        assert found.status.preflight is not None
+        blocking = [result.id for result in found.status.preflight.results if result.verdict is Verdict.BLOCK]
+        assert blocking == ["api-server-address"]
         assert {mode for mode, _ in bed.engine.told} == {None}

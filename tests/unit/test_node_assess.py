@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from proxymode_agent.kube.objects import Node, NodeSpec, ObjectMeta
 from proxymode_agent.node.assess import Assessment, assess
 from proxymode_agent.preflight.model import Facts
 from proxymode_api.modes import Mode, ObservedMode
-from proxymode_api.nodeproxymode import NodeProxyModeSpec
+from proxymode_api.nodeproxymode import NodeProxyModeSpec, Verdict
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 OLD = Facts(kernel="5.10.0")
@@ -61,6 +62,16 @@ def test_options_that_cannot_be_followed_leave_no_configuration_but_are_checked_
     assert found.config is None
     assert "NodeCIDR" in found.options_error
     assert found.preflight is not None
+
+
+def test_the_nodes_own_pod_networks_are_checked() -> None:
+    node = Node(metadata=ObjectMeta(name="node-a"), spec=NodeSpec(pod_cidrs=["10.244.3.0/24"]))
+    spec = NodeProxyModeSpec.model_validate({"mode": "nftables", "detectLocal": {"clusterCIDRs": ["192.168.0.0/16"]}})
+    preflight = assess(spec, 1, node, NEW, NOW).preflight
+    assert preflight is not None
+    (found,) = [result for result in preflight.results if result.id == "pod-networks"]
+    assert found.verdict is Verdict.WARN
+    assert "10.244.3.0/24" in found.found
 
 
 def test_an_answer_is_about_one_question() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxymode_agent.preflight.checks import CHECKS, run
+from proxymode_agent.preflight.facts import kubernetes_service
 from proxymode_agent.preflight.kernel import kernel_release
 from proxymode_agent.preflight.model import Facts, IpvsTable, KubeProxyFound, ModuleState, NatChain, NftProbe
-from proxymode_agent.services.model import DataplaneConfig
-from proxymode_api.modes import ConnectionPolicy, Mode
+from proxymode_agent.services.model import DataplaneConfig, PodInterface, PodNetworks
+from proxymode_api.modes import ConnectionPolicy, KubeProxyPolicy, Mode
 from proxymode_api.nodeproxymode import PreflightResult, Verdict
 
 HEALTHY = Facts(
@@ -53,6 +56,57 @@ def test_every_check_is_in_the_table_once_and_says_what_and_why() -> None:
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", name) for name in ids)
     assert all(entry.modes and entry.what.endswith(".") and entry.why.endswith(".") for entry in CHECKS)
+
+
+BY_SERVICE = {"api_server": "10.96.0.1:443", "kubernetes_service": "10.96.0.1"}
+BY_SERVICE6 = {"api_server": "[fd96::1]:443", "kubernetes_service": "fd96::1"}
+BY_ADDRESS = {"api_server": "192.0.2.9:6443", "kubernetes_service": "10.96.0.1"}
+RUNNING = {"kube_proxy": KubeProxyFound(running="answers on 127.0.0.1:10249", mode="ipvs")}
+
+
+@pytest.mark.parametrize(
+    ("facts", "policy", "verdict"),
+    [
+        (BY_SERVICE | RUNNING, KubeProxyPolicy.TAKE_OVER, Verdict.BLOCK),
+        (BY_SERVICE6 | RUNNING, KubeProxyPolicy.TAKE_OVER, Verdict.BLOCK),
+        (BY_SERVICE | RUNNING, KubeProxyPolicy.HAND_BACK, Verdict.WARN),
+        (BY_SERVICE, KubeProxyPolicy.TAKE_OVER, Verdict.WARN),
+        (BY_ADDRESS | RUNNING, KubeProxyPolicy.TAKE_OVER, Verdict.PASS),
+        ({"api_server": "10.96.0.1:443"} | RUNNING, KubeProxyPolicy.TAKE_OVER, Verdict.PASS),
+    ],
+    ids=["takes over", "IPv6", "hands back", "is the agent's already", "own address", "no Pod"],
+)
+def test_no_node_leaves_kube_proxy_for_an_agent_that_needs_it(
+    facts: dict[str, Any], policy: KubeProxyPolicy, verdict: Verdict
+) -> None:
+    found = check("api-server-address", Mode.NFTABLES, replace(HEALTHY, **facts), DataplaneConfig(kube_proxy=policy))
+    assert found.verdict is verdict
+    assert ("KUBERNETES_SERVICE_HOST" in found.remedy) is (verdict is not Verdict.PASS)
+
+
+def test_the_service_kubernetes_is_known_by_what_the_configmap_does_not_set() -> None:
+    assert kubernetes_service({"KUBERNETES_SERVICE_HOST": "192.0.2.9", "KUBERNETES_PORT": "tcp://10.96.0.1:443"}) == (
+        "10.96.0.1"
+    )
+    assert kubernetes_service({"KUBERNETES_PORT": "tcp://[fd96::1]:443"}) == "fd96::1"
+    assert kubernetes_service({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("pods", "verdict"),
+    [
+        (PodNetworks((ip_network("10.244.0.0/16"), ip_network("fd44::/48"))), Verdict.PASS),
+        (PodNetworks((ip_network("10.244.0.0/16"),)), Verdict.WARN),
+        (PodNetworks((ip_network("192.168.0.0/16"), ip_network("fd44::/48"))), Verdict.WARN),
+        (PodNetworks((ip_network("10.244.3.0/25"), ip_network("fd44::/48"))), Verdict.WARN),
+        (PodInterface("cni0"), Verdict.PASS),
+        (None, Verdict.PASS),
+    ],
+)
+def test_pods_are_not_masqueraded_unawares(pods: PodNetworks | PodInterface | None, verdict: Verdict) -> None:
+    node = replace(HEALTHY, pod_networks=(ip_network("10.244.3.0/24"), ip_network("fd44:0:0:3::/64")))
+    found = check("pod-networks", Mode.NFTABLES, node, DataplaneConfig(pods=pods))
+    assert found.verdict is verdict
 
 
 SEEN = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from proxymode_agent.kube.own_node import pod_networks
 from proxymode_agent.node.conditions import blockers
 from proxymode_agent.node.config import OptionsError, dataplane_config
 from proxymode_agent.preflight import checks
@@ -61,6 +62,7 @@ class Assessment:
 
 def assess(spec: NodeProxyModeSpec, generation: int, node: Node | None, facts: Facts, now: datetime) -> Assessment:
     """The assessment of `spec`; `facts` were collected at `now`."""
+    facts = replace(facts, pod_networks=pod_networks(node) if node is not None else ())
     config: DataplaneConfig | None = None
     options_error = ""
     try:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -199,7 +200,7 @@ class NodeController:
         return None
 
     async def _assess(self, spec: NodeProxyModeSpec, generation: int) -> Assessment:
-        found = await asyncio.to_thread(self._collect)
+        found = replace(await asyncio.to_thread(self._collect), api_server=self._kube.host)
         await self._ask_version()
         now = self._clock()
         assessed = assess(spec, generation, self._node.value.node, found, now)

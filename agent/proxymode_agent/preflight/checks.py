@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxymode_agent.preflight import kernel, neighbours
+from proxymode_agent.preflight import cluster, kernel, neighbours
 from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import PreflightResult
 
@@ -111,6 +111,20 @@ CHECKS: tuple[Check, ...] = (
         "A running kube-proxy (process, or an answer on 127.0.0.1, port 10249 or 10256), and rules that one left.",
         "Two programs that write the same Services undo each other's work.",
         neighbours.kube_proxy_present,
+    ),
+    Check(
+        "api-server-address",
+        _BOTH,
+        "Whether the agent reaches the API server by the Service kubernetes.",
+        "A node that boots without kube-proxy has no Services before its agent has reached the API server.",
+        cluster.api_server_address,
+    ),
+    Check(
+        "pod-networks",
+        _BOTH,
+        "The Node's podCIDRs against spec.detectLocal.clusterCIDRs.",
+        "Traffic of pods that counts as from outside is masqueraded: network policies and servers see the node.",
+        cluster.pod_networks,
     ),
     Check(
         "foreign-dataplane",

@@ -16,7 +16,8 @@ import os
 import socket
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.preflight.model import Facts, IpvsTable, KubeProxyFound
@@ -24,6 +25,9 @@ from proxymode_agent.preflight.modules import module_states
 from proxymode_agent.preflight.nftprobe import NftView, view_nft
 from proxymode_agent.takeover import legacy
 from proxymode_agent.version import PRODUCT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SYSCTLS: Final = (
     "net.ipv4.ip_forward",
@@ -66,7 +70,14 @@ def collect(root: Path = Path("/")) -> Facts:
         bpf_pins=frozenset(name for name, path in BPF_PINS.items() if (root / path).exists()),
         nat_chains=nft.nat_chains,
         kube_proxy=_kube_proxy(root, nft),
+        kubernetes_service=kubernetes_service(os.environ),
     )
+
+
+def kubernetes_service(environment: Mapping[str, str]) -> str:
+    """The address of the Service kubernetes, from what kubelet gives every Pod; empty: nothing. The ConfigMap api-server
+    puts another one into KUBERNETES_SERVICE_HOST, but not into KUBERNETES_PORT (tcp://ADDRESS:PORT)."""
+    return urlsplit(environment.get("KUBERNETES_PORT", "")).hostname or ""
 
 
 def ipvs_table(path: Path) -> IpvsTable:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxymode_agent.services.model import Network
     from proxymode_api.nodeproxymode import Verdict
 
 
@@ -71,7 +72,12 @@ class NftProbe:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One node, as found at one time. Sysctls are in dotted form; one that the kernel lacks is absent."""
+    """One node, as found at one time. Sysctls are in dotted form; one that the kernel lacks is absent.
+
+    `api_server`: host, and port where it was given, at which the agent reaches the API server. `kubernetes_service`: the
+    address of the Service kubernetes, as kubelet tells it to every Pod; empty: this is no Pod. `pod_networks`: the
+    Node's podCIDRs.
+    """
 
     kernel: str
     architecture: str = ""
@@ -85,6 +91,9 @@ class Facts:
     bpf_pins: frozenset[str] = frozenset()
     nat_chains: tuple[NatChain, ...] = ()
     kube_proxy: KubeProxyFound = field(default_factory=KubeProxyFound)
+    api_server: str = ""
+    kubernetes_service: str = ""
+    pod_networks: tuple[Network, ...] = ()
 
 
 class Finding(NamedTuple):

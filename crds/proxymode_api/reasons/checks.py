@@ -89,6 +89,29 @@ PAGES: Final = (
         "rules stay, and traffic flows on by them until the agent programs the node. They go when the node switches.",
     ),
     Page(
+        "api-server-address",
+        Mood.CHECK,
+        _HERE,
+        "Services work on a node once its agent has programmed them, and it learns them from the API server. An agent "
+        "that reaches the API server by the Service kubernetes works as long as the node has rules, and is cut off for "
+        "good when the node reboots without kube-proxy. It blocks while kube-proxy runs on the node, so that no node "
+        "gets there; where the agent handles the node already it is a warning.",
+        "Set KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT in manifests/base/api-server.env or in your overlay "
+        "to the load balancer of the control plane, or what else every node reaches without a Service and the API "
+        "server's certificate names, and apply it. To bring a node back that is cut off: kubectl label node NODE "
+        "proxymode.io/service-proxy- lets kube-proxy return.",
+    ),
+    Page(
+        "pod-networks",
+        Mood.CHECK,
+        _HERE,
+        "spec.detectLocal tells traffic of pods from traffic from outside. Where it leaves the pods' own networks out, "
+        "their connections to Services get the node's address: network policies that name pods no longer match, and "
+        "servers see the wrong client.",
+        "Set spec.detectLocal.clusterCIDRs to the pods' networks: clusterCIDR in the ConfigMap kube-system/kube-proxy, "
+        "networking.podSubnet in kubeadm-config, or what the CNI plugin gives addresses from.",
+    ),
+    Page(
         "foreign-dataplane",
         Mood.CHECK,
         _HERE,
