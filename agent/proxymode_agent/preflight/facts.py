@@ -75,8 +75,8 @@ def collect(root: Path = Path("/")) -> Facts:
 
 
 def kubernetes_service(environment: Mapping[str, str]) -> str:
-    """The address of the Service kubernetes, from what kubelet gives every Pod; empty: nothing. The ConfigMap api-server
-    puts another one into KUBERNETES_SERVICE_HOST, but not into KUBERNETES_PORT (tcp://ADDRESS:PORT)."""
+    """The address of the Service kubernetes, from what kubelet gives every Pod; empty: nothing. The ConfigMap
+    api-server puts another one into KUBERNETES_SERVICE_HOST, but not into KUBERNETES_PORT (tcp://ADDRESS:PORT)."""
     return urlsplit(environment.get("KUBERNETES_PORT", "")).hostname or ""
 
 

@@ -74,8 +74,8 @@ class NftProbe:
 class Facts:
     """One node, as found at one time. Sysctls are in dotted form; one that the kernel lacks is absent.
 
-    `api_server`: host, and port where it was given, at which the agent reaches the API server. `kubernetes_service`: the
-    address of the Service kubernetes, as kubelet tells it to every Pod; empty: this is no Pod. `pod_networks`: the
+    `api_server`: host, and port where it was given, at which the agent reaches the API server. `kubernetes_service`:
+    the address of the Service kubernetes, as kubelet tells it to every Pod; empty: this is no Pod. `pod_networks`: the
     Node's podCIDRs.
     """
 
