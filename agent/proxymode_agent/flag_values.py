@@ -106,6 +106,12 @@ def verbosity(value: str) -> int:
     return int(value)
 
 
+def count(value: str) -> int:
+    if not value.isdigit():
+        raise _bad(value, "is not a number of entries; use 0 or more")
+    return int(value)
+
+
 def duration(value: str) -> float:
     match = re.match(_DURATION, value)
     if match is None or not value:

@@ -56,6 +56,15 @@ class Standalone(msgspec.Struct, frozen=True):
         )
 
 
+class ConntrackLimits(msgspec.Struct, frozen=True):
+    """What conntrack is to be set to: entries for each core and in all, seconds; 0: left as it is."""
+
+    max_per_core: int
+    min_entries: int
+    established_seconds: int
+    close_wait_seconds: int
+
+
 class Options(msgspec.Struct, frozen=True):
     """The command line, checked. `standalone` None: the node's NodeProxyMode decides. Addresses None: do not serve."""
 
@@ -65,6 +74,7 @@ class Options(msgspec.Struct, frozen=True):
     metrics_address: BindAddress | None
     healthz_address: BindAddress | None
     node_healthz_address: BindAddress | None
+    conntrack: ConntrackLimits
     state_dir: Path
     sync_period: float
     log_format: LogFormat
@@ -87,6 +97,12 @@ def parse(arguments: Sequence[str]) -> Options:
         metrics_address=parsed.metrics_bind_address,
         healthz_address=parsed.healthz_bind_address,
         node_healthz_address=parsed.node_healthz_bind_address,
+        conntrack=ConntrackLimits(
+            parsed.conntrack_max_per_core,
+            parsed.conntrack_min,
+            parsed.conntrack_tcp_timeout_established,
+            parsed.conntrack_tcp_timeout_close_wait,
+        ),
         state_dir=parsed.state_dir,
         sync_period=parsed.sync_period,
         log_format=parsed.logging_format,
@@ -177,6 +193,13 @@ def flag_parser(host_name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_general(parser.add_argument_group("general"), host_name)
+    _add_conntrack(
+        parser.add_argument_group(
+            "connection tracking",
+            "Set once the agent handles the node's Services, as kube-proxy does at its start. What somebody else has "
+            "set stays: a maximum is only raised, a time-out set only where it is the kernel's own.",
+        )
+    )
     _add_standalone(parser.add_argument_group("standalone", "With --mode no operator and no CRDs are needed."))
     return parser
 
@@ -256,6 +279,32 @@ def _add_general(general: _Group, host_name: str) -> None:
         metavar="true|false",
         help="remove everything that this program ever made, in both modes, and exit",
     )
+
+
+def _add_conntrack(conntrack: _Group) -> None:
+    """What kube-proxy sees to at its start."""
+    for name, default, what in (
+        ("max-per-core", "32768", "entries for each core; 0: as many as there may be now"),
+        ("min", "131072", "entries that there may be whatever the number of cores"),
+    ):
+        conntrack.add_argument(
+            f"--conntrack-{name}",
+            type=values.count,
+            default=default,
+            metavar="COUNT",
+            help=f"{what} (default: %(default)s)",
+        )
+    for name, default, what in (
+        ("established", "24h", "an established TCP connection"),
+        ("close-wait", "1h", "a TCP connection in CLOSE_WAIT"),
+    ):
+        conntrack.add_argument(
+            f"--conntrack-tcp-timeout-{name}",
+            type=values.whole_seconds,
+            default=default,
+            metavar="DURATION",
+            help=f"how long {what} is remembered without packets; 0: as it is (default: %(default)s)",
+        )
 
 
 def _add_standalone(alone: _Group) -> None:

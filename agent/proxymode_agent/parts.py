@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent import garbage
+from proxymode_agent.dataplane.limits import settle_once_programmed
 from proxymode_agent.engine import Engine, Pace
 from proxymode_agent.feed import feed
 from proxymode_agent.kube.objects import ObjectKey
@@ -85,6 +86,7 @@ async def run(options: Options, client: KubeClient) -> None:
         tasks.create_task(engine.run())
         tasks.create_task(garbage.resume_once_synced(engine))
         tasks.create_task(answer())
+        tasks.create_task(settle_once_programmed(options.conntrack, engine.health_checks))
         if options.standalone is not None:
             tasks.create_task(_follow_flags(options.standalone, engine, node))
         else:

@@ -76,7 +76,7 @@ def _stand_in(settings: Path) -> None:
     for path, value in sysctls.wanted(os.uname().release, strict_arp=False).items():
         (settings / path).parent.mkdir(parents=True, exist_ok=True)
         (settings / path).write_text(value)
-    sysctls._ROOT = settings  # type: ignore[misc]
+    sysctls.PROC_SYS = settings  # type: ignore[misc]
     timeouts.read = lambda: IpvsTimeouts(900, 120, 300)
 
 

@@ -16,7 +16,7 @@ from proxymode_agent.dataplane.base import DataplaneError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ROOT: Final = Path(os.environ.get("PROXYMODE_PROC_SYS", "/proc/sys"))
+PROC_SYS: Final = Path(os.environ.get("PROXYMODE_PROC_SYS", "/proc/sys"))
 """A container's own /proc/sys is read-only and cannot be mounted over: the manifests mount the host's elsewhere."""
 _ALWAYS: Final = {
     "net/ipv4/vs/conntrack": "1",  # conntrack entries for IPVS connections: masquerading needs them
@@ -44,7 +44,7 @@ def apply(settings: Mapping[str, str]) -> int:
     """Write what differs; how many were written. Raises DataplaneError that names the setting and its value."""
     written = 0
     for path, value in settings.items():
-        file = _ROOT / path
+        file = PROC_SYS / path
         name = path.replace("/", ".")
         try:
             found = file.read_text().strip()
