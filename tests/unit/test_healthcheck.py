@@ -16,6 +16,7 @@ from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
 from proxymode_agent.healthcheck import HealthCheckServers
 from proxymode_agent.healthcheck.answers import EVERYWHERE, answer, hosts
+from proxymode_agent.healthcheck.servers import local_addresses
 from proxymode_agent.metrics import Metrics
 from proxymode_agent.services.model import DataplaneConfig, HealthCheck, HealthChecks, ServiceName
 from proxymode_api.modes import Mode
@@ -29,7 +30,7 @@ WEB = ServiceName("shop", "web")
 HOST = "127.0.0.1"
 CONFIG = DataplaneConfig(node_port_addresses=(ip_network("127.0.0.0/8"),))
 DEADLINE = 20.0
-LOCAL = [ip_address(text).packed for text in ("192.168.50.1", "192.168.60.1", "fd00:50::1")]
+LOCAL = [ip_address(text).packed for text in ("192.168.50.1", "192.168.60.1", "fd00:50::1", "127.0.0.1", "::1")]
 
 
 def test_the_body_is_kube_proxys_to_the_byte() -> None:
@@ -58,13 +59,25 @@ def test_only_a_healthy_node_with_endpoints_takes_traffic(endpoints: int, health
     [
         (Mode.NFTABLES, None, LOCAL[:1], ("192.168.50.1",)),
         (Mode.IPVS, None, LOCAL[:1], EVERYWHERE),
-        (Mode.NFTABLES, ["192.168.0.0/16"], [], ("192.168.50.1", "192.168.60.1", "fd00:50::1")),
+        (Mode.NFTABLES, ["192.168.0.0/16"], [], ("192.168.50.1", "192.168.60.1", "::1", "fd00:50::1")),
         (Mode.IPVS, ["192.168.60.0/24", "fd00::/8"], [], ("192.168.60.1", "fd00:50::1")),
         (Mode.NFTABLES, ["0.0.0.0/0"], [], EVERYWHERE),
         (Mode.NFTABLES, ["203.0.113.0/24", "fd99::/64"], [], EVERYWHERE),
         (Mode.NFTABLES, None, [], EVERYWHERE),
+        (Mode.NFTABLES, ["127.0.0.0/8", "::1/128"], [], ("127.0.0.1", "::1")),
+        (Mode.IPVS, ["127.0.0.1/32", "fd00::/8"], [], ("127.0.0.1", "fd00:50::1")),
     ],
-    ids=["primary", "ipvs: all", "one family", "both families", "all", "none matches", "a node without addresses"],
+    ids=[
+        "primary",
+        "ipvs: all",
+        "one family",
+        "both families",
+        "all",
+        "none matches",
+        "a node without addresses",
+        "the loopback",
+        "the loopback of one family",
+    ],
 )
 def test_it_listens_where_node_ports_answer(
     mode: Mode, networks: list[str] | None, node_ips: list[bytes], expected: tuple[str | None, ...]
@@ -73,6 +86,10 @@ def test_it_listens_where_node_ports_answer(
         node_port_addresses=None if networks is None else tuple(map(ip_network, networks)), node_ips=tuple(node_ips)
     )
     assert hosts(mode, config, LOCAL) == expected
+
+
+def test_the_loopback_is_among_the_addresses_to_choose_from() -> None:
+    assert ip_address(HOST).packed in local_addresses()
 
 
 @dataclass

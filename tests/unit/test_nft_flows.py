@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from socket import IPPROTO_TCP, IPPROTO_UDP
+from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -52,6 +52,7 @@ def flow(
         pytest.param(flow((VIP, 53), (VIP, 53), translated=False), True, id="Service, from before it was one"),
         pytest.param(flow((VIP, 54), GONE), False, id="another port"),
         pytest.param(flow((VIP, 53), GONE, protocol=IPPROTO_TCP), False, id="TCP"),
+        pytest.param(flow((VIP, 53), GONE, protocol=IPPROTO_SCTP), False, id="SCTP"),
         pytest.param(flow((NODE, 30053), GONE), True, id="node port, endpoint gone"),
         pytest.param(flow((NODE, 30053), HERE), False, id="node port, endpoint there"),
         pytest.param(flow((NODE, 30053), (NODE, 30053), translated=False), True, id="node port, before it was one"),

@@ -44,10 +44,10 @@ class _Server(NamedTuple):
 
 
 def local_addresses() -> set[bytes]:
-    """The packed addresses of this network namespace, without loopback, link-local and Service ones. Raises OSError."""
+    """The packed addresses of this network namespace, without link-local and Service ones. Raises OSError."""
     addresses = Addresses()
     try:
-        return addresses.local()
+        return addresses.local() | addresses.loopback()
     finally:
         addresses.close()
 

@@ -112,6 +112,15 @@ class Addresses:
         index = _index(DEVICE)
         return _reachable(found for found in self._addresses() if found.device != index)
 
+    def loopback(self) -> set[bytes]:
+        """Those by which the node reaches but itself: 127.0.0.1 and ::1, where the loopback device has them."""
+        index = _index("lo")
+        return {
+            found.address
+            for found in self._addresses()
+            if found.device == index and found.scope == rtnetlink.SCOPE_HOST
+        }
+
     def bind(self, changes: Sequence[BindAddress]) -> list[tuple[BindAddress, str]]:
         """Put addresses on kube-ipvs0 and route them; returns those that the kernel refused, with the reason."""
         device = _index(DEVICE)
