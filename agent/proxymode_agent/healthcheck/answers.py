@@ -54,9 +54,8 @@ def answer(service: ServiceName, local_endpoints: int, *, healthy: bool) -> Answ
 
 
 def hosts(mode: Mode, config: DataplaneConfig, local: Iterable[bytes]) -> tuple[str | None, ...]:
-    """Where to listen: the NodePort addresses among `local`, the node's packed addresses, loopback ones among them, for a
-    process of the node may ask. All where that is none, as kube-proxy does rather than leave load balancers without an
-    answer."""
+    """Where to listen: the NodePort addresses among `local`, the node's packed ones and the loopback's; all where that
+    is none, as kube-proxy does rather than leave load balancers without an answer."""
     if config.node_port_addresses is None:
         # The modes' own defaults: the primary addresses, and every address.
         if mode is Mode.IPVS:
