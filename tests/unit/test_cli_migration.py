@@ -110,8 +110,22 @@ CASES = {
             (NFT, {"clusterCIDR": "10.244.0.0/16,fd00::/56"}),
             (NFT, {"nftables": {"masqueradeAll": True}}),
             (NFT, {"ipvs": {"excludeCIDRs": ["192.0.2.0/24"]}}),
+            (NFT, {"nodePortAddresses": ["192.0.2.0/24"]}),
+            (NFT, {"detectLocalMode": "BridgeInterface"}),
+            (NFT, {"conntrack": {"maxPerCore": 65536}}),
             (IPVS, {"ipvs": {"strictARP": True}}),
         )
+    ]
+    + [
+        (
+            seen(
+                NFT,
+                kube_proxy=config(mode="ipvs", clusterCIDR="192.168.0.0/16,fd44::/48"),
+                options=DataplaneOptions(detect_local=DetectLocal(cluster_cidrs=cidrs)),
+            ),
+            ("kube-proxy-settings", "block", CONFIG_MAP),
+        )
+        for cidrs in (["10.244.0.0/16", "fd44::/48"], ["192.168.0.0/17", "fd44::/48"], ["192.168.0.0/16"])
     ],
     "cilium": [
         (seen(NFT, daemon_sets=(daemon_set("cilium"),)), ("cilium", "warn", "DaemonSet kube-system/cilium")),
@@ -304,6 +318,19 @@ def test_nothing_is_found_where_nothing_changes(situation: Situation) -> None:
                 NFT,
                 kube_proxy=config(clusterCIDR="10.244.0.0/16", ipvs={"strictARP": True}),
                 options=DataplaneOptions(detect_local=DetectLocal(cluster_cidrs=["10.244.0.0/16"])),
+            ),
+            "kube-proxy-settings",
+        ),
+        (
+            seen(
+                NFT,
+                kube_proxy=config(
+                    clusterCIDR="10.244.0.0/16",
+                    detectLocalMode="ClusterCIDR",
+                    nodePortAddresses=None,
+                    conntrack={"maxPerCore": None, "min": 131072, "tcpEstablishedTimeout": "24h0m0s"},
+                ),
+                options=DataplaneOptions(detect_local=DetectLocal(cluster_cidrs=["10.0.0.0/8"])),
             ),
             "kube-proxy-settings",
         ),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.common import parse_duration
 from proxymode_api.deprecation import deprecation
-from proxymode_api.modes import KubeProxyPolicy, Mode
+from proxymode_api.modes import DetectLocalMode, KubeProxyPolicy, Mode
 from proxymode_cli.migration.family import Family
 from proxymode_cli.migration.model import Finding, Severity, Situation
 from proxymode_cli.migration.services import MIGRATING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MINIMUM_KERNEL: Final = (5, 13)
 """KEP-3866."""
@@ -23,6 +24,7 @@ LIBERAL_KERNEL: Final = (6, 1)
 NFTABLES_KEP: Final = "https://kep.k8s.io/3866"
 IPVS_KEP: Final = "https://kep.k8s.io/5495"
 REUSE_ISSUE: Final = "https://github.com/kubernetes/kubernetes/issues/93297"
+KUBE_PROXY_CONFIG: Final = "ConfigMap kube-system/kube-proxy"
 CONFIGURATION: Final = "https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/"
 
 
@@ -94,33 +96,65 @@ def kube_proxy(seen: Situation) -> Iterator[Finding]:
 
 
 def kube_proxy_settings(seen: Situation) -> Iterator[Finding]:
-    """What kube-proxy is told that the ProxyMode is not."""
+    """What kube-proxy is told that the ProxyMode or the agent is not, or is told otherwise."""
     config, options = seen.kube_proxy, seen.options
     if config is None or not seen.moving:
         return
+    detect = options.detect_local
+    by_cidr = detect.mode is DetectLocalMode.CLUSTER_CIDR
+    elsewhere = [cidr for cidr in config.cluster_cidrs if not _covered(cidr, detect.cluster_cidrs)]
+    if by_cidr and detect.cluster_cidrs and elsewhere:
+        yield Finding(
+            rule="kube-proxy-settings",
+            severity=Severity.BLOCK,
+            subject=KUBE_PROXY_CONFIG,
+            detail=f"clusterCIDR {', '.join(elsewhere)}: spec.detectLocal.clusterCIDRs has "
+            + ", ".join(detect.cluster_cidrs),
+            why="The ProxyMode has other pod networks than kube-proxy. Connections of pods outside of them would get "
+            "the node's address: network policies that name pods no longer match, and servers see the wrong client.",
+            do="Write the pods' networks into spec.detectLocal.clusterCIDRs.",
+            link=CONFIGURATION,
+        )
     lacking = {
         f"clusterCIDR {', '.join(config.cluster_cidrs)}: spec.detectLocal.clusterCIDRs": config.cluster_cidrs
-        and not options.detect_local.cluster_cidrs,
+        and by_cidr
+        and not detect.cluster_cidrs,
+        f"detectLocalMode {config.detect_local_mode}: spec.detectLocal.mode": config.detect_local_mode
+        not in ("", detect.mode),
+        f"nodePortAddresses {', '.join(config.node_port_addresses)}: spec.nodePortAddresses": (
+            config.node_port_addresses and not options.node_port_addresses
+        ),
         "masqueradeAll: spec.masqueradeAll": config.masquerade_all and not options.masquerade_all,
         f"ipvs.excludeCIDRs {', '.join(config.exclude_cidrs)}: spec.ipvs.excludeCIDRs": config.exclude_cidrs
         and not options.ipvs.exclude_cidrs,
         "ipvs.strictARP: spec.ipvs.strictARP": seen.to is Mode.IPVS
         and config.strict_arp
         and not options.ipvs.strict_arp,
+        f"conntrack {', '.join(config.conntrack)}: flags --conntrack-* of the agent": config.conntrack,
     }
     for detail, missing in lacking.items():
         if missing:
             yield Finding(
                 rule="kube-proxy-settings",
                 severity=Severity.WARN,
-                subject="ConfigMap kube-system/kube-proxy",
+                subject=KUBE_PROXY_CONFIG,
                 detail=detail,
-                why="kube-proxy has a setting that the ProxyMode has not. Without clusterCIDRs, traffic from outside "
-                "to cluster IPs is no longer masqueraded; without excludeCIDRs, other people's virtual servers are not "
-                "spared.",
-                do="Write the same into the ProxyMode before the rollout begins.",
+                why="kube-proxy has a setting that the ProxyMode or the agent has not. Without clusterCIDRs, traffic "
+                "from outside to cluster IPs is no longer masqueraded; without excludeCIDRs, other people's virtual "
+                "servers are not spared; without nodePortAddresses, NodePorts answer on the mode's own addresses.",
+                do="Write the same into the ProxyMode or the agent's flags before the rollout begins.",
                 link=CONFIGURATION,
             )
+
+
+def _covered(cidr: str, by: Iterable[str]) -> bool:
+    """Whether a network, or what is not one, is in one of these."""
+    try:
+        network = ip_network(cidr.strip(), strict=False)
+    except ValueError:
+        return True  # kube-proxy would not start with it
+    others = (ip_network(other, strict=False) for other in by)
+    return any(network.version == other.version and network[0] in other and network[-1] in other for other in others)
 
 
 def timeouts(seen: Situation) -> Iterator[Finding]:

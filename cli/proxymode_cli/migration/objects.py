@@ -67,6 +67,8 @@ class KubeProxyConfig:
     cluster_cidrs: tuple[str, ...] = ()
     masquerade_all: bool = False
     exclude_cidrs: tuple[str, ...] = ()
+    detect_local_mode: str = ""
+    conntrack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,15 @@ def _addresses(found: list[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[s
     return tuple(primary.values()), tuple(others)
 
 
+_CONNTRACK: Final = {
+    "maxPerCore": 32768,
+    "min": 131072,
+    "tcpEstablishedTimeout": "24h0m0s",
+    "tcpCloseWaitTimeout": "1h0m0s",
+}
+"""kube-proxy's defaults, which are the agent's too (pkg/proxy/apis/config/v1alpha1/defaults.go)."""
+
+
 def kube_proxy_config(config_map: Mapping[str, Any], cluster: Minor | None) -> KubeProxyConfig | None:
     """Of kube-proxy's ConfigMap as kubeadm makes it (key config.conf); None: it holds no such configuration.
 
@@ -178,6 +189,12 @@ def kube_proxy_config(config_map: Mapping[str, Any], cluster: Minor | None) -> K
         cluster_cidrs=tuple(filter(None, str(found.get("clusterCIDR") or "").split(","))),
         masquerade_all=any(bool(_map(found, part).get("masqueradeAll")) for part in ("iptables", "nftables")),
         exclude_cidrs=tuple(map(str, ipvs.get("excludeCIDRs") or [])),
+        detect_local_mode=str(found.get("detectLocalMode") or ""),
+        conntrack=tuple(
+            f"{name}: {value}"
+            for name, default in _CONNTRACK.items()
+            if (value := _map(found, "conntrack").get(name)) not in (None, default)
+        ),
         tcp_be_liberal=bool(_map(found, "conntrack").get("tcpBeLiberal")),
         timeouts=tuple(
             f"{name}: {ipvs[name]}"
