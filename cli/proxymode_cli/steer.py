@@ -119,12 +119,15 @@ def undo(
     ] = False,
     to: Annotated[
         Optional[Home],  # noqa: UP045
-        typer.Option("--to", help="A mode, where that before is not on record; or the kube-proxy that was taken over."),
+        typer.Option("--to", help="A mode, or the kube-proxy that was taken over; by default what was before."),
     ] = None,
     form: Output = None,
 ) -> None:
-    """Go back to the mode before, the last stage first; waits for no approval and no gate."""
-    _do(form, access.cluster(), name, lambda found: verbs.undo(found, now=now, at_once=at_once, to=to))
+    """Go back to the mode before, or to the kube-proxy that was taken over; the last stage first. Waits for no
+    approval and no gate."""
+    cluster = access.cluster()
+    nodes = cluster.node_proxy_modes().values() if to is None else ()
+    _do(form, cluster, name, lambda found: verbs.undo(found, nodes, now=now, at_once=at_once, to=to))
 
 
 def _do(form: Format | None, cluster: Cluster, name: str | None, verb: Callable[[ProxyMode], Deed]) -> None:

@@ -18,12 +18,12 @@ from proxymode_api.annotations import (
     SKIP_ANNOTATION,
     UNDO_ANNOTATION,
 )
-from proxymode_api.modes import KubeProxyPolicy, Mode
+from proxymode_api.modes import KUBE_PROXY_MODES, KubeProxyPolicy, Mode
 from proxymode_api.proxymode_status import FleetStatus, RolloutOrder, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from proxymode_api.nodeproxymode import NodeProxyMode
     from proxymode_api.proxymode import ProxyMode
@@ -121,12 +121,27 @@ def unskip(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxy
     return Deed(_annotation(SKIP_ANNOTATION, None), f"includes {', '.join(nodes)} again")
 
 
-def undo(found: ProxyMode, *, now: bool, at_once: bool = False, to: Home | None = None) -> Deed:
-    """Go back to the mode before, or `to`: a new revision, the last stage first, or with `at_once` all stages together.
-    `now`: without windows. Raises UserError where the mode before is not known, and where nodes were not taken over
-    from the kube-proxy that they are to go back to."""
+def undo(
+    found: ProxyMode,
+    nodes: Iterable[NodeProxyMode] = (),
+    *,
+    now: bool,
+    at_once: bool = False,
+    to: Home | None = None,
+) -> Deed:
+    """Go back to what was before, or `to`: a new revision, the last stage first, or with `at_once` all stages together.
+    What was before is kube-proxy where the present revision is the one that took `nodes`, the cluster's, over from it.
+    `now`: without windows. Raises UserError where it is not known what was before, and where nothing has moved or was
+    taken over that could go back."""
     rollout = found.spec.rollout
-    home = _kube_proxy(found) if to is Home.KUBE_PROXY else _mode(found, Mode(to) if to else _mode_before(found))
+    own = [node for node in nodes if node.spec.proxy_mode == found.metadata.name]
+    if to is Home.KUBE_PROXY or (to is None and _takes_over(found, own)):
+        home = _kube_proxy(found)
+    elif to is None:
+        _refuse_where_nothing_moved(found, own)
+        home = _mode(found, _mode_before(found))
+    else:
+        home = _mode(found, Mode(to))
     if home.patch is None:
         return home
     order = _annotation(UNDO_ANNOTATION, (RolloutOrder.AT_ONCE if at_once else RolloutOrder.REVERSE).value)
@@ -137,6 +152,30 @@ def undo(found: ProxyMode, *, now: bool, at_once: bool = False, to: Home | None 
         told += "; it is paused, so nothing moves before resume"
     windows = {"rollout": {"windows": None}} if rollout.windows and now else {}
     return Deed(order | {"spec": home.patch | windows}, told)
+
+
+def _takes_over(found: ProxyMode, nodes: Sequence[NodeProxyMode]) -> bool:
+    """Whether nodes ran kube-proxy before the revision that the operator is at."""
+    status = found.status
+    moved_before = any(record.nodes for record in status.history if record.revision < status.revision)
+    if found.spec.kube_proxy.policy is not KubeProxyPolicy.TAKE_OVER or status.mode is not found.spec.mode:
+        return False
+    return not moved_before and any(_ran_kube_proxy(node) for node in nodes)
+
+
+def _ran_kube_proxy(node: NodeProxyMode) -> bool:
+    last = node.status.last_switch
+    return node.status.mode in KUBE_PROXY_MODES or (last is not None and last.from_mode in KUBE_PROXY_MODES)
+
+
+def _refuse_where_nothing_moved(found: ProxyMode, nodes: Sequence[NodeProxyMode]) -> None:
+    """Agents' modes are no way back for nodes that kube-proxy never left."""
+    policy, name = found.spec.kube_proxy.policy, found.metadata.name
+    if policy is KubeProxyPolicy.IGNORE and nodes and all(node.status.mode in KUBE_PROXY_MODES for node in nodes):
+        raise UserError(
+            f"no node of {name} has moved, all run kube-proxy; to leave it so: kubectl proxymode abort {name}",
+            ExitCode.USAGE,
+        )
 
 
 def _mode(found: ProxyMode, back: Mode) -> Deed:
@@ -178,16 +217,20 @@ def _mode_before(found: ProxyMode) -> Mode:
     if status.from_mode is None:
         raise UserError(
             f"what the nodes of {name} ran before revision {status.revision} is not on record, or was not one mode; "
-            f"say it: undo --to {other}",
+            f"say it: undo --to {other}{_or_kube_proxy(found)}",
             ExitCode.USAGE,
         )
     if status.from_mode is found.spec.mode and found.spec.kube_proxy.policy is not KubeProxyPolicy.HAND_BACK:
         raise UserError(
             f"revision {status.revision} of {name} changed options and not the mode, which was {found.spec.mode} "
-            f"before: put the options back in the spec, or say the mode: undo --to {other}",
+            f"before: put the options back in the spec, or say where to: undo --to {other}{_or_kube_proxy(found)}",
             ExitCode.USAGE,
         )
     return status.from_mode
+
+
+def _or_kube_proxy(found: ProxyMode) -> str:
+    return f" or --to {Home.KUBE_PROXY}" if found.spec.kube_proxy.policy is KubeProxyPolicy.TAKE_OVER else ""
 
 
 def _check_members(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import cli_world as world
+from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli import verbs
@@ -153,6 +154,47 @@ def test_nodes_that_were_taken_over_go_back_to_kube_proxy_in_one_command(mode: s
     assert deed.patch == {"metadata": {"annotations": {"proxymode.io/undo": "Reverse"}}, "spec": spec}
     assert deed.told == "handed back to kube-proxy, the last stage first"
     assert verbs.undo(owned("HandBack"), now=False, to=Home.KUBE_PROXY).patch is None
+
+
+def members(*modes: tuple[str, str]) -> list[NodeProxyMode]:
+    """One node of fleet for each: what it runs now, and from where its last switch led; empty: it has had none."""
+    found = []
+    for number, (now, before) in enumerate(modes):
+        switch = {"fromMode": before, "toMode": "nftables", "startedAt": world.at(minutes=5)} if before else None
+        found.append(NodeProxyMode.model_validate(world.node_proxy_mode(f"n{number}", now, switch=switch)))
+    return found
+
+
+TAKEN = ("nftables", "kube-proxy-ipvs")
+NOT_YET = ("kube-proxy-ipvs", "")
+HANDED_BACK = {"mode": "nftables", "kubeProxy": {"policy": "HandBack"}}
+
+
+@pytest.mark.parametrize("nodes", [members(TAKEN, TAKEN), members(TAKEN, NOT_YET), members(NOT_YET, NOT_YET)])
+def test_an_undo_of_a_take_over_leads_to_kube_proxy_and_takes_nobody_else_over(nodes: list[NodeProxyMode]) -> None:
+    found = owned("TakeOver", revision=1, fromMode="ipvs", history=[])
+    assert verbs.undo(found, nodes, now=False).patch == undoing() | {"spec": HANDED_BACK}
+    assert verbs.undo(found, nodes, now=False, to=Home.IPVS).patch == undoing(), "who says it gets it"
+
+
+def test_an_undo_of_a_later_revision_leads_to_the_agents_mode_before() -> None:
+    earlier = {"revision": 1, "mode": "ipvs", "startedAt": world.at(hours=2), "endedAt": world.at(hours=1)}
+    earlier |= {"outcome": "Complete", "nodes": 2}
+    found = owned("TakeOver", revision=2, fromMode="ipvs", history=[earlier])
+    nodes = members(("nftables", "ipvs"), ("ipvs", "kube-proxy-ipvs"))
+    assert verbs.undo(found, nodes, now=False).patch == undoing()
+    nobody_moved = owned("TakeOver", revision=2, fromMode="ipvs", history=[earlier | {"nodes": 0}])
+    assert verbs.undo(nobody_moved, nodes, now=False).patch == undoing() | {"spec": HANDED_BACK}
+    first = owned("TakeOver", revision=1, fromMode="ipvs", history=[])
+    just_edited = first.model_copy(update={"status": first.status.model_copy(update={"mode": Mode.IPVS})})
+    assert verbs.undo(just_edited, nodes, now=False).patch == undoing()
+
+
+def test_where_nothing_has_moved_nothing_is_undone() -> None:
+    with pytest.raises(UserError, match=r"no node of fleet has moved, all run kube-proxy.*proxymode abort fleet"):
+        verbs.undo(owned("Ignore", fromMode="ipvs"), members(NOT_YET, NOT_YET), now=False)
+    somebody = members(NOT_YET, ("nftables", "ipvs"))
+    assert verbs.undo(owned("Ignore", fromMode="ipvs"), somebody, now=False).patch == undoing()
 
 
 def test_an_undo_to_a_mode_says_that_it_is_not_one_to_kube_proxy() -> None:
