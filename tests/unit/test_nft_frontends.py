@@ -157,7 +157,8 @@ def test_without_any_endpoints_it_rejects() -> None:
     assert [wanted(empty, role).refusal for role in Role] == [None, *[Refusal.REJECT] * 3]
     assert {wanted(empty, role).draw for role in Role} == {None}
     somewhere = msgspec.structs.replace(empty, elsewhere=True, external_local=True)
-    assert wanted(somewhere, Role.NODE_PORT)[:2] == (Kind.LOCAL, ())
+    there = wanted(somewhere, Role.NODE_PORT)
+    assert (there.kind, there.cluster) == (Kind.LOCAL, ())
     assert wanted(somewhere, Role.NODE_PORT).draw is None
     assert [wanted(somewhere, role).refusal for role in Role] == [Refusal.DROP] * 4
 

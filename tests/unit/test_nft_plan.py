@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nft_model import CLUSTER_IP, LAYOUT, World, space_of, wants
 from proxymode_agent.dataplane.nftables import ids as ids_module
@@ -231,7 +232,7 @@ def test_an_endpoint_of_both_policies_has_one_id_and_each_policy_its_own_map() -
     world = World()
     key = NODEPORT_KEYS[1]
     here = packed(set(ENDPOINTS[:1]))
-    to = {key: external(*ENDPOINTS[:3], sticky=60)._replace(kind=Kind.LOCAL, local=here)}
+    to = {key: replace(external(*ENDPOINTS[:3], sticky=60), kind=Kind.LOCAL, local=here)}
     world.execute(world.change(to), to)
     everywhere, local = (world.kernel.state.maps[name] for name in ("endpoints-by-id", "local-endpoints-by-id"))
     assert sorted(everywhere.values()) == sorted(ENDPOINTS[:3])
@@ -298,7 +299,7 @@ def test_another_traffic_policy_leaves_the_pool_of_policy_cluster_alone() -> Non
     world = World()
     key = NODEPORT_KEYS[1]
     cluster = external(*ENDPOINTS[:3])
-    local = cluster._replace(kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))
+    local = replace(cluster, kind=Kind.LOCAL, local=packed(set(ENDPOINTS[:1])))
     first, second = {key: cluster}, {key: local}
     world.execute(world.change(first), first)
     assert [str(command) for one in world.state.plan(wants(first, second)).make[-1:] for command in one.commands] == [

@@ -6,6 +6,7 @@ included.
 
 from __future__ import annotations
 
+from sys import intern
 from typing import Final, NamedTuple
 
 import msgspec
@@ -171,11 +172,14 @@ _endpoint_slices: Final = msgspec.json.Decoder(list[EndpointSlice]).decode
 
 def decode_services(array: memoryview) -> list[tuple[ObjectKey, str, Service]]:
     """A JSON array of them, each with its key and resourceVersion. Raises msgspec.MsgspecError."""
-    found = _services(array)
-    return [(ObjectKey(one.metadata.namespace, one.metadata.name), one.metadata.resource_version, one) for one in found]
+    return [(_key(one.metadata), one.metadata.resource_version, one) for one in _services(array)]
 
 
 def decode_endpoint_slices(array: memoryview) -> list[tuple[ObjectKey, str, EndpointSlice]]:
     """A JSON array of them, each with its key and resourceVersion. Raises msgspec.MsgspecError."""
-    found = _endpoint_slices(array)
-    return [(ObjectKey(one.metadata.namespace, one.metadata.name), one.metadata.resource_version, one) for one in found]
+    return [(_key(one.metadata), one.metadata.resource_version, one) for one in _endpoint_slices(array)]
+
+
+def _key(metadata: ObjectMeta) -> ObjectKey:
+    """A cluster has few namespaces and many objects: they share the text."""
+    return ObjectKey(intern(metadata.namespace), metadata.name)

@@ -60,7 +60,7 @@ def all_packed(texts: list[str], family: Family, field: str, problems: list[str]
     except (OSError, ValueError):
         addresses = []
     first_octets = b"".join(addresses)[::family]
-    if addresses and not first_octets.translate(None, _USUAL):
+    if addresses and not first_octets.strip(_USUAL):
         return addresses
     found = []
     for text in texts:

@@ -101,7 +101,8 @@ def _lingering(groups: Groups, endpoints: Usable) -> tuple[Endpoint, ...]:
     policies, topology and termination say of new ones (CleanStaleEntries of pkg/proxy/conntrack)."""
     if len(groups) == 1 and endpoints.cluster:
         return ()
-    return tuple(sorted({one for group in groups.values() for one in group}.difference(*endpoints[:2])))
+    all_of_them = {one for group in groups.values() for one in group}
+    return tuple(sorted(all_of_them.difference(endpoints.cluster, endpoints.local)))
 
 
 def _groups(slices: Iterable[SliceEntry]) -> dict[tuple[Family, str, Protocol], Groups]:

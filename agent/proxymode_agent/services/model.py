@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from enum import IntEnum
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import msgspec
@@ -84,6 +85,7 @@ PORT_BYTES: Final = 4
 """Of an endpoint, those behind its address."""
 
 
+@cache
 def _packed_port(port: int) -> bytes:
     if not 0 <= port < 65536:
         raise ValueError(f"an endpoint's port is {port}; ports are 0 to 65535")
@@ -121,7 +123,7 @@ class ServiceName(NamedTuple):
         return f"{self.namespace}/{self.service}"
 
 
-class ServicePort(msgspec.Struct, frozen=True):
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
     """One Service port in one family, with its usable endpoints as *this node* sees them.
 
     Endpoints are sorted and without duplicates. `cluster_endpoints` serve traffic of policy Cluster, topology already

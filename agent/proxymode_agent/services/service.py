@@ -6,7 +6,10 @@ decided here.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
 
 from proxymode_agent.services.addresses import network, packed
 from proxymode_agent.services.labels import HEADLESS_LABEL, PROXY_NAME_LABEL
@@ -54,7 +57,7 @@ class External(NamedTuple):
 NO_EXTERNAL: Final = External()
 
 
-class ServiceEntry(NamedTuple):
+class ServiceEntry(msgspec.Struct, frozen=True, gc=False):
     """A Service that is ours: its packed cluster IPs, at most one of a family, its ports, and what else is said of it.
 
     `external_local` is what externalTrafficPolicy says where the Service's type or external IPs give it a meaning;
@@ -74,18 +77,17 @@ class ServiceEntry(NamedTuple):
 def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...]]:
     """The Service's entry, None where it is not ours: headless (also by label), ExternalName, or another proxy's.
     Then what is wrong with it, if anything."""
-    spec = service.spec
-    labels = service.metadata.labels or {}
-    if spec.type == "ExternalName" or PROXY_NAME_LABEL in labels or HEADLESS_LABEL in labels:
+    spec, labels = service.spec, service.metadata.labels
+    if spec.type == "ExternalName" or (labels and (PROXY_NAME_LABEL in labels or HEADLESS_LABEL in labels)):
         return None, ()
-    problems: list[str] = []
-    addresses: dict[Family, bytes] = {}
+    ports, unusable = _ports(tuple(spec.ports or ()))
+    problems = [*unusable]
+    addresses: dict[int, bytes] = {}  # by their length
     for text in spec.cluster_ips or [spec.cluster_ip]:
         if text in ("", "None"):
             continue
         if (address := packed(text, "spec.clusterIPs", problems)) is not None:
-            addresses.setdefault(Family(len(address)), address)
-    ports = tuple([port for port in [_port(port, problems) for port in spec.ports or ()] if port is not None])
+            addresses.setdefault(len(address), address)
     if not addresses or not ports:
         return None, tuple(problems)
     has_external = spec.type in ("NodePort", "LoadBalancer") or bool(spec.external_ips)
@@ -101,6 +103,14 @@ def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...
         ipvs_scheduler=_scheduler(service, problems),
     )
     return entry, tuple(problems)
+
+
+@lru_cache(maxsize=1024)  # many Services of a cluster have the same
+def _ports(ports: tuple[ServicePortSpec, ...]) -> tuple[tuple[PortEntry, ...], tuple[str, ...]]:
+    """Those that can be used, and what is wrong with the others."""
+    problems: list[str] = []
+    entries = [_port(port, problems) for port in ports]
+    return tuple([entry for entry in entries if entry is not None]), tuple(problems)
 
 
 def _port(port: ServicePortSpec, problems: list[str]) -> PortEntry | None:

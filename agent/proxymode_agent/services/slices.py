@@ -10,6 +10,8 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.services.addresses import all_packed
 from proxymode_agent.services.labels import HEADLESS_LABEL, SERVICE_NAME_LABEL
@@ -61,7 +63,7 @@ class SlicePortEntry(NamedTuple):
     port: int
 
 
-class SliceEntry(NamedTuple):
+class SliceEntry(msgspec.Struct, frozen=True, gc=False):
     """An EndpointSlice of a Service: its ports and the packed addresses that may take traffic, by placement, each once
     and in order."""
 
@@ -83,9 +85,11 @@ _DRAINING: Final = tuple(Placement(True, place) for place in Place)
 
 def slice_service(key: ObjectKey, endpoint_slice: EndpointSlice) -> ObjectKey | None:
     """The Service that the slice belongs to; None: to none, or to a headless one."""
-    labels = endpoint_slice.metadata.labels or {}
+    labels = endpoint_slice.metadata.labels
+    if not labels or HEADLESS_LABEL in labels:
+        return None
     name = labels.get(SERVICE_NAME_LABEL)
-    return ObjectKey(key.namespace, name) if name and HEADLESS_LABEL not in labels else None
+    return ObjectKey(key.namespace, name) if name else None
 
 
 def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[SliceEntry | None, tuple[str, ...]]:
@@ -94,8 +98,8 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
     family = _FAMILIES.get(endpoint_slice.address_type)
     if family is None:
         return None, ()
-    problems: list[str] = []
-    ports = [_port(port, problems) for port in endpoint_slice.ports or ()]
+    ports, unusable = _ports(tuple(endpoint_slice.ports or ()))
+    problems = [*unusable]
     groups: dict[Placement, list[str]] = {}
     last, group = None, []  # neighbours mostly have the same placement
     for endpoint in endpoint_slice.endpoints or ():
@@ -119,7 +123,15 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
         addresses = all_packed(groups[placement], family, "endpoints.addresses", problems)
         if addresses:
             ordered.append((placement, tuple(sorted(dict.fromkeys(addresses)))))
-    return SliceEntry(family, tuple([port for port in ports if port is not None]), tuple(ordered)), tuple(problems)
+    return SliceEntry(family, ports, tuple(ordered)), tuple(problems)
+
+
+@lru_cache(maxsize=1024)  # most slices of a cluster have the same
+def _ports(ports: tuple[SlicePort, ...]) -> tuple[tuple[SlicePortEntry, ...], tuple[str, ...]]:
+    """Those that can be used, and what is wrong with the others."""
+    problems: list[str] = []
+    entries = [_port(port, problems) for port in ports]
+    return tuple([entry for entry in entries if entry is not None]), tuple(problems)
 
 
 def _port(port: SlicePort, problems: list[str]) -> SlicePortEntry | None:

@@ -6,7 +6,9 @@ KEP-3015), made once a group of endpoints with the same placement.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from proxymode_agent.services.slices import NodeHint, Place
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 _ELSEWHERE: Final = Place.ELSEWHERE
 
 
-class Usable(NamedTuple):
+class Usable(msgspec.Struct, frozen=True, gc=False):
     """What ServicePort says of endpoints: `cluster` and `local` are sorted, and empty where the policy is not used."""
 
     cluster: tuple[Endpoint, ...]

@@ -140,8 +140,9 @@ class ServiceTracker:
             if ports != before:
                 old = {port.name: port for port in before}
                 for port in ports:
-                    if old.pop(port.name, None) != port:
-                        replaced[port.name] = port
+                    name = port.name
+                    if not old or old.pop(name, None) != port:
+                        replaced[name] = port
                 replaced.update(dict.fromkeys(old))
                 more, less = _none_here(ports), _none_here(before)
                 if more is not less:
@@ -151,9 +152,9 @@ class ServiceTracker:
                     )
             check = None if service is None else health_check(service, slices)
             if check is not None or self._health_checks:
-                name = ServiceName(*key)
-                if check != self._health_checks.get(name):
-                    checks[name] = check
+                service_name = ServiceName(*key)
+                if check != self._health_checks.get(service_name):
+                    checks[service_name] = check
         self._dirty.clear()
         problems, self._problems = tuple(self._problems), []
         if replaced:
@@ -203,9 +204,7 @@ def _none_here(ports: Iterable[ServicePort]) -> NoneHere:
 def _updated(whole: dict[K, V], part: Mapping[K, V | None]) -> dict[K, V]:
     """A copy with the values in `part` put in, and without the keys that have None there."""
     copy = whole.copy()  # not dict(whole), which takes twenty times as long once something was deleted
-    for key, value in part.items():
-        if value is None:
-            del copy[key]
-        else:
-            copy[key] = value
+    copy.update({key: value for key, value in part.items() if value is not None})
+    for key in [key for key, value in part.items() if value is None]:
+        del copy[key]
     return copy

@@ -109,7 +109,7 @@ class Frontends:
 
     def update(self, ports: Mapping[ServicePortName, ServicePort], changed: Iterable[ServicePortName]) -> Wants:
         """Take over the changed Service ports (gone, new or different) and say what that means."""
-        dirty: dict[bytes, None] = {}
+        dirty: dict[bytes, Role] = {}
         wants = Wants({}, ([], []), ([], []))
         for name in changed:
             if name.family != self._family:
@@ -118,7 +118,7 @@ class Frontends:
             old = self._ports.pop(name, None)
             if old is not None:
                 frontends = frontends_of(old)
-                dirty.update(dict.fromkeys(frontends))
+                dirty.update(frontends)
                 self._claims.remove(name, frontends)
                 self.endpoints -= len(old.endpoints)
                 wants.cluster_ips[1].append(old.cluster_ip.address)
@@ -127,7 +127,7 @@ class Frontends:
                 reason = self._isolated.get(name) or invalid(new)
                 if reason is None:
                     frontends = frontends_of(new)
-                    dirty.update(dict.fromkeys(frontends))
+                    dirty.update(frontends)
                     self._claims.add(name, frontends)
                     self._ports[name] = new
                     self.endpoints += len(new.endpoints)

@@ -124,7 +124,7 @@ class _SpaceState:
         group: Group | None = None
         if wanted is not None:
             if wanted.sticky is not None and not self._ids.has_room(wanted.group):
-                wanted = wanted._replace(sticky=None)
+                wanted = msgspec.structs.replace(wanted, sticky=None)
             draw, inside, refusal = wanted.draw, wanted.inside, wanted.refusal
             cluster, local = wanted.cluster, wanted.local
             group = None if wanted.sticky is None else wanted.group

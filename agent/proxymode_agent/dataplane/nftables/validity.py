@@ -30,20 +30,23 @@ def invalid(port: ServicePort) -> str | None:
         return f"node port is {port.node_port}; ports are 1 to 65535"
     if port.affinity_seconds is not None and not 0 < port.affinity_seconds <= MAX_AFFINITY_SECONDS:
         return f"affinity timeout is {port.affinity_seconds} seconds; it is 1 to {MAX_AFFINITY_SECONDS}"
-    for what, addresses in (
-        ("an external IP", port.external_ips),
-        ("a load-balancer address", port.load_balancer_ips),
-        ("a hairpin address", port.hairpin),
-    ):
-        if addresses and any(len(address) != family for address in addresses):
-            return f"{what} is not of {family.value} bytes, as {family.name} addresses are"
+    if port.external_ips or port.load_balancer_ips or port.hairpin:  # as few have
+        for what, addresses in (
+            ("an external IP", port.external_ips),
+            ("a load-balancer address", port.load_balancer_ips),
+            ("a hairpin address", port.hairpin),
+        ):
+            if any(len(address) != family for address in addresses):
+                return f"{what} is not of {family.value} bytes, as {family.name} addresses are"
     return _invalid_endpoints(port.cluster_endpoints, family) or _invalid_endpoints(port.local_endpoints, family)
 
 
 def _invalid_endpoints(endpoints: tuple[Endpoint, ...], family: Family) -> str | None:
+    if not endpoints:
+        return None
     if len(endpoints) > MAX_ENDPOINTS:
         return f"it has {len(endpoints)} endpoints; at most {MAX_ENDPOINTS} can be drawn from"
-    if any(size != family + PORT_BYTES for size in set(map(len, endpoints))):
+    if set(map(len, endpoints)) != {family + PORT_BYTES}:
         other = next(one.address for one in endpoints if len(one) != family + PORT_BYTES)
         return f"an endpoint's address has {len(other)} bytes, {family.name} addresses have {family.value}"
     return None

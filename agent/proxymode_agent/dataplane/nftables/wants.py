@@ -8,7 +8,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Hashable
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from proxymode_agent.dataplane.nfnetlink import VerdictCode, verdict_element
 from proxymode_agent.dataplane.nftables.draws import CLUSTER_BASE, Draw, Kind
@@ -58,7 +60,7 @@ class Refusal(Enum):
     DROP = verdict_element(VerdictCode.DROP)
 
 
-class Wanted(NamedTuple):
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """What a frontend shall do. `cluster`, `local`: packed endpoints of its two pools; `sticky`: seconds of affinity;
     `sources`: elements of the set of allowed sources; none: open to everybody. `group`: whose the endpoints are.
     `serving`: of UDP, the packed endpoints that flows may go on with."""
