@@ -193,7 +193,10 @@ class Cluster:
             response = self._client.call_api(method, url, headers, body, _request_timeout=self._timeout)
             text = "" if 200 <= response.status < 300 else (response.read() or b"").decode(errors="replace")
         except ApiException as error:
-            raise _refusal(error.status or 0, error.reason or "", path) from error
+            if not error.status:  # the client's way to say that TLS has failed
+                why = " ".join((error.reason or "").removeprefix("SSLError").split())
+                raise UserError(f"{self.server} is not trusted: {why}", ExitCode.CLUSTER) from error
+            raise _refusal(error.status, error.reason or "", path) from error
         except (HTTPError, OSError) as error:
             raise UserError(f"{self.server} cannot be reached: {_one_line(error)}", ExitCode.CLUSTER) from error
         if not 200 <= response.status < 300:

@@ -350,6 +350,18 @@ async def test_a_server_that_is_not_there(fleet: ApiServer, tmp_path: Path) -> N
     assert "refused" in line
 
 
+async def test_a_server_whose_certificate_is_not_trusted(fleet: ApiServer, tmp_path: Path) -> None:
+    config = yaml.safe_load(fleet.kubeconfig().read_text())
+    config["clusters"][0]["cluster"] = {"server": fleet.url}
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(config))
+    ran = await plugin(fleet, "status", "--kubeconfig", str(path))
+    assert ran.code == 3
+    (line,) = ran.err.splitlines()
+    assert line.startswith(f"error: {fleet.url} is not trusted: ")
+    assert "CERTIFICATE_VERIFY_FAILED" in line
+
+
 async def test_no_kubeconfig_at_all(fleet: ApiServer) -> None:
     code, out, err = await process(fleet, "HOME=/nonexistent KUBECONFIG= kubectl-proxymode status")
     assert (code, out) == (3, "")
