@@ -11,6 +11,9 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # a test file's tests share what they set up
 PROOF_ARGS ?=
+BUILD ?= docker build
+REGISTRY ?=
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 GUEST := $(BIN)/python -m proxymode_testbeds.vm run --
 SWITCHES := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py)  # they count lost connections: nothing beside them
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
@@ -150,6 +153,10 @@ lock: ## requirements/*.lock, with hashes, from pyproject.toml
 .PHONY: dist
 dist: install ## wheel and sdist, in dist/
 	@$(BIN)/hatchling build
+
+.PHONY: images
+images: ## the two images: REGISTRY=registry.example.org/ VERSION=0.1.0 BUILD="docker buildx build --platform linux/amd64,linux/arm64 --push"
+	@for image in agent operator; do $(BUILD) --file images/$$image/Dockerfile --tag $(REGISTRY)proxymode-$$image:$(VERSION) .; done
 
 .PHONY: sbom
 sbom: install ## what the images are made of, from their locks, as CycloneDX: build/sbom

@@ -78,6 +78,19 @@ async def test_every_overlay_is_taken(manifests: ApiServer, name: str) -> None:
     assert all(re.fullmatch(r"proxymode-\w+:\d+\.\d+\.\d+", image) for image in images), images
 
 
+async def test_the_overlay_of_getting_started_is_taken(manifests: ApiServer, tmp_path: Path) -> None:
+    page = (MANIFESTS.parent / "docs/getting-started.md").read_text(encoding="utf-8")
+    (overlay,) = re.findall(r"```yaml\n(# kustomization\.yaml\n.*?)```", page, re.DOTALL)
+    base = Path("../" * len(tmp_path.parts)) / str(MANIFESTS / "base").lstrip("/")
+    (tmp_path / "kustomization.yaml").write_text(overlay.replace("../proxymode/manifests/base", str(base)))
+    taken = await manifests.kubectl("apply", "--dry-run=server", "--output=json", f"--kustomize={tmp_path}")
+    found = {(item["kind"], item["metadata"]["name"]): item for item in taken.json()["items"]}
+    for kind, name in (("DaemonSet", "proxymode-agent"), ("Deployment", "proxymode-operator")):
+        (container,) = found[kind, name]["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == f"registry.example.org/{name}:0.1.0"
+        assert found["ServiceAccount", name]["imagePullSecrets"] == [{"name": "registry"}]
+
+
 async def test_to_uninstall_agents_clean_up_and_do_nothing_else(manifests: ApiServer, tmp_path: Path) -> None:
     up = Path("../" * len(tmp_path.parts))
     base, component = (up / str(MANIFESTS / folder).lstrip("/") for folder in ("base", "uninstall"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -298,3 +299,27 @@ def test_manifests_run_the_image_under_the_version_of_the_project(component: str
     assert {"name": f"proxymode-{component}", "newTag": project["project"]["version"]} in base["images"]
     kind = "Deployment" if component == "operator" else "DaemonSet"
     assert pod(kind, f"proxymode-{component}")["containers"][0]["image"] == f"proxymode-{component}"
+
+
+@COMPONENTS
+def test_the_build_context_has_what_an_image_copies(component: str) -> None:
+    kept = {line[1:] for line in (CHECKOUT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copies = [words for words in instructions(IMAGES / component / "Dockerfile") if words[0] == "COPY"]
+    sources = {source for words in copies if not words[1].startswith("--from=") for source in words[1:-1]}
+    assert {source.partition("/")[0] for source in sources} <= kept
+
+
+def test_make_builds_both_images_for_a_registry() -> None:
+    ran = subprocess.run(
+        ["make", "--no-print-directory", "images", "BUILD=echo build --push", "REGISTRY=registry.example.org/"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert ran.stdout.splitlines() == [
+        f"build --push --file images/{name}/Dockerfile --tag registry.example.org/proxymode-{name}:{version} ."
+        for name in ("agent", "operator")
+    ]
