@@ -86,13 +86,15 @@ def config(topology: Topology, options: Options) -> DataplaneConfig:
     }
     if options.detect_local not in modes:
         raise TableError(f"detectLocal is {options.detect_local!r}, not one of {', '.join(modes)}")
-    on = options.node_port_addresses
+    on, cidrs = options.node_port_addresses, options.service_cidrs
+    if isinstance(cidrs, bool):
+        cidrs = SERVICE_CIDRS if cidrs else ()
     return DataplaneConfig(
         pods=modes[options.detect_local],
         masquerade_all=options.masquerade_all,
         masquerade_bit=options.masquerade_bit,
         node_port_addresses=None if on is None else tuple(map(ipaddress.ip_network, on)),
         node_ips=tuple(address.packed for address in topology.fleet.node(NODE).addresses),
-        service_cidrs=tuple(map(ipaddress.ip_network, SERVICE_CIDRS)) if options.service_cidrs else (),
+        service_cidrs=tuple(map(ipaddress.ip_network, cidrs)),
         ipvs_scheduler="mh",  # by the client's port; round robin gives two clients in turn one endpoint each
     )

@@ -106,14 +106,15 @@ class Options:
     """What the node is told, as the flags and fields of these names.
 
     `detect_local`: ClusterCIDR, NodeCIDR, InterfaceNamePrefix, BridgeInterface or empty for none. `zone` is the node's.
-    `service_cidrs`: the cluster has ServiceCIDR objects, and the agent sees them.
+    `service_cidrs`: the networks of the cluster's ServiceCIDR objects; true: the usual ones; false: there are none, or
+    the agent does not see them.
     """
 
     detect_local: str = "ClusterCIDR"
     masquerade_all: bool = False
     masquerade_bit: int = 14
     node_port_addresses: tuple[str, ...] | None = None
-    service_cidrs: bool = True
+    service_cidrs: bool | tuple[str, ...] = True
     zone: str = ""
 
 
