@@ -135,6 +135,8 @@ def _do(form: Format | None, cluster: Cluster, name: str | None, verb: Callable[
     deed = verb(found)
     if deed.patch is not None:
         _warn(cluster.patch_proxy_mode(found.metadata.name, deed.patch))
+        if warning := verbs.written_back(found, deed):
+            _warn([warning])
     _say(form, found.metadata.name, deed)
 
 

@@ -23,10 +23,14 @@ from proxymode_api.proxymode_status import FleetStatus, RolloutOrder, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from proxymode_api.nodeproxymode import NodeProxyMode
     from proxymode_api.proxymode import ProxyMode
+
+
+GITOPS = ("argocd", "kustomize-controller", "helm-controller")
+"""How field managers of Argo CD and Flux begin, which put back what differs from git."""
 
 
 class Home(StrEnum):
@@ -152,6 +156,24 @@ def undo(
         told += "; it is paused, so nothing moves before resume"
     windows = {"rollout": {"windows": None}} if rollout.windows and now else {}
     return Deed(order | {"spec": home.patch | windows}, told)
+
+
+def written_back(found: ProxyMode, deed: Deed) -> str:
+    """A warning where what the deed writes into the spec may be taken back by a program that keeps it as it is in git;
+    empty: there is none."""
+    writer = found.status.changed_by
+    if deed.patch is None or "spec" not in deed.patch or not writer.startswith(GITOPS):
+        return ""
+    changed = ", ".join(f"spec.{path}" for path in sorted(_paths(deed.patch["spec"])))
+    return f"{writer} writes this object and may take the change back: write it where it has it from, too ({changed})"
+
+
+def _paths(patch: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in patch.items():
+        if isinstance(value, dict):
+            yield from (f"{key}.{path}" for path in _paths(value))
+        else:
+            yield f"{key}: {'(none)' if value is None else str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _takes_over(found: ProxyMode, nodes: Sequence[NodeProxyMode]) -> bool:

@@ -197,6 +197,17 @@ def test_where_nothing_has_moved_nothing_is_undone() -> None:
     assert verbs.undo(owned("Ignore", fromMode="ipvs"), somebody, now=False).patch == undoing()
 
 
+def test_who_types_what_git_decides_is_told_so() -> None:
+    ours = owned("TakeOver", fromMode="ipvs", changedBy="kubectl-client-side-apply")
+    theirs = owned("TakeOver", fromMode="ipvs", changedBy="argocd-controller")
+    deed = verbs.undo(theirs, now=False, to=Home.KUBE_PROXY)
+    assert verbs.written_back(ours, deed) == ""
+    assert verbs.written_back(theirs, deed).startswith("argocd-controller writes this object")
+    assert verbs.written_back(theirs, deed).endswith("(spec.kubeProxy.policy: HandBack, spec.mode: nftables)")
+    assert "(spec.rollout.paused: true)" in verbs.written_back(theirs, verbs.pause(theirs))
+    assert verbs.written_back(theirs, verbs.abort(theirs)) == "", "an annotation stays"
+
+
 def test_an_undo_to_a_mode_says_that_it_is_not_one_to_kube_proxy() -> None:
     assert "undo --to kube-proxy gives nodes back" in verbs.undo(owned("TakeOver", fromMode="ipvs"), now=False).told
 

@@ -34,3 +34,16 @@ def test_there_and_back_and_there_again_loses_no_connection(
         idle.open(1)
         let_run(scene.running)
         take_over(node, scene.switcher, kube_proxy, idle, mode, Mode.IPVS)
+
+
+def test_kube_proxy_itself_moves_from_ipvs_to_nftables_by_way_of_the_agent(
+    node: ServiceNode, traffic: Traffic, idle: Idle, tmp_path: Path
+) -> None:
+    """docs/how-to/only-for-the-move.md: kube-proxy in mode ipvs, our nftables mode, kube-proxy in mode nftables."""
+    with under_load(node, traffic, idle, tmp_path, ProxyMode.IPVS) as scene:
+        take_over(node, scene.switcher, scene.kube_proxy, idle, ProxyMode.IPVS, Mode.NFTABLES)
+        let_run(scene.running)
+        start_kube_proxy(scene.stack, node, ProxyMode.NFTABLES)
+        hand_back(node, scene.switcher, ProxyMode.NFTABLES)
+        idle.open(1)
+        let_run(scene.running)
