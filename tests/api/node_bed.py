@@ -10,7 +10,7 @@ import json
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +79,15 @@ class ObedientEngine:
 
 @dataclass
 class NodeBed:
-    """One node's objects and controller. `facts` is what preflight finds; `pace` how often it looks."""
+    """One node's objects and controller. `facts` is what preflight finds; `pace` how often it looks; `slow`: by how much
+    the node's clock is."""
 
     api: ApiServer
     state_dir: Path
     observed: ObservedMode = ObservedMode.IPVS
     facts: Facts = HEALTHY
     pace: Pace = DEFAULT_PACE
+    slow: timedelta = timedelta()
     name: str = field(default_factory=lambda: f"node-{uuid.uuid4().hex[:10]}")
 
     def __post_init__(self) -> None:
@@ -172,6 +174,7 @@ class NodeBed:
                 self.state_dir,
                 self.metrics,
                 collect=lambda: self.facts,
+                clock=lambda: datetime.now(UTC) - self.slow,
                 pace=self.pace,
             )
             tasks = [asyncio.create_task(node.run()), asyncio.create_task(controller.run())]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node_bed import HEALTHY, TOO_OLD, NodeBed, ObedientEngine, condition
+from node_bed import DEADLINE_SECONDS, HEALTHY, TOO_OLD, NodeBed, ObedientEngine, condition
 from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.node.memory import recall
 from proxymode_agent.node.writer import Pace
@@ -125,6 +125,37 @@ async def test_the_heartbeat_goes_on_where_nothing_happens(manifests: ApiServer,
                 found.status.heartbeat_time is not None and found.status.heartbeat_time >= first + timedelta(seconds=2)
             )
         )
+
+
+async def test_a_clock_that_is_set_back_neither_silences_the_agent_nor_keeps_it_from_looking(
+    manifests: ApiServer, tmp_path: Path
+) -> None:
+    bed = NodeBed(manifests, tmp_path, pace=Pace(heartbeat=timedelta(seconds=1), write=timedelta(seconds=0.1)))
+    await bed.add_node()
+    await bed.ask(mode="ipvs")
+    async with bed.agent():
+        first = (await bed.until(lambda found: found.status.heartbeat_time is not None)).status.heartbeat_time
+        assert first is not None
+        bed.facts, bed.slow = TOO_OLD, timedelta(hours=1)
+        found = await bed.until(
+            lambda found: found.status.heartbeat_time is not None and found.status.heartbeat_time < first
+        )
+        assert found.status.facts.kernel == TOO_OLD.kernel
+
+
+async def test_a_spec_that_could_not_be_kept_is_kept_as_soon_as_it_can(manifests: ApiServer, tmp_path: Path) -> None:
+    obstacle = tmp_path / "state"
+    obstacle.write_text("a file where the folder should be")
+    bed = NodeBed(manifests, obstacle, pace=Pace(heartbeat=timedelta(seconds=1), write=timedelta(seconds=0.1)))
+    await bed.add_node()
+    await bed.ask(mode="ipvs")
+    async with bed.agent():
+        await bed.until(lambda found: found.status.heartbeat_time is not None)
+        obstacle.unlink()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while (kept := recall(obstacle).spec) is None:
+                await asyncio.sleep(0.1)
+    assert kept.mode is Mode.IPVS
 
 
 async def test_endpoints_that_come_and_go_cause_no_writes(manifests: ApiServer, tmp_path: Path) -> None:

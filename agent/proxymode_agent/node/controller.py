@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from proxymode_agent.node import events, memory
 from proxymode_agent.node.assess import Assessment, assess
 from proxymode_agent.node.conditions import Observation, running_deprecation
 from proxymode_agent.node.handing import stand
+from proxymode_agent.node.pause import Pause
 from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
 from proxymode_agent.preflight import facts
@@ -87,20 +88,20 @@ class NodeController:
         self._pace = pace
 
         self._wake = asyncio.Event()
-        self._memory = memory.Memory()
+        self._memory = self._saved = memory.Memory()
         self._object: NodeProxyMode | None = None
         self._readable = False  # the NodeProxyMode is known, or known not to be there
         self._unreadable = False  # asking for it has failed; the memory has to do
         self._assessment: Assessment | None = None
-        self._check_again = datetime.min.replace(tzinfo=UTC)
+        self._assessed = Pause(clock(), clock())  # the assessment is good for so long
         self._told: tuple[Mode | None, DataplaneConfig, int] | None = None
         self._cluster_version = ""
         self._warned_on: date | None = None  # tried, whether or not it could be posted
-        self._status = StatusWriter(kube, node_name, metrics, clock() + pace.settle, pace)
+        self._status = StatusWriter(kube, node_name, metrics, clock(), pace)
 
     async def run(self) -> None:
         """Work for ever; ends only by cancellation."""
-        self._memory = await asyncio.to_thread(memory.recall, self._state_dir)
+        self._memory = self._saved = await asyncio.to_thread(memory.recall, self._state_dir)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_object())
             tasks.create_task(self._follow_node())
@@ -151,7 +152,9 @@ class NodeController:
             self._wake.set()
 
     async def _sleep(self, until: datetime | None) -> None:
-        seconds = None if until is None else max(0.0, (until - self._clock()).total_seconds())
+        """Until something wakes the loop or until then, but no longer than a heartbeat: the clock may be set back."""
+        wait = None if until is None else min(max(timedelta(), until - self._clock()), self._pace.heartbeat)
+        seconds = None if wait is None else wait.total_seconds()
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -168,13 +171,14 @@ class NodeController:
         spec, generation = wanted
         assessed = self._assessment
         stale = assessed is None or not assessed.is_about(spec, generation, self._node.value.node)
-        if assessed is None or stale or self._clock() >= self._check_again:
+        if assessed is None or stale or self._assessed.over(self._clock()):
             assessed = self._assessment = await self._assess(spec, generation)
         observed = self._engine.snapshot().observed
         refused = assessed.refused(observed)
         where = stand(assessed.spec, assessed.node, assessed.facts.kube_proxy, observed)
         if where.soon:
-            self._check_again = min(self._check_again, self._clock() + self._pace.kube_proxy)
+            soon = self._clock() + self._pace.kube_proxy
+            self._assessed = self._assessed._replace(until=min(self._assessed.until, soon))
         self._tell_engine(assessed, refused, waits=where.waits)
         now = self._clock()
         before = self._status.written
@@ -183,13 +187,13 @@ class NodeController:
         self._metrics.deprecated(running_deprecation(seen.engine.observed, seen.cluster))
         await self._warn_of_deprecation(status, now)
         if self._object is None:
-            return self._check_again
+            return self._assessed.until
         again = await self._status.write_when_due(status, self._engine.snapshot().phase, now)
         if self._status.written is status:
             await self._remember_spec(assessed)
             for event in events.transitions(before, status):
                 await self._post(event, now)
-        return min(self._check_again, again)
+        return min(self._assessed.until, again)
 
     def _wanted(self) -> tuple[NodeProxyModeSpec, int] | None:
         """The spec to follow and its generation; None as long as it is not known what to follow."""
@@ -211,7 +215,7 @@ class NodeController:
                 count = sum(result.verdict is verdict for result in assessed.preflight.results)
                 self._metrics.preflight.labels(assessed.preflight.mode.value, verdict.value).set(count)
         soon = assessed.stopped or not self._cluster_version
-        self._check_again = now + (self._pace.preflight_blocked if soon else self._pace.preflight)
+        self._assessed = Pause(now, now + (self._pace.preflight_blocked if soon else self._pace.preflight))
         return assessed
 
     def _tell_engine(self, assessed: Assessment, refused: tuple[PreflightResult, ...], *, waits: bool) -> None:
@@ -262,7 +266,8 @@ class NodeController:
             return
         self._warned_on = now.date()
         if await self._post(event, now):
-            await self._remember(self._memory.model_copy(update={"deprecation_posted": self._warned_on}))
+            self._memory = self._memory.model_copy(update={"deprecation_posted": self._warned_on})
+            await self._save()
 
     async def _post(self, event: events.NodeEvent, now: datetime) -> bool:
         """Whether the Event was posted."""
@@ -283,14 +288,19 @@ class NodeController:
         """Keep the spec for a restart without API server, once it is one that the engine follows."""
         followed = (assessed.spec.mode, assessed.config, assessed.spec.attempt)
         if self._told == followed and self._memory.spec != assessed.spec:
-            await self._remember(self._memory.model_copy(update={"spec": assessed.spec}))
+            self._memory = self._memory.model_copy(update={"spec": assessed.spec})
+        await self._save()
 
-    async def _remember(self, new: memory.Memory) -> None:
-        self._memory = new
+    async def _save(self) -> None:
+        """Write the state file where it is not up to date; tried again with the next status where that fails."""
+        if self._memory == self._saved:
+            return
         try:
-            await asyncio.to_thread(memory.remember, self._state_dir, new)
+            await asyncio.to_thread(memory.remember, self._state_dir, self._memory)
         except OSError as error:
             logger.warning("state file cannot be written", extra={"path": str(self._state_dir), "error": str(error)})
+        else:
+            self._saved = self._memory
 
 
 def decode(data: bytes) -> NodeProxyMode:

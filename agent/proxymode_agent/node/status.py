@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from proxymode_agent.node.conditions import Observation, aspects, blocked, running_deprecation
+from proxymode_agent.node.pause import Pause
 from proxymode_agent.node.switches import last_switch
 from proxymode_agent.preflight.model import ModuleState
 from proxymode_api.common import Condition
@@ -47,7 +48,7 @@ def worth_writing(
     status: NodeProxyModeStatus, written: NodeProxyModeStatus, now: datetime, heartbeat: timedelta = HEARTBEAT
 ) -> bool:
     """Whether `status` must be written at `now`: it says something new, or the heartbeat is due."""
-    if written.heartbeat_time is None or now - written.heartbeat_time >= heartbeat:
+    if written.heartbeat_time is None or Pause(written.heartbeat_time, written.heartbeat_time + heartbeat).over(now):
         return True
     return _news(status) != _news(written)
 

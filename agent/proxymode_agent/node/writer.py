@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_agent.kube.client import ApiError
+from proxymode_agent.node.pause import Pause
 from proxymode_agent.node.status import HEARTBEAT, worth_writing
 from proxymode_api import API_VERSION
 from proxymode_api.nodeproxymode import NodeProxyModeStatus
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from proxymode_agent.kube.client import KubeClient
     from proxymode_agent.metrics import Metrics
 
@@ -58,14 +61,14 @@ class StatusWriter:
     `written` is what the API server has: to be set from the object where another run wrote it.
     """
 
-    def __init__(self, kube: KubeClient, name: str, metrics: Metrics, settled_at: datetime, pace: Pace) -> None:
+    def __init__(self, kube: KubeClient, name: str, metrics: Metrics, started_at: datetime, pace: Pace) -> None:
         self.written = NodeProxyModeStatus()
         self._kube = kube
         self._name = name
         self._writes = metrics.status_writes
-        self._settled_at = settled_at
         self._pace = pace
-        self._not_before = datetime.min.replace(tzinfo=UTC)
+        self._settling = Pause(started_at, started_at + pace.settle)
+        self._resting = Pause(started_at, started_at)
         self._retry = Backoff(pace.retry_first, pace.retry_cap)
         self._complaint = ""
 
@@ -73,10 +76,10 @@ class StatusWriter:
         """Write it if it is worth it and not too soon; `written` is then this very object. When to look again."""
         if not worth_writing(status, self.written, now, self._pace.heartbeat):
             return (self.written.heartbeat_time or now) + self._pace.heartbeat
-        if phase in _UNSETTLED and now < self._settled_at:
-            return self._settled_at
-        if now < self._not_before:
-            return self._not_before
+        if phase in _UNSETTLED and not self._settling.over(now):
+            return self._settling.until
+        if not self._resting.over(now):
+            return self._resting.until
         try:
             await self._kube.apply(
                 f"{COLLECTION}/{self._name}",
@@ -97,11 +100,11 @@ class StatusWriter:
                     "status cannot be written", extra={"error": str(error), "retry_seconds": round(delay, 1)}
                 )
                 self._complaint = complaint
-            self._not_before = now + timedelta(seconds=delay)
-            return self._not_before
+            self._resting = Pause(now, now + timedelta(seconds=delay))
+            return self._resting.until
         self._writes.labels("success").inc()
         self._retry.reset()
         self._complaint = ""
         self.written = status
-        self._not_before = now + self._pace.write
+        self._resting = Pause(now, now + self._pace.write)
         return now + self._pace.heartbeat
