@@ -164,7 +164,8 @@ def kube_proxy_process(root: Path) -> int | None:
     for entry in (root / "proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "comm").read_text().strip() == "kube-proxy" and (entry / "ns/net").stat().st_ino == own:
+                # Bytes: anybody may call a process of theirs by what is no text.
+                if (entry / "comm").read_bytes() == b"kube-proxy\n" and (entry / "ns/net").stat().st_ino == own:
                     return int(entry.name)
             except OSError:
                 continue  # ended meanwhile, or not ours to look at
