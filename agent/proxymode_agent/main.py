@@ -61,29 +61,23 @@ def clean_up(options: Options) -> int:
     from proxymode_agent.node import memory
     from proxymode_agent.services.model import DataplaneConfig
     from proxymode_agent.switch import Switcher
-    from proxymode_agent.switch.journal import Journal
-    from proxymode_api.modes import Mode
 
-    status = 0
     try:
         switcher = Switcher(DataplaneConfig(), options.state_dir)
     except DataplaneError as error:
         logger.error("cannot be removed", extra={"error": str(error)})
         return 1
-    for mode in Mode:
-        try:
-            switcher.dataplane(mode).remove()
-            logger.info("removed", extra={"mode": mode.value})
-        except DataplaneError as error:
-            logger.error("cannot be removed", extra={"mode": mode.value, "error": str(error)})
-            status = 1
+    failed = switcher.clean_up()
     switcher.close()
+    for what, reason in failed.items():
+        logger.error("cannot be removed", extra={"what": what, "error": reason})
     if options.state_dir.exists():
-        Journal(options.state_dir).clear()
         (options.state_dir / memory.FILE_NAME).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else's files are in it
             options.state_dir.rmdir()
-    return status
+    if not failed:
+        logger.info("removed", extra={"state_dir": str(options.state_dir)})
+    return 1 if failed else 0
 
 
 async def _until_stopped(options: Options, config: ClusterConfig) -> int:

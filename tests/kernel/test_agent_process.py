@@ -108,6 +108,9 @@ async def test_sigterm_leaves_the_rules_a_restart_writes_nothing_and_cleanup_rem
     assert agent.stop() == 0
 
     state = agent.folder / "state"
+    # What an agent that is killed in the midst of a hand-over leaves.
+    node.run("node1", ["nft", "add", "table", "ip", "proxymode-handover"])
+    (state / "flows").write_bytes(b"proxymode flows 1\n")
     agent.clean_up()
     assert ruleset(node) == before == ""
     assert not state.exists()

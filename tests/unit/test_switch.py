@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -187,7 +187,10 @@ class FakeKernel:
         return self.carrying
 
     def dataplane(self, mode: Mode) -> Dataplane:
-        raise NotImplementedError
+        raise DataplaneError(f"no {mode} here")
+
+    def end_handover(self) -> None:
+        self.carrying = False
 
     def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None:
         self.note("undo")
@@ -352,6 +355,36 @@ def test_at_the_deadline_of_a_drain_what_is_left_is_cut_also_by_the_next_agent(t
     assert record.connections.lost == 1
 
 
+def test_a_clock_that_is_set_back_makes_no_drain_longer(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, held=5)
+    with pytest.raises(SwitchPending):
+        drain(tmp_path, kernel, 60).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    journal = Journal(tmp_path)
+    entry = journal.read()
+    assert entry is not None
+    journal.write(replace(entry, drain_until=datetime.now(UTC) + timedelta(days=1)))
+    with pytest.raises(SwitchPending) as pending:
+        drain(tmp_path, kernel, 60).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    deadline = pending.value.record.drain_until
+    assert deadline is not None
+    assert deadline <= datetime.now(UTC) + timedelta(seconds=60)
+
+
+def test_a_step_that_was_begun_before_the_clock_was_set_back_took_no_negative_time(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, dies=Step.CARRY)
+    with pytest.raises(Killed):
+        switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    journal = Journal(tmp_path)
+    entry = journal.read()
+    assert entry is not None
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    journal.write(replace(entry, steps=tuple(replace(step, started_at=tomorrow) for step in entry.steps)))
+    kernel.dies = ""
+    record = switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert any(step.tries > 1 for step in record.steps)
+    assert all(step.milliseconds >= 0 for step in record.steps), "the API takes no other"
+
+
 def test_a_drain_can_be_called_off(tmp_path: Path) -> None:
     kernel = FakeKernel({Mode.IPVS}, held=5)
     one = drain(tmp_path, kernel, 3600)
@@ -360,6 +393,17 @@ def test_a_drain_can_be_called_off(tmp_path: Path) -> None:
     assert one.switch(Mode.IPVS, NOTHING, lambda step: None).outcome is Outcome.SUCCEEDED
     assert kernel.there == {Mode.IPVS}
     assert one.unfinished() is None
+
+
+def test_a_clean_up_ends_what_a_killed_switch_has_left_and_goes_on_after_what_it_cannot_remove(tmp_path: Path) -> None:
+    kernel = FakeKernel({Mode.IPVS}, dies=Step.RESTORE)
+    with pytest.raises(Killed):
+        switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert kernel.carrying
+    assert Journal(tmp_path).read() is not None
+    assert switcher(tmp_path, kernel).clean_up() == {"ipvs": "no ipvs here", "nftables": "no nftables here"}
+    assert not kernel.carrying
+    assert Journal(tmp_path).read() is None
 
 
 def test_an_undo_that_fails_is_told_and_the_next_switch_goes_on(tmp_path: Path) -> None:

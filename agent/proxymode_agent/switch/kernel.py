@@ -115,11 +115,15 @@ class Kernel:
         """Whether connections were being carried over when a switch was interrupted."""
         return self._carrier.under_way()
 
+    def end_handover(self) -> None:
+        """Remove the maps and the list of flows, if they are there. Raises DataplaneError and OSError."""
+        self._carrier.end()
+
     def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None:
         """Make sure that the old mode is whole, and remove the target. Raises DataplaneError and OSError."""
         if old is not None:
             self.dataplane(old).sync(state, None)
-        self._carrier.end()
+        self.end_handover()
         self.dataplane(to).remove()
 
     def run(self, step: Step, to: Mode, state: ServiceState) -> None:
@@ -163,7 +167,7 @@ class Kernel:
             case Step.RESTORE:
                 self._carrier.restore(state)
             case Step.END_HANDOVER:
-                self._carrier.end()
+                self.end_handover()
             case Step.RELEASE_ADDRESSES:
                 self._ipvs.release_addresses()
             case Step.REMOVE_SIDE_TABLE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
@@ -61,6 +62,7 @@ class KernelSteps(Protocol):
     def not_handed_back(self, state: ServiceState) -> str: ...
     def tidy(self) -> None: ...
     def handover_begun(self) -> bool: ...
+    def end_handover(self) -> None: ...
     def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None: ...
     def run(self, step: Step, to: Mode, state: ServiceState) -> None: ...
 
@@ -149,6 +151,25 @@ class Switcher:
             self._kernel.dataplane(Mode.NFTABLES).remove()
         return missing
 
+    def clean_up(self) -> dict[str, str]:
+        """Remove all that a switch or a mode ever makes in the kernel and in the state directory, also what one leaves
+        that was killed; what could not be removed, and why."""
+        removals: dict[str, Callable[[], None]] = {
+            **{mode.value: partial(self._remove, mode) for mode in Mode},
+            "hand-over": self._kernel.end_handover,
+            "journal": self._journal.clear,
+        }
+        failed: dict[str, str] = {}
+        for what, remove in removals.items():
+            try:
+                remove()
+            except (DataplaneError, OSError) as error:
+                failed[what] = str(error)
+        return failed
+
+    def _remove(self, mode: Mode) -> None:
+        self._kernel.dataplane(mode).remove()
+
     def _begin(self, to: Mode) -> tuple[Entry, bool]:
         """The journal's entry of this switch, on disk, and whether it was interrupted before."""
         found = self._journal.read()
@@ -188,7 +209,7 @@ class Switcher:
         if step is Step.DRAIN:
             entry = self._drained(entry, started_at)
             started_at = entry.drain_until - self._drain if entry.drain_until else started_at
-            milliseconds = round((datetime.now(UTC) - started_at).total_seconds() * 1000)
+            milliseconds = _milliseconds(started_at, datetime.now(UTC))
         else:
             milliseconds = round((time.monotonic() - started) * 1000)
         done = _again(entry.steps, StepRecord(step, started_at, milliseconds))
@@ -205,7 +226,8 @@ class Switcher:
     def _drained(self, entry: Entry, now: datetime) -> Entry:
         """The entry with which the switch goes on. Raises SwitchPending while connections are left and time is."""
         left = self._kernel.held
-        until = entry.drain_until or now + self._drain
+        # Not later than from now on, where somebody has set the clock back since.
+        until = min(entry.drain_until or now + self._drain, now + self._drain)
         entry = replace(entry, drain_until=until, found=max(entry.found or 0, left))
         if left and now < until:
             self._journal.write(entry)
@@ -285,6 +307,11 @@ def _again(steps: Iterable[StepRecord], done: StepRecord) -> StepRecord:
     for earlier in steps:
         if earlier.name == done.name:
             until = done.started_at + timedelta(milliseconds=done.milliseconds)
-            milliseconds = round((until - earlier.started_at).total_seconds() * 1000)
+            milliseconds = _milliseconds(earlier.started_at, until)
             return StepRecord(done.name, earlier.started_at, milliseconds, earlier.tries + 1)
     return done
+
+
+def _milliseconds(began: datetime, ended: datetime) -> int:
+    """Between two times of the clock on the wall; 0 where it was set back in between."""
+    return max(0, round((ended - began).total_seconds() * 1000))
