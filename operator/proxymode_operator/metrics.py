@@ -41,7 +41,7 @@ REQUESTS: Final = Counter(
 )
 NODE_WRITES: Final = Counter(
     "proxymode_operator_node_writes_total",
-    "NodeProxyModes written by kind: prepare, turn, return, release.",
+    "NodeProxyModes written by kind: prepare, place, turn, return, retry, mark, release.",
     ["kind"],
     registry=REGISTRY,
 )

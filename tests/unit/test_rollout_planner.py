@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION
+from proxymode_api.annotations import ABORT_ANNOTATION, PROMOTE_ANNOTATION, UNDO_ANNOTATION
 from proxymode_api.common import IpvsOptions, IpvsScheduler, Mode
 from proxymode_api.nodeproxymode import ObservedMode
 from proxymode_api.rollout import BlockedPolicy, OnFailure, Stage
@@ -245,6 +245,33 @@ def test_promoting_a_stage_that_does_not_exist_says_which_do() -> None:
     assert "p50, p100, or all" in notice.note
     assert PROMOTE_ANNOTATION not in world.proxy_mode.metadata.annotations
     assert world.status.status == "AwaitingApproval"
+
+
+def test_an_approval_of_a_revision_that_has_ended_is_dropped_and_said_so() -> None:
+    world = World.of(2, stages=percent_stages(50, 100, manual=["p100"]))
+    world.run(10)
+    world.abort()
+    world.run(3)
+    world.annotate(PROMOTE_ANNOTATION, "p100")
+    world.run(3)
+    notice = next(n for n in world.notices if n.reason == "PromoteIgnored")
+    assert "revision 1 has ended (Aborted)" in notice.note
+    assert PROMOTE_ANNOTATION not in world.proxy_mode.metadata.annotations
+
+
+@pytest.mark.parametrize("order", ["Reverse", "AtOnce"])
+def test_an_approval_of_an_undo_is_dropped_since_it_waits_for_none(order: str) -> None:
+    world = World.of(2, stages=percent_stages(50, 100), max_unavailable=1)
+    world.run()
+    world.annotate(UNDO_ANNOTATION, order)
+    world.edit(mode=Mode.IPVS)
+    world.run(2)
+    world.annotate(PROMOTE_ANNOTATION, "p50")
+    world.run()
+    notice = next(n for n in world.notices if n.reason == "PromoteIgnored")
+    assert "an undo, which waits for no approval" in notice.note
+    assert PROMOTE_ANNOTATION not in world.proxy_mode.metadata.annotations
+    assert world.status.status == "Complete"
 
 
 def test_an_approval_is_for_one_revision_only() -> None:

@@ -399,10 +399,10 @@ def test_a_clean_up_ends_what_a_killed_switch_has_left_and_goes_on_after_what_it
     kernel = FakeKernel({Mode.IPVS}, dies=Step.RESTORE)
     with pytest.raises(Killed):
         switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
-    assert kernel.carrying
+    assert kernel.handover_begun()
     assert Journal(tmp_path).read() is not None
     assert switcher(tmp_path, kernel).clean_up() == {"ipvs": "no ipvs here", "nftables": "no nftables here"}
-    assert not kernel.carrying
+    assert not kernel.handover_begun()
     assert Journal(tmp_path).read() is None
 
 

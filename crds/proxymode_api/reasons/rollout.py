@@ -242,9 +242,9 @@ _EVENTS: Final = (
         Reason.PROMOTE_IGNORED,
         Mood.LOOK,
         (ROLLOUT_EVENT,),
-        "An approval was dropped unheeded: it named no stage of this rollout, or was there before this revision began, "
-        "so that nobody can have meant it for this one.",
-        "Promote again, with a name that the message lists.",
+        "An approval was dropped unheeded: it named no stage of this rollout, was there before this revision began, so "
+        "that nobody can have meant it for this one, or came when the revision had ended or was an undo.",
+        "The note says which. Where a stage waits, promote again, with a name that the note lists.",
     ),
     Page(Reason.RETRIED, Mood.UNDER_WAY, (ROLLOUT_EVENT,), "Failed nodes were told to try again."),
     Page(

@@ -170,18 +170,24 @@ class Promotion:
 def promotion(proxy_mode: ProxyMode, *, begins: bool) -> Promotion:
     """What `proxymode.io/promote` (the name of a stage, or `all`) asks for.
 
-    The annotation is dropped once the approval is stored. One that is there when a revision begins is dropped unheeded:
-    it was about the revision before, and nobody has seen this one yet.
+    The annotation is dropped once the approval is stored. Dropped unheeded where it cannot be meant: when a revision
+    begins, since it was about the one before; once the revision has ended early, after which it starts nothing more; in
+    an undo, which waits for no approval.
     """
     value = proxy_mode.metadata.annotations.get(PROMOTE_ANNOTATION)
     if value is None:
         return Promotion()
+    said = f"{PROMOTE_ANNOTATION}={value[:_SHOWN]}"
     names = [stage.name for stage in proxy_mode.spec.rollout.stages]
     if begins:
-        return _unheeded(f"{PROMOTE_ANNOTATION}={value} was set before this revision began; promote again")
+        return _unheeded(f"{said} was set before this revision began; promote again")
+    if (end := ended(proxy_mode)) is not None:
+        return _unheeded(f"{said}: revision {proxy_mode.status.revision} has ended ({end}) and starts nothing more")
+    if proxy_mode.status.order is not RolloutOrder.FORWARD:
+        return _unheeded(f"{said}: revision {proxy_mode.status.revision} is an undo, which waits for no approval")
     if value not in (*names, PROMOTE_ALL):
         right = f"write one of {', '.join(names)}, or {PROMOTE_ALL}"
-        return _unheeded(f"{PROMOTE_ANNOTATION}={value}: there is no such stage; {right}")
+        return _unheeded(f"{said}: there is no such stage; {right}")
     promoted = frozenset(names) if value == PROMOTE_ALL else frozenset({value})
     approved = {stage.name for stage in proxy_mode.status.stages if stage.approved}
     return Promotion(promoted, Heard(annotation=PROMOTE_ANNOTATION) if promoted <= approved else None)
