@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxymode_api.modes import DetectLocalMode, IpvsScheduler, Mode
+from proxymode_flags import duration
 
 if TYPE_CHECKING:
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -18,7 +19,6 @@ PRIMARY: Final = "primary"
 # Compiled when they are asked for, each of which takes as long as the import of a module.
 _NODE_NAME: Final = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 _INTERFACE: Final = r"^[^/:\s]{1,15}$"  # dev_valid_name and IFNAMSIZ of the kernel
-_DURATION: Final = r"^(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?$"
 
 
 def _bad(value: str, right: str) -> argparse.ArgumentTypeError:
@@ -112,23 +112,14 @@ def count(value: str) -> int:
     return int(value)
 
 
-def duration(value: str) -> float:
-    match = re.match(_DURATION, value)
-    if match is None or not value:
-        raise _bad(value, "is not a duration; write hours, minutes and seconds as in 30s, 1m30s or 1h")
-    hours, minutes, seconds = match.groups()
-    total = int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0)
-    if total <= 0:
+def seconds(value: str) -> int:
+    """A duration, 0 included."""
+    return int(duration(value).total_seconds())
+
+
+def period(value: str) -> float:
+    """A duration that is not 0, in seconds."""
+    found = duration(value).total_seconds()
+    if not found:
         raise _bad(value, "is too short; use a second or more, such as 30s")
-    return total
-
-
-def whole_seconds(value: str) -> int:
-    """A duration of whole seconds, 0 included."""
-    match = re.match(_DURATION, value)
-    if value == "0":
-        return 0
-    if match is None or not value or "." in value:
-        raise _bad(value, "is not a duration of whole seconds; write it as in 15m, 90s or 0")
-    hours, minutes, seconds = match.groups()
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
+    return found

@@ -1,29 +1,27 @@
-"""The command line, named as kube-proxy's where a flag means the same, checked before anything is started.
+"""What the command line means, checked before anything is started; the flags themselves are in `flag_parser`.
 
-A bad value ends with exit status 2 and one line that names flag, value and what would be right. Flags about the
-dataplane go with --mode, the standalone agent; without it the node's NodeProxyMode decides, and they are refused
-rather than ignored.
+Flags about the dataplane go with --mode, the standalone agent; without it the node's NodeProxyMode decides, and they
+are refused rather than ignored, as are flags that contradict each other: one line that says what would be right, and
+exit status 2.
 """
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from proxymode_agent import flag_values as values
+from proxymode_agent.flag_parser import flag_parser
+from proxymode_agent.flag_values import PRIMARY
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
-from proxymode_agent.version import VERSION
 from proxymode_api.modes import DetectLocalMode
-from proxymode_flags import bind_address, log_format
 
 if TYPE_CHECKING:
-    from argparse import _ArgumentGroup as _Group
+    import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from proxymode_agent.services.model import Network
     from proxymode_api.modes import Mode
@@ -86,7 +84,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """The options; ends the process with status 2 where they are wrong, 0 for --help and --version."""
     parser = flag_parser(os.uname().nodename.strip().lower())
     parsed = parser.parse_args(arguments)
-    given = {flag for flag in _DATAPLANE_FLAGS if getattr(parsed, flag) is not None}
+    given = {flag for flag in DATAPLANE_FLAGS if getattr(parsed, flag) is not None}
     if given and parsed.mode is None and not parsed.cleanup:
         flag = min(given).replace("_", "-")
         parser.error(f"argument --{flag}: needs --mode; without it the node's NodeProxyMode decides")
@@ -111,7 +109,7 @@ def parse(arguments: Sequence[str]) -> Options:
     )
 
 
-_DATAPLANE_FLAGS: Final = (
+DATAPLANE_FLAGS: Final = (
     "cluster_cidr",
     "detect_local_mode",
     "pod_bridge_interface",
@@ -128,6 +126,7 @@ _DATAPLANE_FLAGS: Final = (
     "ipvs_udp_timeout",
     "ipvs_drain_timeout",
 )
+"""Those that go with --mode, as argparse calls them."""
 
 
 _FLAG_OF_LOCAL_MODE: Final = {
@@ -160,7 +159,7 @@ def _pods(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> PodNet
 def _standalone(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Standalone:
     default = DataplaneConfig()
     addresses: list[str] = parsed.nodeport_addresses or []
-    networks = tuple(ipaddress.ip_network(text, strict=False) for text in addresses if text != values.PRIMARY)
+    networks = tuple(ipaddress.ip_network(text, strict=False) for text in addresses if text != PRIMARY)
     return Standalone(
         mode=parsed.mode,
         config=DataplaneConfig(
@@ -179,223 +178,6 @@ def _standalone(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> 
             ),
             ipvs_drain_seconds=parsed.ipvs_drain_timeout or 0,
         ),
-        node_port_primary=values.PRIMARY in addresses,
+        node_port_primary=PRIMARY in addresses,
         node_cidrs=parsed.detect_local_mode is DetectLocalMode.NODE_CIDR,
-    )
-
-
-def flag_parser(host_name: str) -> argparse.ArgumentParser:
-    """Every flag of the agent; `host_name` is the default of --node-name."""
-    parser = argparse.ArgumentParser(
-        prog="proxymode-agent",
-        description="Programs this node's Service dataplane, in the mode that its NodeProxyMode asks for, or, with "
-        "--mode, alone. Rules stay in place when it stops.",
-        allow_abbrev=False,
-    )
-    _add_general(parser.add_argument_group("general"), host_name)
-    _add_conntrack(
-        parser.add_argument_group(
-            "connection tracking",
-            "Set once the agent handles the node's Services, as kube-proxy does at its start. What somebody else has "
-            "set stays: a maximum is only raised, a time-out set only where it is the kernel's own.",
-        )
-    )
-    _add_standalone(parser.add_argument_group("standalone", "With --mode no operator and no CRDs are needed."))
-    return parser
-
-
-def _add_general(general: _Group, host_name: str) -> None:
-    """How to run, whoever decides about the mode."""
-    general.add_argument(
-        "--kubeconfig", type=Path, metavar="FILE", help="how to reach the API server; default: the Pod's ServiceAccount"
-    )
-    general.add_argument(
-        "--node-name",
-        "--hostname-override",
-        type=values.node_name,
-        default=host_name,
-        metavar="NAME",
-        help="name of this node's Node object (default: the host name, %(default)s)",
-    )
-    general.add_argument(
-        "--state-dir",
-        type=values.folder,
-        default=Path("/var/lib/proxymode"),
-        metavar="DIR",
-        help="where the journal of a switch is kept (default: %(default)s)",
-    )
-    general.add_argument(
-        "--sync-period",
-        type=values.duration,
-        default="30s",
-        metavar="DURATION",
-        help="at most this often the kernel is read back where others write to it, besides the look for drift "
-        "every second (default: %(default)s)",
-    )
-    general.add_argument(
-        "--metrics-bind-address",
-        type=bind_address,
-        default="127.0.0.1:10249",
-        metavar="HOST:PORT",
-        help="where /metrics and /proxyMode answer; empty: nowhere (default: %(default)s)",
-    )
-    general.add_argument(
-        "--healthz-bind-address",
-        type=bind_address,
-        default="0.0.0.0:10256",
-        metavar="HOST:PORT",
-        help="where /healthz, /livez and /readyz answer; empty: nowhere (default: %(default)s)",
-    )
-    general.add_argument(
-        "--node-healthz-bind-address",
-        type=bind_address,
-        default="",
-        metavar="HOST:PORT",
-        help="where they answer too, in kube-proxy's place, for load balancers that ask whether the node is well: only "
-        "while this agent handles its Services and does not hand it back; empty: nowhere (the default)",
-    )
-    general.add_argument(
-        "--logging-format",
-        type=log_format,
-        default="logfmt",
-        metavar="FORMAT",
-        help="form of a log line: logfmt or json (default: %(default)s)",
-    )
-    general.add_argument(
-        "--v",
-        "-v",
-        type=values.verbosity,
-        default="0",
-        metavar="LEVEL",
-        help="log level as klog's; 4 and more is debug",
-    )
-    general.add_argument("--version", action="version", version=f"proxymode-agent {VERSION}")
-    general.add_argument(
-        "--cleanup",
-        nargs="?",
-        const=True,
-        default=False,
-        type=values.boolean,
-        metavar="true|false",
-        help="remove everything that this program ever made, in both modes, and exit",
-    )
-
-
-def _add_conntrack(conntrack: _Group) -> None:
-    """What kube-proxy sees to at its start."""
-    for name, default, what in (
-        ("max-per-core", "32768", "entries for each core; 0: as many as there may be now"),
-        ("min", "131072", "entries that there may be whatever the number of cores"),
-    ):
-        conntrack.add_argument(
-            f"--conntrack-{name}",
-            type=values.count,
-            default=default,
-            metavar="COUNT",
-            help=f"{what} (default: %(default)s)",
-        )
-    for name, default, what in (
-        ("established", "24h", "an established TCP connection"),
-        ("close-wait", "1h", "a TCP connection in CLOSE_WAIT"),
-    ):
-        conntrack.add_argument(
-            f"--conntrack-tcp-timeout-{name}",
-            type=values.whole_seconds,
-            default=default,
-            metavar="DURATION",
-            help=f"how long {what} is remembered without packets; 0: as it is (default: %(default)s)",
-        )
-
-
-def _add_standalone(alone: _Group) -> None:
-    """What to program, where the command line decides."""
-    alone.add_argument("--mode", type=values.mode, metavar="MODE", help="what to program: nftables or ipvs")
-    alone.add_argument(
-        "--cluster-cidr",
-        type=values.networks,
-        metavar="CIDR[,CIDR]",
-        help="networks of the cluster's pods; what comes from elsewhere is masqueraded",
-    )
-    alone.add_argument(
-        "--detect-local-mode",
-        type=values.detect_local_mode,
-        metavar="MODE",
-        help="what tells pods: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix (default: ClusterCIDR)",
-    )
-    alone.add_argument(
-        "--pod-bridge-interface",
-        type=values.interface,
-        metavar="NAME",
-        help="bridge by which pods' traffic comes in, for BridgeInterface",
-    )
-    alone.add_argument(
-        "--pod-interface-name-prefix",
-        type=values.interface,
-        metavar="PREFIX",
-        help="beginning of the names of pods' interfaces, for InterfaceNamePrefix",
-    )
-    alone.add_argument(
-        "--nodeport-addresses",
-        type=values.node_port_addresses,
-        metavar="CIDR|primary[,…]",
-        help="addresses of the node on which NodePorts answer; default: the primary ones in nftables mode, all local "
-        "ones in ipvs mode",
-    )
-    alone.add_argument(
-        "--localhost-nodeports",
-        nargs="?",
-        const=True,
-        type=values.boolean,
-        metavar="true|false",
-        help="answer TCP NodePorts also on 127.0.0.1 and [::1], by a proxy in the agent; in nftables mode only",
-    )
-    alone.add_argument(
-        "--masquerade-all",
-        nargs="?",
-        const=True,
-        type=values.boolean,
-        metavar="true|false",
-        help="masquerade all traffic to Service addresses",
-    )
-    alone.add_argument(
-        "--iptables-masquerade-bit",
-        "--masquerade-bit",
-        type=values.masquerade_bit,
-        metavar="BIT",
-        help="bit of the packet mark that asks for masquerading, 0 to 31 (default: 14)",
-    )
-    alone.add_argument(
-        "--ipvs-scheduler", type=values.scheduler, metavar="NAME", help="scheduler of virtual servers (default: rr)"
-    )
-    alone.add_argument(
-        "--ipvs-strict-arp",
-        nargs="?",
-        const=True,
-        type=values.boolean,
-        metavar="true|false",
-        help="do not answer ARP for Service addresses on other interfaces",
-    )
-    alone.add_argument(
-        "--ipvs-exclude-cidrs",
-        type=values.networks,
-        metavar="CIDR[,CIDR]",
-        help="virtual servers in these networks are somebody else's",
-    )
-    for name, what in (
-        ("tcp", "an established TCP connection (0: the kernel's 15m)"),
-        ("tcpfin", "a TCP connection after the first FIN (0: the kernel's 2m)"),
-        ("udp", "UDP (0: the kernel's 5m)"),
-    ):
-        alone.add_argument(
-            f"--ipvs-{name}-timeout",
-            type=values.whole_seconds,
-            metavar="DURATION",
-            help=f"how long IPVS remembers {what}, without packets",
-        )
-    alone.add_argument(
-        "--ipvs-drain-timeout",
-        type=values.whole_seconds,
-        metavar="DURATION",
-        help="how long an endpoint that leaves a Service may keep its TCP and SCTP connections (default: 0, until IPVS "
-        "knows none)",
     )

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from proxymode_api.durations import parse_duration
 from proxymode_log import LogFormat
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 
 class BindAddress(NamedTuple):
@@ -43,6 +47,14 @@ def bind_address(text: str) -> BindAddress | None:
     raise argparse.ArgumentTypeError(
         f"{text!r} is not an address to listen on; write it as in 127.0.0.1:10249 or [::1]:10249"
     )
+
+
+def duration(text: str) -> timedelta:
+    """A length of time, written as in the API; 0 is one."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def log_format(text: str) -> LogFormat:

@@ -7,15 +7,15 @@ validation, before it is stored.
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
+from datetime import datetime  # noqa: TC003 - pydantic resolves annotations at run time
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from proxymode_api import rules
+from proxymode_api.durations import parse_duration
 from proxymode_api.modes import ConnectionPolicy as ConnectionPolicy
 from proxymode_api.modes import DetectLocalMode as DetectLocalMode
 from proxymode_api.modes import IpvsScheduler as IpvsScheduler
@@ -31,20 +31,6 @@ class Model(BaseModel):
     def wire(self) -> dict[str, Any]:
         """The object as Kubernetes JSON: camelCase, unset optionals left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-_DURATION: Final = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
-
-
-def parse_duration(text: str) -> timedelta:
-    """`1h30m`, `90s`, `0` to a timedelta. Raises ValueError that says what would be right."""
-    match = _DURATION.fullmatch(text)
-    if text == "0":
-        return timedelta()
-    if not text or match is None:
-        raise ValueError(f"{text!r} is not a duration: write hours, minutes and seconds as in 1h30m, 10m, 45s or 0")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
 
 
 def _checked_duration(text: str) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import aiohttp
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.gates import GateResult
 from proxymode_operator.kubeapi import ApiError
 from proxymode_operator.rollout.gates import judge

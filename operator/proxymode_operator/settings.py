@@ -15,8 +15,7 @@ from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.common import parse_duration
-from proxymode_flags import BindAddress, bind_address, log_format
+from proxymode_flags import BindAddress, bind_address, duration, log_format
 from proxymode_log import LogFormat
 
 if TYPE_CHECKING:
@@ -128,8 +127,8 @@ def flag_parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     ):
         parser.add_argument(
             f"--leader-elect-{name}",
-            type=_duration,
-            default=_duration(default),
+            type=duration,
+            default=duration(default),
             metavar="DURATION",
             help=f"{what} (default: {default})",
         )
@@ -155,10 +154,3 @@ def _namespace(text: str) -> str:
             f"{text!r} is not a namespace: write lower case letters, digits and '-', as in proxymode-system"
         )
     return text
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

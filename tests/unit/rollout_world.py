@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from proxymode_api.annotations import ABORT_ANNOTATION, UNDO_ANNOTATION
-from proxymode_api.common import Mode, ObjectMeta, parse_duration
+from proxymode_api.common import Mode, ObjectMeta
+from proxymode_api.durations import parse_duration
 from proxymode_api.gates import GateResult
 from proxymode_api.nodeproxymode import ObservedMode, Phase
 from proxymode_api.proxymode import ProxyMode, ProxyModeSpec

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from proxymode_agent.flags import parse
+from proxymode_agent.flag_parser import flag_parser
+from proxymode_agent.flags import DATAPLANE_FLAGS, parse
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_agent.version import VERSION
 from proxymode_api.modes import IpvsScheduler, Mode
@@ -52,7 +53,7 @@ def test_everything_said() -> None:
             "--metrics-bind-address=[::1]:9000",
             "--healthz-bind-address=",
             "--state-dir=/run/x",
-            "--sync-period=1m30.5s",
+            "--sync-period=1m30s",
             "--logging-format=json",
             "--v=4",
         ]
@@ -77,7 +78,7 @@ def test_everything_said() -> None:
     assert options.metrics_address == BindAddress("::1", 9000)
     assert str(options.metrics_address) == "[::1]:9000"
     assert options.healthz_address is None
-    assert (options.sync_period, options.log_format, options.verbosity) == (90.5, LogFormat.JSON, 4)
+    assert (options.sync_period, options.log_format, options.verbosity) == (90, LogFormat.JSON, 4)
 
 
 def test_node_port_addresses_are_resolved_with_the_nodes_own() -> None:
@@ -164,12 +165,15 @@ def test_flags_about_pods_that_do_not_go_together(
         ("--ipvs-scheduler=fastest", f"'fastest' is not an IPVS scheduler; use one of {', '.join(IpvsScheduler)}"),
         ("--ipvs-strict-arp=2", "'2' is neither true nor false"),
         ("--ipvs-exclude-cidrs=x", "'x' is not a network"),
-        ("--ipvs-tcp-timeout=1.5s", "'1.5s' is not a duration of whole seconds; write it as in 15m, 90s or 0"),
+        (
+            "--ipvs-tcp-timeout=1.5s",
+            "'1.5s' is not a duration: write hours, minutes and seconds as in 1h30m, 10m, 45s or 0",
+        ),
         ("--metrics-bind-address=10249", "'10249' is not an address to listen on; write it as in 127.0.0.1:10249"),
         ("--healthz-bind-address=localhost:1", "'localhost:1' is not an address to listen on"),
         ("--healthz-bind-address=127.0.0.1:70000", "'127.0.0.1:70000' is not an address to listen on"),
         ("--node-name=Bad_Name", "'Bad_Name' is not a node name"),
-        ("--sync-period=30", "'30' is not a duration; write hours, minutes and seconds as in 30s"),
+        ("--sync-period=30", "'30' is not a duration: write hours, minutes and seconds as in 1h30m"),
         ("--sync-period=0s", "'0s' is too short"),
         ("--logging-format=text", "'text' is not a logging format; use logfmt or json"),
         ("--v=loud", "'loud' is not a log level"),
@@ -195,6 +199,11 @@ def test_dataplane_flags_without_a_mode_are_refused_not_ignored(
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert f"argument {argument.split('=')[0]}: needs --mode; without it the node's NodeProxyMode decides" in message
+
+
+def test_every_flag_of_the_standalone_agent_is_known_to_be_one() -> None:
+    groups = {group.title: group for group in flag_parser("n")._action_groups}
+    assert {action.dest for action in groups["standalone"]._group_actions} == {*DATAPLANE_FLAGS, "mode"}
 
 
 def test_kube_proxys_arguments_go_with_cleanup() -> None:

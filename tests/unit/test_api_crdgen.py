@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 
 import yaml
 from proxymode_api import rules
-from proxymode_api.common import parse_duration
 from proxymode_api.crdgen.__main__ import files, main
 from proxymode_api.crdgen.crds import nodeproxymodes, proxymodes
 from proxymode_api.crdgen.schema import structural
+from proxymode_api.durations import parse_duration
 from proxymode_api.modes import Mode
 from proxymode_api.nodeproxymode import NodeProxyModeSpec
 from proxymode_api.proxymode import ProxyModeSpec

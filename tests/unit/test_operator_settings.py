@@ -12,7 +12,7 @@ from kubernetes.aio.config import ConfigException
 
 from proxymode_flags import BindAddress
 from proxymode_log import JsonFormatter, LogfmtFormatter
-from proxymode_operator.kubeapi import configuration
+from proxymode_operator.kubeconfig import configuration
 from proxymode_operator.settings import parse
 
 

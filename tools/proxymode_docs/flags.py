@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent import flags as agent_flags
+from proxymode_agent.flag_parser import flag_parser as agent_flags
 from proxymode_operator import settings as operator_settings
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ plugin's are in [kubectl proxymode](plugin.md).
 
 def render() -> str:
     """The document's text."""
-    agent = agent_flags.flag_parser("as uname -n says")
+    agent = agent_flags("as uname -n says")
     operator = operator_settings.flag_parser({})
     lines = [_OPENING, "## proxymode-agent", "", agent.description or "", ""]
     for group in agent._action_groups:

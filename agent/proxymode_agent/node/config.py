@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from proxymode_agent.kube.own_node import host_ips, pod_networks
 from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:

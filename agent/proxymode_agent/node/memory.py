@@ -7,12 +7,12 @@ and the day of the last deprecation Event, so that a restart does not repeat it.
 from __future__ import annotations
 
 import logging
-import os
 from datetime import date  # noqa: TC003 - pydantic resolves annotations at run time
 from pathlib import Path  # noqa: TC003
 
 from pydantic import ValidationError
 
+from proxymode_agent import whole_file
 from proxymode_api.common import Model
 from proxymode_api.nodeproxymode import NodeProxyModeSpec  # noqa: TC001
 
@@ -41,12 +41,5 @@ def recall(state_dir: Path) -> Memory:
 
 
 def remember(state_dir: Path, memory: Memory) -> None:
-    """Replace the file: whole or not at all, also when the machine dies. Raises OSError."""
-    state_dir.mkdir(parents=True, exist_ok=True)
-    path = state_dir / FILE_NAME
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        file.write(memory.model_dump_json(by_alias=True, exclude_none=True))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replace the file. Raises OSError."""
+    whole_file.replace(state_dir / FILE_NAME, [memory.model_dump_json(by_alias=True, exclude_none=True).encode()])

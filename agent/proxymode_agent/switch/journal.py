@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from proxymode_agent import whole_file
 from proxymode_agent.switch.probes.sample import Target
 from proxymode_agent.switch.record import StepRecord
 from proxymode_api.modes import Mode, ObservedMode
@@ -64,13 +65,7 @@ class Journal:
 
     def write(self, entry: Entry) -> None:
         """On disk when this returns."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        new = self._file.with_suffix(".new")
-        with new.open("w") as file:
-            json.dump(_wire(entry), file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._file)
+        whole_file.replace(self._file, [json.dumps(_wire(entry)).encode()])
         self._sync_folder()
 
     def clear(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.proxymode_status import PlannedStage, PlanNote, RolloutPlan
 from proxymode_operator.rollout.assess import NodeState
 from proxymode_operator.rollout.stages import topology_of

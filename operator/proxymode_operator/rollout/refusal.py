@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.gates import GateTime
 from proxymode_api.rollout import TopologyPolicy
 from proxymode_operator.rollout.windows import WindowError, check

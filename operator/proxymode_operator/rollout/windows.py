@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,10 +7,11 @@ that cannot be understood counts as none, with a warning: the temporary maps are
 from __future__ import annotations
 
 import logging
-import os
 import struct
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from proxymode_agent import whole_file
 from proxymode_agent.dataplane.conntrack.layout import NFGENMSG
 from proxymode_agent.dataplane.netlink import HEADER_BYTES
 
@@ -22,7 +23,6 @@ logger = logging.getLogger(__name__)
 _FORMAT: Final = b"proxymode flows 1\n"
 _TUPLE, _REQUEST = struct.Struct("=H"), struct.Struct("=I")  # nla_len, nlmsg_len
 _ORIGINAL: Final = HEADER_BYTES + NFGENMSG  # where a request has CTA_TUPLE_ORIG
-_BUFFER: Final = 1 << 18
 
 
 class Notes:
@@ -46,14 +46,7 @@ class Notes:
 
     def write(self, moves: Mapping[bytes, bytes]) -> None:
         """On disk when this returns."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        new = self._file.with_suffix(".new")
-        with new.open("wb", buffering=_BUFFER) as file:
-            file.write(_FORMAT)
-            file.writelines(moves.values())
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._file)
+        whole_file.replace(self._file, chain([_FORMAT], moves.values()))
 
     def remove(self) -> None:
         self._file.unlink(missing_ok=True)
