@@ -11,17 +11,16 @@ import dataclasses
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.modes import KubeProxyPolicy
 from proxymode_api.proxymode import ProxyMode
 from proxymode_operator import objects
 from proxymode_operator.kubeapi import Kind
 from proxymode_operator.metrics import CACHED, GHOSTS, WATCH_EVENTS
+from proxymode_operator.news import heard, is_news, takes_over
 from proxymode_operator.objects import StoredNodeProxyMode, Unreadable
 from proxymode_operator.rollout.assess import SILENT_AFTER
-from proxymode_operator.rollout.model import Asked, Fleet, Node, Report
+from proxymode_operator.rollout.model import Fleet, Node
 from proxymode_operator.rollout.selection import Selection, holds, select
 from proxymode_operator.shapes import IdentityShape, read
 
@@ -31,15 +30,13 @@ if TYPE_CHECKING:
     from proxymode_api.common import KubeProxyOptions
     from proxymode_api.deprecation import Minor
     from proxymode_operator.kubeapi import ListedObject
+    from proxymode_operator.rollout.model import Asked
     from proxymode_operator.shapes import IdentityMeta, Received
 
 RELEASE: Final = ""
 """The key of the nodes that no ProxyMode decides about but whose NodeProxyMode still names one."""
 
 _TOMBSTONES: Final = 10_000
-
-_said: Final = attrgetter(*(f.name for f in dataclasses.fields(Report) if f.name not in ("heartbeat", "heard_at")))
-_told: Final = attrgetter(*(f.name for f in dataclasses.fields(Asked) if f.name != "resource_version"))
 
 Value = Node | StoredNodeProxyMode | ProxyMode | Unreadable
 
@@ -88,8 +85,8 @@ class Cache:
         value: Value
         if kind is Kind.NODE_PROXY_MODE:
             before = _as_stored(known.value) if known is not None else None
-            value = _heard(objects.node_proxy_mode(raw, before), before, self._clock())
-            (self._handed.add if _handed(value) else self._handed.discard)(name)
+            value = heard(objects.node_proxy_mode(raw, before), before, self._clock())
+            (self._handed.add if takes_over(value) else self._handed.discard)(name)
         else:
             value = objects.node(raw) if kind is Kind.NODE else objects.proxy_mode(raw)
         if known is not None and value == known.value:
@@ -257,7 +254,7 @@ class Cache:
             case StoredNodeProxyMode():
                 if self.unreadable():
                     self._selection = None
-                relevant = old is None or _decisive_change(_as_stored(old), new)
+                relevant = old is None or is_news(_as_stored(old), new)
                 return self._keys_now(kind, new) if relevant else set()
             case ProxyMode():
                 if isinstance(old, ProxyMode) and (old.spec, old.metadata.uid) == (new.spec, new.metadata.uid):
@@ -279,36 +276,6 @@ class Cache:
             # Not computed here: while thousands of objects are listed, that would be done for each of them.
             return self._all_keys() if self._selection is None else {self._selection.decided.get(value.name, RELEASE)}
         return self._all_keys() if kind is Kind.PROXY_MODE else set()
-
-
-def _handed(stored: StoredNodeProxyMode) -> bool:
-    asked = stored.asked
-    return asked is not None and asked.intent.options.kube_proxy.policy is not KubeProxyPolicy.IGNORE
-
-
-def _heard(new: StoredNodeProxyMode, old: StoredNodeProxyMode | None, now: datetime) -> StoredNodeProxyMode:
-    """With the time at which the agent was heard of: a node's clock may be wrong, ours at least stays the same."""
-    report = new.report
-    if report is None:
-        return new
-    before = old.report if old is not None else None
-    if before is None:
-        heard_at, known_since = min(report.heartbeat, now), now
-    else:
-        heard_at = before.heard_at if report.heartbeat == before.heartbeat else now
-        known_since = before.known_since
-    return dataclasses.replace(new, report=dataclasses.replace(report, heard_at=heard_at, known_since=known_since))
-
-
-def _decisive_change(old: StoredNodeProxyMode, new: StoredNodeProxyMode) -> bool:
-    """Whether anything but the heartbeat and the version differs, or an agent is back from silence."""
-    before, after = old.report, new.report
-    if before is None or after is None or old.asked is None or new.asked is None:
-        return (old.asked, before) != (new.asked, after)
-    if after.heard_at - before.heard_at >= SILENT_AFTER / 2:
-        return True
-    same = _said(before) == _said(after) and _told(old.asked) == _told(new.asked)
-    return not (same and (old.uid, old.owner_uid) == (new.uid, new.owner_uid))
 
 
 def _as_node(value: Value) -> Node:

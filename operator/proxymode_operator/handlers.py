@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import kopf
 
 from proxymode_api import GROUP, VERSION
-from proxymode_operator.kubeapi import Kind, configuration
+from proxymode_operator.kubeapi import Kind
+from proxymode_operator.kubeconfig import configuration
 
 if TYPE_CHECKING:
     from pathlib import Path

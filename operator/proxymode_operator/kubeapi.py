@@ -9,21 +9,17 @@ Deliberately retries nothing: the queue does, and who watches.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
 import socket
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
-from urllib.request import getproxies
 
 import aiohttp
 import msgspec
 from kubernetes.aio import client as k8s
-from kubernetes.aio import config as k8s_config
 
 from proxymode_api import API_VERSION, GROUP, VERSION
 from proxymode_api.notes import event_name, note
@@ -111,35 +107,6 @@ class Open:
         return
 
 
-async def configuration(kubeconfig: Path | None) -> k8s.Configuration:
-    """From a kubeconfig file, or from the pod's service account. Raises ConfigException with what is wrong where."""
-    found = k8s.Configuration()
-    # To look for a proxy takes aiohttp two threads for each request.
-    found.client_session_kwargs = {"trust_env": bool(getproxies())}
-    try:
-        if kubeconfig is not None:
-            _some_file(str(kubeconfig).split(os.pathsep))
-            await k8s_config.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=str(kubeconfig), client_configuration=found
-            )
-        else:
-            k8s_config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
-    except Exception as error:
-        # The loader meets a file that is no kubeconfig with whatever error comes up first.
-        where = f"--kubeconfig {kubeconfig} cannot be used" if kubeconfig else "no --kubeconfig given, and not in a Pod"
-        raise k8s_config.ConfigException(f"{where}: {error}") from error
-    return found
-
-
-def _some_file(paths: Sequence[str]) -> None:
-    """Several are merged, and the loader passes over those that are not there, as kubectl does. Raises OSError."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            Path(path).stat()
-            return
-    raise FileNotFoundError("no such file")
-
-
 class KubeApi:
     """An open connection pool to one API server. Use as an async context manager."""
 
@@ -155,7 +122,7 @@ class KubeApi:
 
     async def get(self, path: str, **query: str) -> Json:
         """One object."""
-        return _decoded(await self._request("GET", path, query))
+        return _object(await self._request("GET", path, query), "GET", path)
 
     async def list_metadata(self, kind: Kind) -> AsyncIterator[ListedObject]:
         """Every object's identity, page by page, without its body."""
@@ -221,7 +188,7 @@ class KubeApi:
         self.fence.check()
         query = {"fieldManager": manager, "force": "true"}
         text = await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
-        return _decoded(text)
+        return _object(text, "PATCH", path)
 
     async def merge(self, kind: Kind, name: str, body: Json, *, manager: str) -> Received:
         """A merge patch (RFC 7386); null takes a field away, whoever wrote it."""
@@ -240,11 +207,11 @@ class KubeApi:
         """Creates an object; Leases are not `fenced`, they are the fence."""
         if fenced:
             self.fence.check()
-        return _decoded(await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, body))
+        return _object(await self._request("POST", path, {"fieldManager": FIELD_MANAGER}, body), "POST", path)
 
     async def replace(self, path: str, body: Json) -> Json:
         """Replaces an object, if it is still the version in `body`. Only for Leases."""
-        return _decoded(await self._request("PUT", path, {"fieldManager": FIELD_MANAGER}, body))
+        return _object(await self._request("PUT", path, {"fieldManager": FIELD_MANAGER}, body), "PUT", path)
 
     async def post_notice(self, proxy_mode: str, uid: str, notice: Notice) -> None:
         """An Event about a ProxyMode (events.k8s.io/v1). Events about cluster-scoped objects live in `default`."""
@@ -315,15 +282,23 @@ def micro_time(when: datetime) -> str:
 
 
 def _refusal(code: int, method: str, path: str, text: bytes, reason: str | None) -> ApiError:
-    answer = _decoded(text)
+    answer = _decoded(text) or {}
     message = f"{method} {path}: {answer.get('message') or text[:200]!r}"
     return ApiError(code, str(answer.get("reason") or reason), message)
 
 
-def _decoded(text: bytes) -> Json:
-    """A proxy on the way may answer with something that is not JSON."""
+def _object(text: bytes, method: str, path: str) -> Json:
+    """Raises ApiError where a proxy on the way has answered in the API server's place."""
+    answer = _decoded(text)
+    if answer is None:
+        raise ApiError(0, "NotAnObject", f"{method} {path}: {text[:200]!r}")
+    return answer
+
+
+def _decoded(text: bytes) -> Json | None:
+    """None where it is no JSON object."""
     try:
         answer = json.loads(text)
     except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+        return None
+    return answer if isinstance(answer, dict) else None

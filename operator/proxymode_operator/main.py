@@ -24,7 +24,8 @@ from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.gate_asking import Asker
 from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.http import health_app, metrics_app, served
-from proxymode_operator.kubeapi import ApiError, KubeApi, configuration
+from proxymode_operator.kubeapi import ApiError, KubeApi
+from proxymode_operator.kubeconfig import configuration
 from proxymode_operator.leader import Leader
 from proxymode_operator.listwatch import WATCHED, follow
 from proxymode_operator.metrics import LEADER, NODES, QUEUED, SILENT_AGENTS, STATUS

@@ -84,6 +84,19 @@ def test_a_list_that_is_empty_or_has_pages_is_read_and_one_that_is_none_is_an_er
         everything_listed(page_of_a_proxy)
 
 
+@pytest.mark.parametrize("body", [b"<html>down for maintenance</html>", b"[]"])
+def test_an_answer_that_is_no_object_is_an_error_and_no_empty_object(body: bytes) -> None:
+    async def maintenance(_: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    async def scenario() -> None:
+        async with fake_api(maintenance) as server, KubeApi(k8s.Configuration(host=server.url.rstrip("/"))) as api:
+            await api.get("/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy")
+
+    with pytest.raises(ApiError, match="NotAnObject: GET /apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"):
+        asyncio.run(scenario())
+
+
 def test_what_has_come_is_all_read_before_the_next_pause() -> None:
     """An HTTP parser that is paused hands on one piece at a time, however many have come."""
     lines = [json.dumps({"type": "ADDED", "object": obj(name, 1, uid="u")}).encode() + b"\n" for name in "abcd"]

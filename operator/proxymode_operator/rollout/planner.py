@@ -32,7 +32,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.proxymode_status import RolloutOrder, RolloutOutcome
 from proxymode_api.rollout import BlockedPolicy, OnFailure
 from proxymode_operator.rollout import revisions
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from proxymode_operator.rollout.gates import Hold
     from proxymode_operator.rollout.model import Fleet, Write
     from proxymode_operator.rollout.progress import StageProgress
+    from proxymode_operator.rollout.revisions import Promotion
     from proxymode_operator.rollout.windows import Hours
 
 PREPARED_AT_ONCE: Final = 250
@@ -104,13 +105,51 @@ def _rollout(
     fleet: Fleet, template: Template, stored: ProxyModeStatus, now: datetime, memory: Memory, *, begins: bool
 ) -> Decisions:
     """Decides for a revision that is on record, or `begins` and will be once this decision's status is stored."""
+    proxy_mode, before = fleet.proxy_mode, fleet.proxy_mode.status
+    census = _census(fleet, template, now, memory)
+    found = _find(fleet, census, now, begins=begins)
+    situation, end = found.situation, found.end
+    # What is not yet on record (a revision that begins, an end) moves no node before it is.
+    undoing = revisions.undoing(proxy_mode, begins=begins)
+    failed = census.having(NodeState.FAILED)
+    retrial = revisions.retrial(proxy_mode, failed, begins=begins, held=end.new or situation.paused)
+    stage_by_node = stage_of(situation.stages)
+    told = () if begins or end.new else tell(situation, template, stage_by_node, retrial.nodes, now)
+    names = {write.node for write in told}
+    marked = tuple(mark(census.nodes[name]) for name in sorted(census.having(Trait.TO_MARK) - names))
+    # The times at which this revision told each node, the ones told just now included.
+    base = _on_record(found, dict.fromkeys(names, now) | census.told, now)
+    busy = names | {write.node for write in marked}
+    prepared = islice(_prepare(situation, template, stage_by_node, exclude=busy), PREPARED_AT_ONCE)
+    dues = [memory.due, *(stage.due for stage in situation.stages)]
+    dues += [situation.hours.due] if situation.hours is not None else []
+    dues += situation.hold.due.values() if situation.hold is not None else []
+    return replace(
+        _decisions(stored, status(situation, base, now), dues, now),
+        writes=(*told, *marked, *prepared),
+        heard=tuple(heard for heard in (found.promotion.heard, retrial.heard, undoing) if heard is not None),
+        # A revision that begins is told apart from the one before by its number, which is not on record yet.
+        questions=questions(situation.hold, before.revision, now) if situation.hold is not None and not begins else (),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is so, and what of it is not on record yet. `hold`: the gates before all stages."""
+
+    situation: Situation
+    end: _End
+    hold: Hold | None
+    promotion: Promotion
+
+
+def _find(fleet: Fleet, census: Census, now: datetime, *, begins: bool) -> _Found:
+    """How far the stages are, by what is on record and what has just been heard, and what that means."""
     proxy_mode, rollout = fleet.proxy_mode, fleet.proxy_mode.spec.rollout
     before = proxy_mode.status
-    census = _census(fleet, template, now, memory)
-    failed = census.having(NodeState.FAILED)
     tolerance = Tolerance(
         blocked=rollout.on_blocked is BlockedPolicy.SKIP,
-        failed=len(failed) < rollout.failure_threshold,
+        failed=len(census.having(NodeState.FAILED)) < rollout.failure_threshold,
     )
     outstanding = tolerance.outstanding(census)
     promotion = revisions.promotion(proxy_mode, begins=begins)
@@ -137,7 +176,6 @@ def _rollout(
             replace(s, status=by_name.get(s.status.name, s.status), is_open=False, hold=None) for s in stages
         )
         hold = None
-    back = rollback(census) if end.outcome is RolloutOutcome.ROLLED_BACK else None
     situation = Situation(
         fleet=fleet,
         census=census,
@@ -145,42 +183,19 @@ def _rollout(
         budget=budget(rollout.max_unavailable, len(fleet.nodes)),
         completed=end.outcome is RolloutOutcome.COMPLETE,
         ended=end.outcome if end.early else None,
-        rollback=back,
+        rollback=rollback(census) if end.outcome is RolloutOutcome.ROLLED_BACK else None,
         stop=None if end.early else stop(fleet, census, stages, gating.statuses),
         hours=open_hours,
         hold=hold or next((stage.hold for stage in stages if stage.hold is not None), None),
         answers=gating.statuses,
         outstanding=outstanding,
     )
-    # What is not yet on record (a revision that begins, an end) moves no node before it is.
-    undoing = revisions.undoing(proxy_mode, begins=begins)
-    retrial = revisions.retrial(proxy_mode, failed, begins=begins, held=end.new or situation.paused)
-    stage_by_node = stage_of(stages)
-    told = () if begins or end.new else tell(situation, template, stage_by_node, retrial.nodes, now)
-    names = {write.node for write in told}
-    marked = tuple(mark(census.nodes[name]) for name in sorted(census.having(Trait.TO_MARK) - names))
-    # The times at which this revision told each node, the ones told just now included.
-    base = _on_record(situation, end, hold, dict.fromkeys(names, now) | census.told, now)
-    busy = names | {write.node for write in marked}
-    prepared = islice(_prepare(situation, template, stage_by_node, exclude=busy), PREPARED_AT_ONCE)
-    writes = (*told, *marked, *prepared)
-    dues = [memory.due, *(stage.due for stage in stages), open_hours.due if open_hours is not None else None]
-    if situation.hold is not None:
-        dues += situation.hold.due.values()
-    decisions = _decisions(stored, status(situation, base, now), dues, now)
-    return replace(
-        decisions,
-        writes=writes,
-        heard=tuple(heard for heard in (promotion.heard, retrial.heard, undoing) if heard is not None),
-        # A revision that begins is told apart from the one before by its number, which is not on record yet.
-        questions=questions(situation.hold, before.revision, now) if situation.hold is not None and not begins else (),
-    )
+    return _Found(situation, end, hold, promotion)
 
 
-def _on_record(
-    s: Situation, end: _End, hold: Hold | None, told: Mapping[str, datetime], now: datetime
-) -> ProxyModeStatus:
-    """The status with what this decision adds. `hold`: the gates before all stages; `told`: nodes, and when."""
+def _on_record(found: _Found, told: Mapping[str, datetime], now: datetime) -> ProxyModeStatus:
+    """The status with what this decision adds. `told`: nodes, and when."""
+    s, end, hold = found.situation, found.end, found.hold
     fleet, before = s.fleet, s.fleet.proxy_mode.status
     ended = [revisions.record(fleet, end.outcome, counts(s.census), now)] if end.new and end.outcome else []
     first_mode = revisions.mode_found(fleet) if before.revision == 1 and before.from_mode is None else None

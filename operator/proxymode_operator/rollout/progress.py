@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.proxymode_status import StagePhase, StageStatus
 from proxymode_api.rollout import Approval
 from proxymode_operator.rollout.assess import NodeState
@@ -137,14 +137,10 @@ def progress(
         soaked = soaked_at is not None and now >= soaked_at
         gates_passed_at = before.gates_passed_at or (now if holds is not None and soaked and holds.passed else None)
         over = soaked and holds is None
-        if completed_at is not None and soaked and holds is not None:
-            phase = StagePhase.AWAITING_GATES
-        elif completed_at is not None:
-            phase = StagePhase.COMPLETE if over or not soak else StagePhase.SOAKING
-        elif is_open:
-            phase = StagePhase.PROGRESSING
+        if completed_at is not None:
+            phase = _phase_after(soaked=soaked or not soak, held=soaked and holds is not None)
         else:
-            phase = StagePhase.AWAITING_APPROVAL if reached and not approved else StagePhase.PENDING
+            phase = _phase_before(is_open=is_open, waits=reached and not approved)
         status = StageStatus(
             name=stage.name,
             phase=phase,
@@ -160,6 +156,20 @@ def progress(
         result.append(StageProgress(status, nodes, is_open, over, None if over else soaked_at, holds))
         reached = reached and over
     return tuple(result)
+
+
+def _phase_before(*, is_open: bool, waits: bool) -> StagePhase:
+    """Of a stage that is not complete. `waits`: for an approval."""
+    if is_open:
+        return StagePhase.PROGRESSING
+    return StagePhase.AWAITING_APPROVAL if waits else StagePhase.PENDING
+
+
+def _phase_after(*, soaked: bool, held: bool) -> StagePhase:
+    """Of a stage that is complete. `held`: by gates, once it has soaked."""
+    if held:
+        return StagePhase.AWAITING_GATES
+    return StagePhase.COMPLETE if soaked else StagePhase.SOAKING
 
 
 _NONE = parse_duration("0")
