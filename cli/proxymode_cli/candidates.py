@@ -36,13 +36,15 @@ def stages(ctx: typer.Context) -> list[str]:
 
 def contexts(ctx: typer.Context) -> list[str]:
     """Contexts of the kubeconfig."""
-    from kubernetes.config import ConfigException, list_kube_config_contexts  # slow to import
+    from kubernetes.config import list_kube_config_contexts  # slow to import
+
+    from proxymode_cli.kubeconfig import UNUSABLE
 
     try:
         found, _ = list_kube_config_contexts(config_file=ctx.params.get("kubeconfig"))  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError, ValueError):
+        return [str(context["name"]) for context in found]
+    except UNUSABLE:
         return []
-    return [str(context["name"]) for context in found]
 
 
 def codes() -> list[tuple[str, str]]:

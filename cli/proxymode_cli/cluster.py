@@ -1,4 +1,4 @@
-"""Talks to the cluster: kubeconfig as kubectl reads it, lists, and patches of a ProxyMode.
+"""Talks to the cluster: lists, and patches of ProxyModes and NodeProxyModes.
 
 Every failure that a user can cause or meet becomes a UserError of one line. Objects are decoded by the API's models;
 of Nodes only a few fields are read. It asks anew each time: no cache, no watch, so nothing can drift.
@@ -7,17 +7,13 @@ of Nodes only a few fields are read. It asks anew each time: no cache, no watch,
 from __future__ import annotations
 
 import json
-import logging
-import os
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import urllib3
-from kubernetes.client import Configuration
 from kubernetes.client.exceptions import ApiException
-from kubernetes.config import ConfigException, new_client_from_config
 from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
@@ -26,10 +22,10 @@ from proxymode_api.labels import ZONE_LABEL
 from proxymode_api.nodeproxymode import NodeProxyMode
 from proxymode_api.proxymode import ProxyMode
 from proxymode_cli.asking import NODE_PROXY_MODES, NODES, OS_LABEL, PROXY_MODES, choose, labels
-from proxymode_cli.errors import ExitCode, NotInstalledError, UserError
+from proxymode_cli.errors import ExitCode, NotInstalledError, UserError, one_line
 from proxymode_cli.joining import fleet_view
+from proxymode_cli.kubeconfig import client
 from proxymode_cli.view import FleetView, MachineView
-from yaml import YAMLError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,6 +34,7 @@ FIELD_MANAGER: Final = "kubectl-proxymode"
 TIMEOUT: Final = (10.0, 60.0)
 """Seconds to connect, and without a byte."""
 PAGE_SIZE: Final = 500
+_TRAVEL: Final = timedelta(seconds=5)
 
 M = TypeVar("M", bound=Model)
 
@@ -47,26 +44,10 @@ class Cluster:
 
     def __init__(self, kubeconfig: str | None, context: str | None, *, timeout: tuple[float, float] = TIMEOUT) -> None:
         urllib3.disable_warnings()  # insecure-skip-tls-verify is the user's choice; kubectl does not complain either
-        configuration = Configuration()
-        configuration.retries = False
-        where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        complaints = _Complaints()
-        try:
-            with complaints:
-                self._client = new_client_from_config(  # type: ignore[no-untyped-call]
-                    config_file=kubeconfig, context=context, persist_config=False, client_configuration=configuration
-                )
-        except _UNUSABLE as error:
-            raise UserError(f"kubeconfig {where} cannot be used: {_why(where, error)}", ExitCode.CLUSTER) from error
-        if complaints.heard:
-            said = " ".join(complaints.heard[0].split())
-            raise UserError(f"kubeconfig {where}: its credential plugin fails: {said}", ExitCode.CLUSTER)
-        self.server = str(configuration.host)
-        if not self.server.startswith(("https://", "http://")):
-            raise UserError(
-                f"kubeconfig {where}: server {self.server!r} is no address: write https://HOST:PORT", ExitCode.CLUSTER
-            )
+        self._client = client(kubeconfig, context)
+        self.server = str(self._client.configuration.host)
         self._timeout = timeout
+        self._ahead = timedelta()
 
     def fleet(self, machines: Iterable[MachineView] | None = None) -> FleetView:
         """Everything, now; `machines`: Nodes that were read a moment ago, which cost most."""
@@ -75,8 +56,12 @@ class Cluster:
             (_decode(NodeProxyMode, item) for item in self._list(NODE_PROXY_MODES)),
             self.machines() if machines is None else machines,
             self.version(),
-            datetime.now(UTC),
+            self.now(),
         )
+
+    def now(self) -> datetime:
+        """By the API server's clock, as of its last answer: by a wrong one of the user's all agents would be silent."""
+        return datetime.now(UTC) + self._ahead
 
     def machines(self) -> list[MachineView]:
         """The cluster's Linux Nodes; none where the user may not list Nodes: NodeProxyModes name the rest."""
@@ -183,14 +168,15 @@ class Cluster:
         content_type: str = "application/json",
     ) -> Any:
         try:
-            method, url, headers, body, _ = self._client.param_serialize(
+            method, url, headers, content, _ = self._client.param_serialize(
                 method,
                 path,
                 header_params={"Accept": "application/json", "Content-Type": content_type},
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = self._client.call_api(method, url, headers, body, _request_timeout=self._timeout)
+            response: Any = self._client.call_api(method, url, headers, content, _request_timeout=self._timeout)
+            self._ahead = ahead(response.headers.get("Date", ""), datetime.now(UTC))
             text = "" if 200 <= response.status < 300 else (response.read() or b"").decode(errors="replace")
         except ApiException as error:
             if not error.status:  # the client's way to say that TLS has failed
@@ -198,31 +184,10 @@ class Cluster:
                 raise UserError(f"{self.server} is not trusted: {why}", ExitCode.CLUSTER) from error
             raise _refusal(error.status, error.reason or "", path) from error
         except (HTTPError, OSError) as error:
-            raise UserError(f"{self.server} cannot be reached: {_one_line(error)}", ExitCode.CLUSTER) from error
+            raise UserError(f"{self.server} cannot be reached: {one_line(error)}", ExitCode.CLUSTER) from error
         if not 200 <= response.status < 300:
             raise _refusal(response.status, text, path)
         return response
-
-
-_UNUSABLE: Final = (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError, YAMLError)
-"""What the Kubernetes client raises over a kubeconfig that is none: it trusts the file's shape."""
-
-
-class _Complaints(logging.Handler):
-    """Takes the errors that the Kubernetes client logs, and then goes on without credentials, away from the screen."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.heard: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.heard.append(record.getMessage())
-
-    def __enter__(self) -> None:
-        logging.getLogger().addHandler(self)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self)
 
 
 class _ForbiddenError(UserError):
@@ -231,6 +196,16 @@ class _ForbiddenError(UserError):
 
 class _NotFoundError(UserError):
     """404: no such object, or no such kind."""
+
+
+def ahead(date: str, now: datetime) -> timedelta:
+    """How much the clock of who sent this Date header is ahead of one that says `now`. 0 for what travel and the
+    header's whole seconds account for, and where there is none."""
+    try:
+        found = parsedate_to_datetime(date) - now
+    except (TypeError, ValueError):
+        return timedelta()
+    return found if abs(found) > _TRAVEL else timedelta()
 
 
 def warnings(header: str) -> list[str]:
@@ -285,19 +260,3 @@ def _machine(item: Mapping[str, Any]) -> MachineView:
         ready=ready == "True",
         cordoned=bool((item.get("spec") or {}).get("unschedulable")),
     )
-
-
-def _why(where: str, error: BaseException) -> str:
-    """What the client does not say: to it a file that is not there is an empty one, and every file is a mapping."""
-    files = [Path(name).expanduser() for name in where.split(os.pathsep) if name]
-    if not any(file.exists() for file in files):
-        return "no such file; name one by --kubeconfig or $KUBECONFIG"
-    if isinstance(error, TypeError | KeyError | AttributeError):
-        return "it is not a mapping with clusters, users and contexts, as kubeconfig files are"
-    return _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    """The error's text without the object addresses and line breaks that libraries put into it."""
-    text = str(error).rpartition("object at 0x")[2].partition(">: ")[2] or str(error)
-    return " ".join(text.split())

@@ -38,3 +38,9 @@ class NotInstalledError(UserError):
         super().__init__(
             "this cluster does not know ProxyModes: kubectl apply -k manifests/ installs them", ExitCode.CLUSTER
         )
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text without the object addresses and line breaks that libraries put into it."""
+    text = str(error).rpartition("object at 0x")[2].partition(">: ")[2] or str(error)
+    return " ".join(text.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -65,7 +64,7 @@ def overview(cluster: Cluster) -> FleetView:
     try:
         view = cluster.fleet(machines)
     except NotInstalledError:
-        view = replace(fleet_view((), (), machines, cluster.version(), datetime.now(UTC)), installed=False)
+        view = replace(fleet_view((), (), machines, cluster.version(), cluster.now()), installed=False)
     if all(node.mode is not None for node in view.nodes):
         return view
     config_map, _ = cluster.read_or_note(KUBE_PROXY, "kube-proxy's ConfigMap")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.proxymode_status import FleetStatus, StagePhase
 
 if TYPE_CHECKING:

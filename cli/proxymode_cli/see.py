@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version as distribution_version
 from pathlib import Path  # noqa: TC003 - typer resolves annotations at run time
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -128,8 +127,9 @@ def watch(
 
 def history(access: Access, name: Name = None, *, form: Output = None) -> None:
     """The last ten rollouts that are over: from where to where, by whom and why, and how they ended."""
-    past = access.cluster().proxy_mode(name).status.history
-    show(lambda _: render.history(past, datetime.now(UTC)), past, form)
+    cluster = access.cluster()
+    past = cluster.proxy_mode(name).status.history
+    show(lambda _: render.history(past, cluster.now()), past, form)
 
 
 def report(

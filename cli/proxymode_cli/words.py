@@ -69,7 +69,7 @@ def age(moment: datetime | None, now: datetime) -> str:
 
 
 def duration(span: timedelta) -> str:
-    """A length of time in its largest unit, or its two largest where that says much more."""
+    """A length of time in the largest unit of which there are two or more; `41m`."""
     seconds = max(0, int(span.total_seconds()))
     if seconds < 120:
         return f"{seconds}s"

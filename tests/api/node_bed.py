@@ -79,8 +79,8 @@ class ObedientEngine:
 
 @dataclass
 class NodeBed:
-    """One node's objects and controller. `facts` is what preflight finds; `pace` how often it looks; `slow`: by how much
-    the node's clock is."""
+    """One node's objects and controller. `facts` is what preflight finds; `pace` how often it looks; `slow`: by how
+    much the node's clock is."""
 
     api: ApiServer
     state_dir: Path

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node_bed import DEADLINE_SECONDS, HEALTHY, TOO_OLD, NodeBed, ObedientEngine, condition
+from node_bed import HEALTHY, TOO_OLD, NodeBed, ObedientEngine, condition
 from proxymode_agent.engine.snapshot import EnginePhase
-from proxymode_agent.node.memory import recall
+from proxymode_agent.node.memory import FILE_NAME, recall
 from proxymode_agent.node.writer import Pace
 from proxymode_agent.switch import Connections, Outcome, StepRecord, SwitchRecord
 from proxymode_api.deprecation import parse_minor
@@ -152,9 +152,10 @@ async def test_a_spec_that_could_not_be_kept_is_kept_as_soon_as_it_can(manifests
     async with bed.agent():
         await bed.until(lambda found: found.status.heartbeat_time is not None)
         obstacle.unlink()
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while (kept := recall(obstacle).spec) is None:
-                await asyncio.sleep(0.1)
+        kept_at = obstacle / FILE_NAME
+        await bed.until(lambda _: kept_at.is_file())
+    kept = recall(obstacle).spec
+    assert kept is not None
     assert kept.mode is Mode.IPVS
 
 

@@ -107,7 +107,7 @@ def test_only_a_kube_proxy_of_this_network_namespace_counts(tmp_path: Path) -> N
 
 
 def test_a_process_whose_name_is_no_text_ends_nothing(tmp_path: Path) -> None:
-    """Anybody may give a process of theirs any name (prctl PR_SET_NAME), and the kernel cuts long ones within a letter."""
+    """Anybody may give a process of theirs any name (prctl PR_SET_NAME); the kernel cuts long ones within a letter."""
     write(tmp_path, "proc/thread-self/ns/net", "")
     write(tmp_path, "proc/100/comm", b"\xff\xfe\n")
     assert kube_proxy_process(tmp_path) is None

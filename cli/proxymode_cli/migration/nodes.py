@@ -5,8 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.common import parse_duration
 from proxymode_api.deprecation import deprecation
+from proxymode_api.durations import parse_duration
 from proxymode_api.modes import DetectLocalMode, KubeProxyPolicy, Mode
 from proxymode_cli.migration.family import Family
 from proxymode_cli.migration.model import Finding, Severity, Situation
@@ -185,7 +185,7 @@ def deprecated(seen: Situation) -> Iterator[Finding]:
             rule="deprecated-mode",
             severity=Severity.WARN if found.in_effect else Severity.INFO,
             subject="Cluster",
-            why=f"{found.message[0].upper()}{found.message[1:]}.".replace("Ipvs", "ipvs"),
+            why=f"{found.message}.",
             do="Take it as a way back, not as a place to stay.",
             link=IPVS_KEP,
         )

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from proxymode_api.common import parse_duration
+from proxymode_api.durations import parse_duration
 from proxymode_api.nodeproxymode import SwitchOutcome
 from proxymode_cli import words
 
