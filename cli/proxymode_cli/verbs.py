@@ -19,7 +19,7 @@ from proxymode_api.annotations import (
     UNDO_ANNOTATION,
 )
 from proxymode_api.modes import KUBE_PROXY_MODES, KubeProxyPolicy, Mode
-from proxymode_api.proxymode_status import FleetStatus, RolloutOrder, StagePhase
+from proxymode_api.proxymode_status import FleetStatus, RolloutOrder, RolloutOutcome, StagePhase
 from proxymode_cli.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def resume(found: ProxyMode) -> Deed:
 
 def promote(found: ProxyMode, stage: str | None, *, everything: bool) -> Deed:
     """Approve a stage, all stages, or without either the one that waits. Raises UserError."""
+    _check_going(found)
     names = [entry.name for entry in found.spec.rollout.stages]
     if everything:
         if stage is not None:
@@ -101,6 +102,7 @@ def abort(found: ProxyMode) -> Deed:
 def retry(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> Deed:
     """Tell failed nodes to try again; without names all of them. Raises UserError."""
     _check_members(found, nodes, known)
+    _check_going(found)
     if found.status.nodes.failed == 0:
         raise UserError(f"no node of {found.metadata.name} has failed", ExitCode.USAGE)
     names = ",".join(dict.fromkeys(nodes)) or RETRY_ALL
@@ -253,6 +255,18 @@ def _mode_before(found: ProxyMode) -> Mode:
 
 def _or_kube_proxy(found: ProxyMode) -> str:
     return f" or --to {Home.KUBE_PROXY}" if found.spec.kube_proxy.policy is KubeProxyPolicy.TAKE_OVER else ""
+
+
+def _check_going(found: ProxyMode) -> None:
+    """A revision that has ended early starts nothing more, whatever is wished."""
+    revision = found.status.revision
+    end = next((past.outcome for past in found.status.history if past.revision == revision), None)
+    if end in (RolloutOutcome.ABORTED, RolloutOutcome.ROLLED_BACK):
+        raise UserError(
+            f"revision {revision} of {found.metadata.name} has ended ({end}) and starts nothing more: undo takes nodes "
+            "back, and a change of spec.mode or its options begins another",
+            ExitCode.USAGE,
+        )
 
 
 def _check_members(found: ProxyMode, nodes: Sequence[str], known: Mapping[str, NodeProxyMode]) -> None:

@@ -101,6 +101,16 @@ def test_retry_names_nodes_or_all() -> None:
     assert deed.patch == {"metadata": {"annotations": {"proxymode.io/retry": "b,a"}}}
 
 
+@pytest.mark.parametrize("outcome", ["Aborted", "RolledBack"])
+def test_a_revision_that_has_ended_early_is_neither_promoted_nor_tried_again(outcome: str) -> None:
+    past = {"revision": 3, "mode": "nftables", "startedAt": world.NOW, "endedAt": world.NOW, "outcome": outcome}
+    ended = proxy_mode(**AWAITING, **FAILED, history=[past])
+    with pytest.raises(UserError, match=rf"revision 3 of fleet has ended \({outcome}\)"):
+        verbs.promote(ended, None, everything=True)
+    with pytest.raises(UserError, match="starts nothing more: undo takes nodes back"):
+        verbs.retry(ended, [], KNOWN)
+
+
 def test_skip_and_unskip_are_about_the_nodes() -> None:
     deed = verbs.skip(proxy_mode(), ["a", "b"], KNOWN, " broken NIC ")
     assert deed == ({"metadata": {"annotations": {"proxymode.io/skip": "broken NIC"}}}, "goes round a, b: broken NIC")
