@@ -191,7 +191,7 @@ DAMAGE = {
         "add rule ip proxymode to-nodeport ip saddr @theirs drop",
     ],
     "map of another type": [
-        "flush chain ip proxymode check-cluster-ip",
+        "flush chain ip proxymode check-elsewhere",
         "delete set ip proxymode cluster-ips",
         "add set ip proxymode cluster-ips { type ipv4_addr; flags interval; }",
     ],
@@ -293,7 +293,7 @@ def test_another_config_rewrites_rules_and_keeps_elements(namespace: Topology, p
                 "short-circuit",
                 "nodeport-short-circuit",
                 "to-service",
-                "check-nodeport",
+                "check-here",
             )
         }
         assert made.sync(STATE).written == 0

@@ -146,22 +146,28 @@ class Paths(msgspec.Struct, frozen=True):
 
     def _filter(self) -> dict[str, Iterable[Body]]:
         new = ct_state(CtState.NEW)
+        # What has been led to an endpoint need not be looked up again: three lookups less for a Service's first packet.
+        served = (*ct_status(CtStatus.DNAT), verdict(VerdictCode.RETURN))
+        refused = self.services.find(self.services.refused)
         known_address = (*load(self.cluster_ips.key), lookup(self.cluster_ips.name, 0))
         unallocated = [network for network in self.config.service_cidrs if network.max_prefixlen == self.family * 8]
-        check_service = (*new, *_jump("check-service"))
-        check_cluster_ip = (*new, *_jump("check-cluster-ip"))
         return {
             REFUSE: ((reject(self._traits.proto),),),
-            "check-service": self.services.find(self.services.refused),
             "refused-nodeport": self.nodeports.find(self.nodeports.refused),
-            "check-nodeport": [(*self._is_in(one), *_jump("refused-nodeport")) for one in self._nodeport_networks()],
-            "check-cluster-ip": (
+            "check-here": (
+                served,
+                *((*self._is_in(network), *_jump("refused-nodeport")) for network in self._nodeport_networks()),
+                *refused,
+            ),
+            "check-elsewhere": (
+                served,
+                *refused,
                 (*known_address, *_goto(REFUSE)),
                 *((*self._is_in(network), verdict(VerdictCode.DROP)) for network in unallocated),
             ),
-            "filter-input": ((*new, *_jump("check-nodeport")), check_service),
-            "filter-forward": (check_service, check_cluster_ip),
-            "filter-output": (check_service, check_cluster_ip),
+            "filter-input": ((*new, *_goto("check-here")),),
+            "filter-forward": ((*new, *_goto("check-elsewhere")),),
+            "filter-output": ((*new, *_goto("check-elsewhere")),),
         }
 
     def _firewall(self) -> dict[str, Iterable[Body]]:
