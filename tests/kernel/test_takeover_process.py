@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proxymode_testbeds.apiserver import ApiServer
     from proxymode_testbeds.fixtures import Traffic
     from proxymode_testbeds.topology import Topology
+    from proxymode_testbeds.traffic.processes import TrafficProcess
 
 __all__ = ["agent", "api", "kubeconfig", "node", "relay"]
 
@@ -79,9 +80,34 @@ async def until_answered(agent: Agent, wanted: int) -> None:
     await eventually(so, f"status {wanted} on port 10256")
 
 
-async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_a_connection(
-    api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
-) -> None:
+def clients(node: Topology, traffic: Traffic) -> list[TrafficProcess]:
+    """Outside, on the node, in a pod."""
+    load = {"established": 5, "new_rate": 10.0}
+    return [
+        traffic.talk(node, "client1", WEB, tcp=80, udp=53, udp_rate=5.0, **load),
+        traffic.talk(node, "node1", WEB, tcp=80, **load),
+        traffic.talk(node, "node1-pod1", WEB6, tcp=80, **load),
+    ]
+
+
+async def taken_over_from(api: ApiServer, node: Topology, agent: Agent, kube_proxy: TrafficProcess) -> None:
+    """The agent starts beside a kube-proxy and takes over; the rest is what operator and DaemonSet controller do."""
+    agent.launch(
+        "--metrics-bind-address=127.0.0.1:10349",
+        "--healthz-bind-address=127.0.0.1:10356",
+        "--node-healthz-bind-address=0.0.0.0:10256",
+        mode=None,
+    )
+    await until(api, "KubeProxyPresent", "True ReadyToTakeOver")
+    assert "proxymode" not in ruleset(node)
+    assert agent.get("/healthz", 10256)[0] == 0, "kube-proxy answers load balancers, or nobody does"
+    await api.kubectl("label", "node", "node1", f"{SERVICE_PROXY_LABEL}=agent")
+    kube_proxy.stop()
+    await until(api, "Ready", "True Programmed")
+
+
+async def node_of_kube_proxys(api: ApiServer, node: Topology, traffic: Traffic) -> None:
+    """node1, two endpoints, and a NodeProxyMode that is to take it over."""
     await api.kubectl("apply", f"--filename={CRDS}")
     await api.served("nodeproxymodes.proxymode.io")
     await set_up_cluster(api, node, traffic, *PODS)
@@ -98,28 +124,25 @@ async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_
             },
         },
     )
+
+
+def stop(running: list[TrafficProcess]) -> None:
+    """After a second more of traffic: nobody has lost anything."""
+    for client in running:
+        client.wait_for("second")
+    results = [client.stop() for client in running]
+    assert sum(result["established"] for result in results) == 15
+    assert [(result["lost"], result["failed"], result["udp_lost"]) for result in results] == [(0, 0, 0)] * 3, results
+
+
+async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_a_connection(
+    api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
+) -> None:
+    await node_of_kube_proxys(api, node, traffic)
     with contextlib.ExitStack() as stack:
         kube_proxy = start(stack, node, "node1", ProxyMode.IPTABLES, services(node))
-        load = {"established": 5, "new_rate": 10.0}
-        running = [
-            traffic.talk(node, "client1", WEB, tcp=80, udp=53, udp_rate=5.0, **load),
-            traffic.talk(node, "node1", WEB, tcp=80, **load),
-            traffic.talk(node, "node1-pod1", WEB6, tcp=80, **load),
-        ]
-        agent.launch(
-            "--metrics-bind-address=127.0.0.1:10349",
-            "--healthz-bind-address=127.0.0.1:10356",
-            "--node-healthz-bind-address=0.0.0.0:10256",
-            mode=None,
-        )
-        await until(api, "KubeProxyPresent", "True ReadyToTakeOver")
-        assert "proxymode" not in ruleset(node)
-        assert agent.get("/healthz", 10256)[0] == 0, "kube-proxy answers load balancers, or nobody does"
-
-        # What operator and DaemonSet controller do.
-        await api.kubectl("label", "node", "node1", f"{SERVICE_PROXY_LABEL}=agent")
-        kube_proxy.stop()
-        await until(api, "Ready", "True Programmed")
+        running = clients(node, traffic)
+        await taken_over_from(api, node, agent, kube_proxy)
         switch = (await status(api))["lastSwitch"]
         assert (switch["fromMode"], switch["outcome"]) == ("kube-proxy-iptables", "Succeeded")
         assert (switch["connectionsFound"] >= 15, switch["connectionsLost"]) == (True, 0)
@@ -135,8 +158,24 @@ async def test_a_node_goes_from_kube_proxy_to_the_agent_and_back_without_losing_
         await until(api, "Ready", "True HandedBack")
         assert "proxymode" not in ruleset(node)
         assert (await status(api))["mode"] == "kube-proxy-nftables"
+        stop(running)
+
+
+async def test_a_node_whose_agent_is_gone_for_good_goes_back_by_hand(
+    api: ApiServer, node: Topology, agent: Agent, traffic: Traffic
+) -> None:
+    """docs/troubleshooting.md, Break the glass."""
+    await node_of_kube_proxys(api, node, traffic)
+    with contextlib.ExitStack() as stack:
+        kube_proxy = start(stack, node, "node1", ProxyMode.IPTABLES, services(node))
+        running = clients(node, traffic)
+        await taken_over_from(api, node, agent, kube_proxy)
+        assert agent.process is not None
+        agent.process.kill()
+        start(stack, node, "node1", ProxyMode.IPTABLES, services(node))
         for client in running:
             client.wait_for("second")
-        results = [client.stop() for client in running]
-    assert sum(result["established"] for result in results) == 15
-    assert [(result["lost"], result["failed"], result["udp_lost"]) for result in results] == [(0, 0, 0)] * 3, results
+        for family in ("ip", "ip6"):
+            node.run("node1", ["nft", "delete", "table", family, "proxymode"])
+        stop(running)
+    assert "proxymode" not in ruleset(node)
