@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BEFORE: Final = REPOSITORY / "demo/yaml/before.yaml"
 ROLLOUT: Final = REPOSITORY / "demo/yaml/proxymode.yaml"
 PROXYMODE: Final = "fleet"
-ROLLOUT_SECONDS: Final = 300.0
+ROLLOUT_SECONDS: Final = 900.0
 UNDISTURBED_SECONDS: Final = 5.0
 
 
