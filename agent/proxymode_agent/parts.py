@@ -17,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent import garbage
-from proxymode_agent.dataplane.limits import settle_once_programmed
 from proxymode_agent.engine import Engine, Pace
 from proxymode_agent.feed import feed
 from proxymode_agent.kube.objects import ObjectKey
@@ -71,10 +70,12 @@ async def run(options: Options, client: KubeClient) -> None:
         since = engine.behind_since
         return 0.0 if since is None else time.monotonic() - since
 
-    async def answer() -> None:
+    async def after_the_first_sync() -> None:
         await engine.until_synced(ANSWER_SECONDS)
         from proxymode_agent import answers
+        from proxymode_agent.dataplane.limits import settle_once_programmed
 
+        tasks.create_task(settle_once_programmed(options.conntrack, engine.health_checks))
         await answers.run(options, engine, node, recorder, metrics, behind_seconds)
 
     metrics.behind.set_function(behind_seconds)
@@ -85,8 +86,7 @@ async def run(options: Options, client: KubeClient) -> None:
         tasks.create_task(feed(client, node.view, engine, metrics))
         tasks.create_task(engine.run())
         tasks.create_task(garbage.resume_once_synced(engine))
-        tasks.create_task(answer())
-        tasks.create_task(settle_once_programmed(options.conntrack, engine.health_checks))
+        tasks.create_task(after_the_first_sync())
         if options.standalone is not None:
             tasks.create_task(_follow_flags(options.standalone, engine, node))
         else:
