@@ -60,15 +60,17 @@ def clean_up(options: Options) -> int:
     from proxymode_agent.dataplane.base import DataplaneError
     from proxymode_agent.node import memory
     from proxymode_agent.services.model import DataplaneConfig
-    from proxymode_agent.switch import Switcher
+    from proxymode_agent.switch.cleanup import clean_up as remove_all
+    from proxymode_agent.switch.journal import Journal
+    from proxymode_agent.switch.kernel import Kernel
 
     try:
-        switcher = Switcher(DataplaneConfig(), options.state_dir)
+        kernel = Kernel(DataplaneConfig(), options.state_dir)
     except DataplaneError as error:
         logger.error("cannot be removed", extra={"error": str(error)})
         return 1
-    failed = switcher.clean_up()
-    switcher.close()
+    failed = remove_all(kernel, Journal(options.state_dir))
+    kernel.close()
     for what, reason in failed.items():
         logger.error("cannot be removed", extra={"what": what, "error": reason})
     if options.state_dir.exists():

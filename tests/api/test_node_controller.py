@@ -159,6 +159,25 @@ async def test_a_spec_that_could_not_be_kept_is_kept_as_soon_as_it_can(manifests
     assert kept.mode is Mode.IPVS
 
 
+async def test_a_spec_is_kept_as_soon_as_the_engine_follows_it_and_not_only_once_the_status_says_so(
+    manifests: ApiServer, tmp_path: Path
+) -> None:
+    """The API server may go away in between, and a restart must not lead back to what was asked before."""
+    bed = NodeBed(manifests, tmp_path, pace=Pace(write=timedelta(hours=1)))
+
+    def kept() -> Mode | None:
+        spec = recall(tmp_path).spec
+        return None if spec is None else spec.mode
+
+    await bed.add_node()
+    await bed.ask(mode="ipvs")
+    async with bed.agent():
+        await bed.until(lambda found: found.status.heartbeat_time is not None)
+        await bed.ask_again(mode="nftables")
+        await bed.until(lambda _: kept() is Mode.NFTABLES)
+    assert bed.writes == 1
+
+
 async def test_endpoints_that_come_and_go_cause_no_writes(manifests: ApiServer, tmp_path: Path) -> None:
     bed = NodeBed(manifests, tmp_path, pace=Pace(write=timedelta(seconds=0)))
     await bed.add_node()

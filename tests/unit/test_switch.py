@@ -39,6 +39,7 @@ from proxymode_agent.switch import (
     SwitchRecord,
 )
 from proxymode_agent.switch import connections as counting
+from proxymode_agent.switch.cleanup import clean_up
 from proxymode_agent.switch.journal import Entry as JournalEntry
 from proxymode_agent.switch.journal import Journal
 from proxymode_agent.switch.plan import Step, plan, take_over
@@ -401,7 +402,7 @@ def test_a_clean_up_ends_what_a_killed_switch_has_left_and_goes_on_after_what_it
         switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
     assert kernel.handover_begun()
     assert Journal(tmp_path).read() is not None
-    assert switcher(tmp_path, kernel).clean_up() == {"ipvs": "no ipvs here", "nftables": "no nftables here"}
+    assert clean_up(kernel, Journal(tmp_path)) == {"ipvs": "no ipvs here", "nftables": "no nftables here"}
     assert not kernel.handover_begun()
     assert Journal(tmp_path).read() is None
 

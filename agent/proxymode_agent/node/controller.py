@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import ValidationError
 
 from proxymode_agent.kube.client import ApiError
-from proxymode_agent.kube.events import Regarding, event_object
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced
-from proxymode_agent.node import events, memory
+from proxymode_agent.node import events
 from proxymode_agent.node.assess import Assessment, assess
 from proxymode_agent.node.conditions import Observation, running_deprecation
 from proxymode_agent.node.handing import stand
+from proxymode_agent.node.memory import Keeper
 from proxymode_agent.node.pause import Pause
+from proxymode_agent.node.poster import Poster
 from proxymode_agent.node.status import build
 from proxymode_agent.node.writer import COLLECTION, DEFAULT_PACE, Pace, StatusWriter
 from proxymode_agent.preflight import facts
@@ -80,7 +80,6 @@ class NodeController:
         self._kube = kube
         self._engine = engine
         self._node = node
-        self._state_dir = state_dir
         self._metrics = metrics
         self._count_restart = metrics.watch_restarted("nodeproxymodes")
         self._collect = collect
@@ -88,7 +87,8 @@ class NodeController:
         self._pace = pace
 
         self._wake = asyncio.Event()
-        self._memory = self._saved = memory.Memory()
+        self._keeper = Keeper(state_dir)
+        self._poster = Poster(kube, node_name)
         self._object: NodeProxyMode | None = None
         self._readable = False  # the NodeProxyMode is known, or known not to be there
         self._unreadable = False  # asking for it has failed; the memory has to do
@@ -101,7 +101,7 @@ class NodeController:
 
     async def run(self) -> None:
         """Work for ever; ends only by cancellation."""
-        self._memory = self._saved = await asyncio.to_thread(memory.recall, self._state_dir)
+        await self._keeper.recall()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_object())
             tasks.create_task(self._follow_node())
@@ -180,6 +180,7 @@ class NodeController:
             soon = self._clock() + self._pace.kube_proxy
             self._assessed = self._assessed._replace(until=min(self._assessed.until, soon))
         self._tell_engine(assessed, refused, waits=where.waits)
+        await self._remember_spec(assessed)
         now = self._clock()
         before = self._status.written
         seen = self._observation(assessed, refused, where)
@@ -190,9 +191,9 @@ class NodeController:
             return self._assessed.until
         again = await self._status.write_when_due(status, self._engine.snapshot().phase, now)
         if self._status.written is status:
-            await self._remember_spec(assessed)
+            await self._keeper.save()
             for event in events.transitions(before, status):
-                await self._post(event, now)
+                await self._poster.post(event, self._node.value.node, now)
         return min(self._assessed.until, again)
 
     def _wanted(self) -> tuple[NodeProxyModeSpec, int] | None:
@@ -200,7 +201,7 @@ class NodeController:
         if self._object is not None:
             return self._object.spec, self._object.metadata.generation
         if self._readable or self._unreadable:
-            return self._memory.spec or NodeProxyModeSpec(), 0
+            return self._keeper.memory.spec or NodeProxyModeSpec(), 0
         return None
 
     async def _assess(self, spec: NodeProxyModeSpec, generation: int) -> Assessment:
@@ -221,9 +222,10 @@ class NodeController:
     def _tell_engine(self, assessed: Assessment, refused: tuple[PreflightResult, ...], *, waits: bool) -> None:
         """Tell the engine what to run. Told no mode, it keeps what it finds of ours up to date, and ends a switch that
         was begun."""
-        if assessed.config is None and self._told is None and self._memory.spec is not None:
+        known = self._keeper.memory.spec
+        if assessed.config is None and self._told is None and known is not None:
             # A fresh agent with options that it cannot follow: what was followed before its restart must be kept up.
-            assessed = assess(self._memory.spec, 0, assessed.node, assessed.facts, self._clock())
+            assessed = assess(known, 0, assessed.node, assessed.facts, self._clock())
         if assessed.config is None:
             return
         told = (None if refused or waits else assessed.spec.mode, assessed.config, assessed.spec.attempt)
@@ -261,46 +263,19 @@ class NodeController:
     # -- what is remembered and posted
 
     async def _warn_of_deprecation(self, status: NodeProxyModeStatus, now: datetime) -> None:
-        event = events.deprecation_event(status, self._memory.deprecation_posted, now.date())
+        event = events.deprecation_event(status, self._keeper.memory.deprecation_posted, now.date())
         if event is None or not self._cluster_version or self._warned_on == now.date():
             return
         self._warned_on = now.date()
-        if await self._post(event, now):
-            self._memory = self._memory.model_copy(update={"deprecation_posted": self._warned_on})
-            await self._save()
-
-    async def _post(self, event: events.NodeEvent, now: datetime) -> bool:
-        """Whether the Event was posted."""
-        node = self._node.value.node
-        if node is None:
-            return False
-        about = Regarding("v1", "Node", "", self._name, node.metadata.uid)
-        said = (event.type, event.reason, event.action, event.note)
-        body = event_object(about, *said, node=self._name, now=now, token=os.urandom(8).hex())
-        try:
-            await self._kube.create(about.events_path, body)
-        except ApiError as error:
-            logger.warning("event cannot be posted", extra={"reason": event.reason, "error": str(error)})
-            return False
-        return True
+        if await self._poster.post(event, self._node.value.node, now):
+            await self._keeper.keep(deprecation_posted=self._warned_on)
 
     async def _remember_spec(self, assessed: Assessment) -> None:
-        """Keep the spec for a restart without API server, once it is one that the engine follows."""
+        """Keep the spec for a restart without API server as soon as the engine follows it: a restart must not lead back
+        to what was asked before."""
         followed = (assessed.spec.mode, assessed.config, assessed.spec.attempt)
-        if self._told == followed and self._memory.spec != assessed.spec:
-            self._memory = self._memory.model_copy(update={"spec": assessed.spec})
-        await self._save()
-
-    async def _save(self) -> None:
-        """Write the state file where it is not up to date; tried again with the next status where that fails."""
-        if self._memory == self._saved:
-            return
-        try:
-            await asyncio.to_thread(memory.remember, self._state_dir, self._memory)
-        except OSError as error:
-            logger.warning("state file cannot be written", extra={"path": str(self._state_dir), "error": str(error)})
-        else:
-            self._saved = self._memory
+        if self._told == followed and self._keeper.memory.spec != assessed.spec:
+            await self._keeper.keep(spec=assessed.spec)
 
 
 def decode(data: bytes) -> NodeProxyMode:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec.structs import replace
@@ -62,7 +61,6 @@ class KernelSteps(Protocol):
     def not_handed_back(self, state: ServiceState) -> str: ...
     def tidy(self) -> None: ...
     def handover_begun(self) -> bool: ...
-    def end_handover(self) -> None: ...
     def undo(self, old: Mode | None, to: Mode, state: ServiceState) -> None: ...
     def run(self, step: Step, to: Mode, state: ServiceState) -> None: ...
 
@@ -150,25 +148,6 @@ class Switcher:
         if not missing:
             self._kernel.dataplane(Mode.NFTABLES).remove()
         return missing
-
-    def clean_up(self) -> dict[str, str]:
-        """Remove all that a switch or a mode ever makes in the kernel and in the state directory, also what one leaves
-        that was killed; what could not be removed, and why."""
-        removals: dict[str, Callable[[], None]] = {
-            **{mode.value: partial(self._remove, mode) for mode in Mode},
-            "hand-over": self._kernel.end_handover,
-            "journal": self._journal.clear,
-        }
-        failed: dict[str, str] = {}
-        for what, remove in removals.items():
-            try:
-                remove()
-            except (DataplaneError, OSError) as error:
-                failed[what] = str(error)
-        return failed
-
-    def _remove(self, mode: Mode) -> None:
-        self._kernel.dataplane(mode).remove()
 
     def _begin(self, to: Mode) -> tuple[Entry, bool]:
         """The journal's entry of this switch, on disk, and whether it was interrupted before."""
