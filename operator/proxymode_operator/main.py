@@ -28,7 +28,7 @@ from proxymode_operator.kubeapi import ApiError, KubeApi
 from proxymode_operator.kubeconfig import configuration
 from proxymode_operator.leader import Leader
 from proxymode_operator.listwatch import WATCHED, follow
-from proxymode_operator.metrics import LEADER, NODES, QUEUED, SILENT_AGENTS, STATUS
+from proxymode_operator.metrics import LEADER, QUEUED, SILENT_AGENTS
 from proxymode_operator.pace import Pace
 from proxymode_operator.queue import Queue
 from proxymode_operator.reconcile import Reconciler
@@ -159,10 +159,8 @@ class Operator:
             raise group.exceptions[0] from group
         finally:
             self._queue = None
-            # Who leads no more reports no more: two replicas must not count one node twice.
             QUEUED.set(0)
-            NODES.clear()
-            STATUS.clear()
+            reconciler.close()
 
     def _ask_for_all(self, queue: Queue) -> None:
         for key in (*self.cache.proxy_modes(), RELEASE):

@@ -97,10 +97,9 @@ class Reconciler:
             return await self._release()
         fleet = self._cache.fleet(key, self.cluster)
         if fleet is None:
-            self._uncount(key)
+            self._leave(key)
             self._memories.pop(key, None)
             self._gates.forget(key)
-            self._pace.rest(key)
             if (unreadable := self._cache.unreadable().get(key)) is not None:
                 logger.error(
                     "cannot read ProxyMode, its nodes stay as they are",
@@ -245,7 +244,13 @@ class Reconciler:
         for word in FleetStatus:
             STATUS.labels(key, word.value).set(word is status.status)
 
-    def _uncount(self, key: str) -> None:
+    def close(self) -> None:
+        """Who leads no more reports no more, since two replicas must not count a node twice, and waits for nothing."""
+        for key in tuple(self._counted):
+            self._leave(key)
+
+    def _leave(self, key: str) -> None:
+        self._pace.rest(key)
         if key in self._counted:
             self._counted.remove(key)
             for state in _STATES:

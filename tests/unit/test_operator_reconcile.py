@@ -13,6 +13,7 @@ from proxymode_operator import resync
 from proxymode_operator.cache import RELEASE, Cache
 from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.kubeapi import ApiError, Kind, ListedObject, NotLeaderError
+from proxymode_operator.metrics import REGISTRY
 from proxymode_operator.pace import Pace
 from proxymode_operator.queue import ConflictError
 from proxymode_operator.reconcile import Reconciler
@@ -288,6 +289,17 @@ def test_the_watches_are_quick_while_a_rollout_is_under_way_and_only_then() -> N
     raw["metadata"] |= {"resourceVersion": "8000"}
     bench.cache.put(Kind.PROXY_MODE, raw)
     assert not quick(), "it is paused, and nobody is in flight"
+
+
+def test_who_leads_no_more_reports_no_more_and_waits_for_nothing() -> None:
+    bench = Bench()
+    bench.reconcile()
+    counted = ("proxymode_operator_nodes", {"proxymode": "fleet", "state": "pending"})
+    assert bench.pace.quick
+    assert REGISTRY.get_sample_value(*counted) == 2
+    bench.reconciler.close()
+    assert not bench.pace.quick, "or a standby would be woken by every heartbeat for ever"
+    assert REGISTRY.get_sample_value(*counted) is None
 
 
 def test_a_decision_that_fails_leaves_no_memory_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
