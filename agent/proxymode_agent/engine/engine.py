@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from proxymode_agent.backoff import Backoff
 from proxymode_agent.cell import Cell
 from proxymode_agent.engine import told
-from proxymode_agent.engine.decide import Leave, Look, Situation, Switch, Sync, Wait, decide, ours, rest_after
+from proxymode_agent.engine.decide import Leave, Look, Situation, Switch, Sync, Wait, decide, ours
 from proxymode_agent.engine.drift import Drift
+from proxymode_agent.engine.due import Due, Pace
 from proxymode_agent.engine.inbox import Inbox
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.engine.worker import DataplaneWorker, Kernel
@@ -47,20 +47,6 @@ class OnSynced(Protocol):
     def __call__(
         self, mode: Mode, config: DataplaneConfig, state: ServiceState, changed: frozenset[ServicePortName] | None
     ) -> None: ...
-
-
-class Pace(msgspec.Struct, frozen=True):
-    """How often, in seconds. `sync_period`: between two read-backs of the kernel where others write, at least;
-    `look_period`: between two looks whether they do. `drift_shown`: so long a repair is told. The others bound retries.
-    """
-
-    sync_period: float = 30.0
-    look_period: float = 1.0
-    drift_shown: float = 300.0
-    retry_first: float = 0.5
-    retry_cap: float = 60.0
-    switch_retry_first: float = 5.0
-    switch_retry_cap: float = 300.0
 
 
 _PACE: Final = Pace()
@@ -99,7 +85,6 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
-        self._pace = pace
         self._clock = clock
         self._worker = DataplaneWorker(switcher_factory, clock)
         self._on_refused = on_refused
@@ -116,13 +101,7 @@ class Engine:
         self._opened: DataplaneConfig | None = None
         self._kernel = Kernel(ObservedMode.NONE, None)
         self._drift = Drift(pace.sync_period, pace.look_period, pace.drift_shown)
-        # Not before when: start anew or retry a failure, write changes, try a switch.
-        self._full_at = self._pending_at = self._switch_at = self._leave_at = -math.inf
-        self._rest_seconds = 0.0
-        self._retry = Backoff(pace.retry_first, pace.retry_cap)
-        self._refused_retry = Backoff(pace.retry_first, pace.retry_cap)
-        self._switch_retry = Backoff(pace.switch_retry_first, pace.switch_retry_cap)
-        self._sync_error = self._switch_error = ""
+        self._due = Due(pace)
         self._draining = False  # a switch waits for connections to end
 
     def set_desired(self, mode: Mode | None, config: DataplaneConfig, attempt: int = 0) -> None:
@@ -135,11 +114,9 @@ class Engine:
         if goal == self._goal:
             return
         if self._goal is None or (self._goal.mode, self._goal.attempt) != (mode, attempt):
-            self._switch_at = -math.inf
-            self._switch_retry.reset()
-            self._switch_error = ""
+            self._due.switch_anew()
         self._goal = goal
-        self._full_at = -math.inf
+        self._due.anew()
         self._publish(synced=False, phase=self._resting_phase(synced=False))
         self._wake.set()
 
@@ -207,8 +184,8 @@ class Engine:
     async def _advance(self) -> float:
         """Do the next thing; until when there is nothing to do then, in the past: there may be more at once."""
         if self._goal is not None and self._goal.config != self._opened:
-            if self._clock() < self._full_at:
-                return self._full_at
+            if self._clock() < self._due.full_at:
+                return self._due.full_at
             await self._open(self._goal)
             return -math.inf
         if self._drift.expired(self._clock()):
@@ -239,12 +216,12 @@ class Engine:
             observed=self._kernel.observed,
             unfinished=self._kernel.unfinished,
             pending=self._inbox.pending,
-            full_at=min(self._full_at, self._drift.full_at) if synced else self._full_at,
-            pending_at=self._pending_at,
+            full_at=min(self._due.full_at, self._drift.full_at) if synced else self._due.full_at,
+            pending_at=self._due.pending_at,
             look_at=self._drift.look_at if synced else math.inf,
-            switch_at=self._switch_at,
+            switch_at=self._due.switch_at,
             leaves=self._goal is not None and self._goal.leaves,
-            leave_at=self._leave_at,
+            leave_at=self._due.leave_at,
         )
 
     async def _open(self, goal: _Goal) -> None:
@@ -254,8 +231,7 @@ class Engine:
             self._failed("dataplane cannot be opened", error, goal)
             return
         self._opened = goal.config
-        self._full_at = -math.inf
-        self._sync_error = ""
+        self._due.opened()
         told.opened(self._kernel)
 
     async def _look(self, mode: Mode) -> None:
@@ -275,7 +251,6 @@ class Engine:
         kind = "full" if full else "incremental"
         first = not self._cell.value.synced
         since = self._inbox.waiting_since
-        waited = self._rest_seconds if since is not None and since < self._pending_at else 0.0
         try:
             if full:
                 before, self._kernel = self._kernel, await self._worker.observe()
@@ -302,17 +277,9 @@ class Engine:
         seconds = ended - began
         now = datetime.now(UTC)
         self._inbox.written(began, now)
-        self._retry.reset()
-        self._sync_error = ""
-        # A full sync has its own pace; a change that comes after one need not wait for it.
+        self._due.synced(full=full, ended=ended, seconds=seconds, since=since)
         if goal is not self._goal:
-            self._full_at = -math.inf  # what was done is about a former wish
-        elif full:
-            self._full_at = math.inf
-            self._pending_at = -math.inf
-        else:
-            self._rest_seconds = rest_after(seconds, waited)
-            self._pending_at = ended + self._rest_seconds
+            self._due.anew()  # what was done is about a former wish
         told.synced(result, kind, seconds)
         if full or result.damage:
             drift = self._drift.repaired(began, ended, expected=expected, written=result.written, damage=result.damage)
@@ -351,14 +318,11 @@ class Engine:
         except SwitchPending as pending:
             self._inbox.kept_waiting(began)  # the sync that follows writes to the target
             self._draining = goal is self._goal
-            self._switch_at = self._clock() + pending.seconds if self._draining else -math.inf
+            self._due.switch_at = self._clock() + pending.seconds if self._draining else -math.inf
             self._publish(last_switch=pending.record)
             result = ""
         except Exception as error:
-            delay = self._switch_retry.next()
-            if goal is self._goal:  # else the new wish is tried at once
-                self._switch_at = self._clock() + delay
-                self._switch_error = f"switch to {to}: {error}"
+            delay = self._due.switch_failed(f"switch to {to}: {error}", self._clock(), wanted=goal is self._goal)
             self._inbox.kept_waiting(began)
             told.failed("switch failed", error, delay)
             result = "failure"
@@ -367,16 +331,14 @@ class Engine:
                 self._metrics.switched(error.record)
         else:
             self._inbox.passed_over(began)
-            self._switch_retry.reset()
-            self._switch_error = ""
+            self._due.switched()
             result = "success"
             told.switch_ended(to, self._clock() - began)
             self._publish(last_switch=record)
             self._metrics.switched(record)
         if result:
             self._metrics.switch_duration.labels(to.value, result).observe(self._clock() - began)
-        # A full sync follows in either case: it verifies the new mode, or mends the old one.
-        self._full_at = -math.inf
+        self._due.anew()  # in either case a full sync follows: it verifies the new mode, or mends the old one
         try:
             self._kernel = await self._worker.observe()
         except Exception as error:
@@ -395,13 +357,12 @@ class Engine:
         except Exception as error:
             self._inbox.kept_waiting(began)
             self._failed("hand-back to kube-proxy failed", error, goal)
-            self._leave_at = self._full_at
+            self._due.leave_failed()
             return
-        self._retry.reset()
-        self._sync_error = ""
+        self._due.worked()
         if missing:
             self._inbox.kept_waiting(began)
-            self._leave_at = self._clock() + self._pace.look_period
+            self._due.stays(self._clock())
         else:
             self._inbox.passed_over(began)
             self.health_checks.set(None)
@@ -416,9 +377,9 @@ class Engine:
                 told.refused(name, reason)
                 self._on_refused(name, reason)
         if not refused:
-            self._refused_retry.reset()
+            self._due.none_refused()
         elif full or refused != before:
-            self._drift.read_back_at(self._clock() + self._refused_retry.next())
+            self._drift.read_back_at(self._clock() + self._due.refused())
 
     def _publish_checks(self, mode: Mode) -> None:
         if self._opened is not None:
@@ -431,15 +392,12 @@ class Engine:
 
     def _failed(self, what: str, error: Exception, goal: _Goal | None) -> None:
         """Note a failure of what was done for this goal; another goal is tried at once, the same one later."""
-        delay = self._retry.next()
-        self._full_at = self._clock() + delay if goal is self._goal else -math.inf
-        self._pending_at = self._full_at
-        self._sync_error = f"{what}: {error}"
+        delay = self._due.failed(f"{what}: {error}", self._clock(), wanted=goal is self._goal)
         told.failed(what, error, delay)
         self._publish(synced=False, phase=EnginePhase.FAILED)
 
     def _resting_phase(self, *, synced: bool) -> EnginePhase:
-        if self._sync_error or self._switch_error:
+        if self._due.error:
             return EnginePhase.FAILED
         if self._goal is None or not self._inbox.complete:
             return EnginePhase.PENDING
@@ -456,7 +414,7 @@ class Engine:
         self._metrics.observed(self._kernel.observed)
         changes["desired"] = self._goal.mode if self._goal else None
         changes["observed"] = self._kernel.observed
-        changes["error"] = self._switch_error or self._sync_error
+        changes["error"] = self._due.error
         value = self._cell.value
         if any(getattr(value, name) != new for name, new in changes.items()):
             self._cell.set(msgspec.structs.replace(value, **changes))
