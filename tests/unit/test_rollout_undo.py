@@ -116,6 +116,50 @@ def test_of_a_rollout_that_is_half_way_only_what_was_told_goes_back() -> None:
     assert [stages[name] for name in world.told()[len(told) :]] == ["p50", "p50", "p16"]
 
 
+def test_a_canary_goes_back_at_once_although_nobody_else_has_moved() -> None:
+    """Stages that nobody was told in neither soak nor come first with nodes that never were told."""
+    stages = [
+        Stage(name="canary", selector=LabelSelector(match_labels={"canary": "yes"}), soak="24h"),
+        Stage(name="half", percent=50, soak="1h"),
+        Stage(name="all", percent=100, soak="1h"),
+    ]
+    world = World.of(6, stages=stages, max_unavailable=1)
+    world.label("n5", canary="yes")
+    world.run(20)
+    assert world.modes()["n5"] == "nftables"
+    assert world.told() == ["n5"]
+    world.undo(Mode.IPVS, "Reverse")
+    began = world.now
+    while world.told()[1:] == []:
+        world.decide()
+        world.agents_step()
+        world.pass_time(1)
+    assert world.told()[1] == "n5"
+    assert (world.now - began).total_seconds() < 10
+
+
+def test_a_stage_where_nothing_has_to_go_back_does_not_soak() -> None:
+    """All were told by an earlier revision, one by the one that is undone."""
+    world = World.of(6, mode=Mode.IPVS, stages=percent_stages(16, 50, 100, soak="1h"), max_unavailable=6)
+    world.run(40, seconds=900)
+    assert world.status.status == "Complete"
+    world.writes.clear()
+    world.edit(mode=Mode.NFTABLES)
+    while "nftables" not in world.modes().values():
+        world.decide()
+        world.agents_step()
+        world.pass_time(1)
+    (canary,) = world.told()
+    world.undo(Mode.IPVS, "Reverse")
+    began = world.now
+    while set(world.modes().values()) != {"ipvs"}:
+        world.decide()
+        world.agents_step()
+        world.pass_time(1)
+        assert (world.now - began).total_seconds() < 60, world.status
+    assert world.told() == [canary, canary]
+
+
 def test_a_node_that_joins_in_mid_undo_runs_the_mode_before_too() -> None:
     world = moved()
     world.undo(Mode.IPVS, "Reverse")

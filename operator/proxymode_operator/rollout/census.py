@@ -92,6 +92,7 @@ def facts(node: Node, measure: Measure, now: datetime) -> Facts:
         unsettled=found.in_flight and not found.at_template,
         passed_over=left_out and not found.at_template,
         stage=node.asked.intent.stage if node.asked is not None and not node.foreign else "",
+        told_once=node.asked is not None and not node.foreign and node.asked.intent.turn is not None,
     )
     return Facts(node, found, told, candidate, frozenset(_traits(node, found, measure)))
 

@@ -164,6 +164,7 @@ def _find(fleet: Fleet, census: Census, now: datetime, *, begins: bool) -> _Foun
         census,
         outstanding,
         may_begin=hold is None,
+        undoes=before.order is not RolloutOrder.FORWARD,
         promoted=promotion.stages,
         hollow=hollow_stages(fleet, census),
         gating=gating,

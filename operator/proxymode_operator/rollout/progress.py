@@ -99,6 +99,7 @@ def progress(
     outstanding: frozenset[str],
     *,
     may_begin: bool,
+    undoes: bool,
     promoted: Collection[str],
     hollow: Collection[str],
     gating: Gating,
@@ -111,7 +112,8 @@ def progress(
     A stage whose nodes all belong to earlier ones is complete as soon as it would open, and neither soaks nor has
     gates; gates stand after a stage only until another has begun. While no agent at all is heard of, no stage is
     complete: agents that are installed after the operator must not find that the canary is over. Where others are, a
-    stage whose own agents stay silent is gone round like any blocked node.
+    stage whose own agents stay silent is gone round like any blocked node. In an undo (`undoes`) a stage soaks only
+    where nodes of it had to go back.
     """
     result: list[StageProgress] = []
     reached = bool(census.states) and may_begin
@@ -127,7 +129,8 @@ def progress(
         finished = outstanding.isdisjoint(nodes) and (heard or not nodes)
         done = is_open and finished and stage.name not in hollow
         completed_at = before.completed_at or (now if done else None)
-        soak = parse_duration(stage.soak) if nodes else _NONE
+        watched = bool(nodes) if not undoes else not census.told.keys().isdisjoint(nodes)
+        soak = parse_duration(stage.soak) if watched else _NONE
         soaked_at = before.completed_at and before.completed_at + soak
         followed = any(later.name in stored and stored[later.name].started_at for later in stages[index + 1 :])
         holds: Hold | None = None

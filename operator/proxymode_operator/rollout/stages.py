@@ -17,7 +17,7 @@ Stages are cumulative: a node belongs to the first stage that reaches it. The ru
    completion to the last.
 
 An undo in reverse goes by the stages that are on record on the nodes, rather than by rule 2 turned round: what was told
-in a stage goes back in that stage, whatever has joined or left since.
+in a stage goes back in that stage, whatever has joined or left since. What was never told comes after all that was.
 
 Deliberately knows no time and opens no stage: that is `progress`.
 """
@@ -44,14 +44,15 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 class Candidate(NamedTuple):
     """A node's facts that place it: when this revision told it, whether it runs the template as far as it was told,
-    whether an earlier revision left it unsettled, whether it cannot run the template and is passed over; and the stage
-    that is on record on it."""
+    whether an earlier revision left it unsettled, whether it cannot run the template and is passed over; the stage that
+    is on record on it; and whether any revision has told it."""
 
     told_at: datetime | None
     runs_template: bool
     unsettled: bool
     passed_over: bool
     stage: str
+    told_once: bool = False
 
 
 class Place(NamedTuple):
@@ -167,11 +168,14 @@ def membership(
 def recorded_membership(
     stages: Sequence[Stage], order: Sequence[str], candidates: Mapping[str, Candidate]
 ) -> Mapping[str, tuple[str, ...]]:
-    """Names of the nodes of every stage, in order, by the stage in which each was told last, or was to be told. What
-    belongs to none of these stages comes with the first."""
+    """Names of the nodes of every stage, in order, by the stage in which each was told last. What was told in none of
+    these stages comes with the first; what was never told is at the end of the last, so that a canary that is to go
+    back waits for none of it."""
     result: dict[str, list[str]] = {stage.name: [] for stage in stages}
-    for name in order:
+    for name in sorted(order, key=lambda name: not candidates[name].told_once):
         recorded = candidates[name].stage
+        if not candidates[name].told_once:
+            recorded = stages[-1].name
         result[recorded if recorded in result else stages[0].name].append(name)
     return {stage: tuple(nodes) for stage, nodes in result.items()}
 
