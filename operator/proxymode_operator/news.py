@@ -24,7 +24,8 @@ _told: Final = attrgetter(*(f.name for f in dataclasses.fields(Asked) if f.name 
 
 
 def heard(new: StoredNodeProxyMode, old: StoredNodeProxyMode | None, now: datetime) -> StoredNodeProxyMode:
-    """With the time at which the agent was heard of: a node's clock may be wrong, ours at least stays the same."""
+    """With the times at which the agent was heard of and was ready: a node's clock may be wrong, ours at least stays
+    the same."""
     report = new.report
     if report is None:
         return new
@@ -34,7 +35,17 @@ def heard(new: StoredNodeProxyMode, old: StoredNodeProxyMode | None, now: dateti
     else:
         heard_at = before.heard_at if report.heartbeat == before.heartbeat else now
         known_since = before.known_since
-    return dataclasses.replace(new, report=dataclasses.replace(report, heard_at=heard_at, known_since=known_since))
+    ready_since = _ready_since(report, before, now)
+    times = dataclasses.replace(report, heard_at=heard_at, known_since=known_since, ready_since=ready_since)
+    return dataclasses.replace(new, report=times)
+
+
+def _ready_since(report: Report, before: Report | None, now: datetime) -> datetime | None:
+    """No later than it was first heard of: else a node whose clock is ahead would count as not yet ready for long
+    enough, or as not yet overdue, for as long as it is ahead."""
+    if before is not None and before.ready_told == report.ready_told:
+        return before.ready_since
+    return report.ready_told and min(report.ready_told, now.replace(microsecond=0))
 
 
 def is_news(old: StoredNodeProxyMode, new: StoredNodeProxyMode) -> bool:

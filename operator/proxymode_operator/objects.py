@@ -150,6 +150,7 @@ def _report(status: StatusShape) -> Report | None:
         # Ready may stay True all through a switch; minReadySeconds counts from its end.
         # In whole seconds, as the present is told: else one that is done would be waited for until the next second.
         since.append(status.last_switch.completed_at.replace(microsecond=0))
+    ready_since = max(since, default=None)
     preflight = status.preflight
     blockers = tuple(r.id for r in preflight.results if r.verdict is Verdict.BLOCK) if preflight is not None else ()
     passed = conditions.get("PreflightPassed")
@@ -160,7 +161,8 @@ def _report(status: StatusShape) -> Report | None:
         mode=status.mode,
         phase=status.phase,
         ready=is_ready,
-        ready_since=max(since, default=None),
+        ready_since=ready_since,
+        ready_told=ready_since,
         heartbeat=status.heartbeat_time,
         heard_at=status.heartbeat_time,
         known_since=status.heartbeat_time,

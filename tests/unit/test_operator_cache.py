@@ -121,6 +121,32 @@ def test_an_agent_on_a_node_with_a_wrong_clock_is_not_silent(bench: Bench, skew:
         assert bench.heard_at() == bench.now
 
 
+def test_a_node_whose_clock_is_ahead_is_ready_from_when_that_was_heard_of(bench: Bench) -> None:
+    """minReadySeconds and progressDeadline would else begin only when our clock has come to where the node's was."""
+
+    def ready_since() -> datetime | None:
+        fleet = bench.cache.fleet("a", None)
+        assert fleet is not None
+        assert fleet.nodes[0].report is not None
+        return fleet.nodes[0].report.ready_since
+
+    def tell(status: str, since: datetime) -> None:
+        changed = {"type": "Ready", "status": status, "lastTransitionTime": f"{since:%Y-%m-%dT%H:%M:%SZ}"}
+        told = report(f"{bench.now + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}", conditions=[changed])
+        bench.cache.put(Kind.NODE_PROXY_MODE, npm("n1", status=told))
+
+    bench.now += timedelta(minutes=1)
+    heard, ahead = bench.now, bench.now + timedelta(hours=1)
+    tell("True", ahead)
+    assert ready_since() == heard
+    for _ in range(2):
+        bench.now += timedelta(hours=2)
+        tell("True", ahead)
+        assert ready_since() == heard, "and it stays so, also when our clock has come there"
+    tell("False", bench.now - timedelta(seconds=5))
+    assert ready_since() == bench.now - timedelta(seconds=5)
+
+
 def test_an_agent_is_listened_to_from_the_first_sight_on(bench: Bench) -> None:
     first = bench.now
     bench.now += timedelta(minutes=1)

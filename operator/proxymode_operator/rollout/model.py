@@ -170,7 +170,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed.
+    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed, or a switch ended in which
+    it stayed True; never later than that was heard of. `ready_told`: the same as the node's clock has it.
 
     `heartbeat`: when the agent wrote it, by its node's clock. `heard_at`: the same by the operator's clock, which alone
     says whether the agent is silent; after the operator's start it is `heartbeat` until the agent writes again.
@@ -184,6 +185,7 @@ class Report:
     phase: Phase
     ready: bool
     ready_since: datetime | None
+    ready_told: datetime | None = None
     heartbeat: datetime
     heard_at: datetime
     known_since: datetime
