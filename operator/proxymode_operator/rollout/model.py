@@ -170,9 +170,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The agent's status, as far as the rollout cares. `ready_since`: when Ready last changed, or a switch ended in which
-    it stayed True; never later than that was heard of. `ready_told`: the same as the node's clock has it.
+    """The agent's status, as far as the rollout cares.
 
+    `ready_since`: when Ready last changed, or a switch ended in which it stayed True; never later than that was heard
+    of. `ready_told`: the same as the node's clock has it.
     `heartbeat`: when the agent wrote it, by its node's clock. `heard_at`: the same by the operator's clock, which alone
     says whether the agent is silent; after the operator's start it is `heartbeat` until the agent writes again.
     `known_since`: since when this operator listens to the agent; before that its node's clock is all that is known.
