@@ -38,13 +38,15 @@ _CRC32C: Final = 0x82F63B78  # RFC 9260 appendix A, bits reversed
 
 
 class Question(NamedTuple):
-    """A flow to try. `outcome` decides how often, and how long silence is listened to."""
+    """A flow to try. `outcome` decides how often, and how long silence is listened to. `source_port` None: each time
+    another one."""
 
     sender: Sender
     address: str
     port: int
     protocol: str
     outcome: Outcome
+    source_port: int | None = None
 
 
 @dataclass
@@ -118,7 +120,7 @@ class Wire:
         else:
             kind = socket.SOCK_STREAM if question.protocol == "tcp" else socket.SOCK_DGRAM
             flow.socket = socket.socket(family, kind)
-            while not self._bind(flow.socket, question, self._next_port()):
+            while not self._bind(flow.socket, question, question.source_port or self._next_port()):
                 pass
         flow.socket.setblocking(False)
         self._selector.register(flow.socket, selectors.EVENT_READ, partial(self._answered, flow))
@@ -144,7 +146,7 @@ class Wire:
         try:
             client.bind((address, port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            if error.errno == errno.EADDRINUSE and question.source_port is None:
                 return False
             raise
         return True
