@@ -83,6 +83,8 @@ def test_a_node_is_ready_to_be_handed_back_from_nftables_or_from_kube_proxys_own
 ) -> None:
     where = stand(spec(HAND_BACK), node(labelled=labelled), found, observed)
     assert (where.reason, where.waits) == (reason, False)
+    assert where.soon is (reason is Reason.READY_TO_HAND_BACK), "what is waited for comes at any moment"
+    assert ("it is not" in where.message) is (where.soon and not found.running)
 
 
 @pytest.mark.parametrize("told", [spec(IGNORE), spec(TAKE_OVER, None), spec(HAND_BACK, None)])

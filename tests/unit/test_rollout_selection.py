@@ -59,7 +59,7 @@ def test_only_linux_nodes_are_selected() -> None:
 
 def test_priority_wins_then_age_then_name() -> None:
     everyone = [
-        proxy_mode("young", priority=1, age=1),
+        proxy_mode("a-young", priority=1, age=1),
         proxy_mode("old", priority=1, age=9),
         proxy_mode("high", priority=2, a="1"),
         proxy_mode("b-same-age", priority=1, age=9),
