@@ -238,7 +238,7 @@ def _by_mode(view: FleetView) -> Table:
         made.add_row(
             words.mode(nodes[0].mode),
             str(len(nodes)),
-            str(sum(node.ready is True for node in nodes)),
+            words.count_of(node.ready for node in nodes),
             words.names(sorted({node.machine.kernel for node in nodes if node.machine.kernel}), 3),
             words.names(sorted({node.agent for node in nodes if node.agent}), 3),
             Text(next((node.deprecated for node in nodes if node.deprecated), ""), "yellow"),

@@ -13,7 +13,7 @@ from proxymode_api.proxymode_status import FleetStatus, StagePhase
 from proxymode_cli.view import NodeState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
 
 STATE_STYLE: Final[Mapping[NodeState, str]] = {
@@ -98,6 +98,12 @@ def ready(found: bool | None) -> Text:
     if found is None:
         return Text(NOTHING, "dim")
     return Text("True") if found else Text("False", "red")
+
+
+def count_of(known: Iterable[bool | None]) -> str:
+    """How many are true; nothing where of none of them is known whether it is."""
+    answers = [answer for answer in known if answer is not None]
+    return str(sum(answers)) if answers else NOTHING
 
 
 def verdict(found: Verdict) -> Text:

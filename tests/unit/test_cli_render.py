@@ -42,6 +42,13 @@ def rollout() -> RolloutView:
     return found
 
 
+def test_nodes_of_kube_proxys_are_not_counted_as_not_ready() -> None:
+    """Their agents only look on: whether they are Ready is not theirs to say."""
+    assert words.count_of([None, None]) == words.NOTHING
+    assert words.count_of([None, True, False, True]) == "2"
+    assert words.count_of([False]) == "0"
+
+
 def test_status_tells_modes_deprecation_rollouts_and_who_needs_a_person() -> None:
     shown = lines(render.status(world.fleet()))
     assert "Kubernetes v1.39.1 8 nodes: 5 ipvs, 2 nftables, 1 unknown" in shown
