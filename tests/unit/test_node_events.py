@@ -136,3 +136,7 @@ def test_deprecation_is_told_once_a_day_as_upstream_does() -> None:
     assert deprecation_event(deprecated, today - timedelta(days=1), today) == event
     assert deprecation_event(deprecated, today, today) is None
     assert deprecation_event(status(), None, today) is None
+    (condition,) = deprecated.conditions
+    ready = condition.model_copy(update={"type": "Ready"})
+    supported = condition.model_copy(update={"status": ConditionStatus.FALSE})
+    assert deprecation_event(status(conditions=[ready, supported]), None, today) is None

@@ -237,16 +237,18 @@ def test_options_that_cannot_be_followed_degrade_and_fail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "status", "reason"),
+    ("found", "holds", "reason", "fact"),
     [
-        (KubeProxyFound(), ConditionStatus.FALSE, "Absent"),
-        (KubeProxyFound(running="process 7", mode="ipvs"), ConditionStatus.TRUE, "Running"),
-        (KubeProxyFound(rules=("table ip kube-proxy",)), ConditionStatus.TRUE, "RulesLeft"),
+        (KubeProxyFound(), ConditionStatus.FALSE, "Absent", ""),
+        (KubeProxyFound(running="process 7", mode="ipvs"), ConditionStatus.TRUE, "Running", "ipvs (process 7)"),
+        (KubeProxyFound(running="pid 7", rules=("x",)), ConditionStatus.TRUE, "Running", "mode unknown (pid 7)"),
+        (KubeProxyFound(rules=("ip x", "ip6 x")), ConditionStatus.TRUE, "RulesLeft", "gone, left ip x, ip6 x"),
     ],
 )
-def test_kube_proxy(found: KubeProxyFound, status: ConditionStatus, reason: str) -> None:
-    present = condition(status_of(facts=Facts(kernel="6.1.0", kube_proxy=found)), "KubeProxyPresent")
-    assert (present.status, present.reason) == (status, reason)
+def test_kube_proxy(found: KubeProxyFound, holds: ConditionStatus, reason: str, fact: str) -> None:
+    status = status_of(facts=Facts(kernel="6.1.0", kube_proxy=found))
+    present = condition(status, "KubeProxyPresent")
+    assert (present.status, present.reason, status.facts.kube_proxy) == (holds, reason, fact)
 
 
 def test_a_switch_that_is_done_is_told_with_its_steps_and_connections() -> None:
