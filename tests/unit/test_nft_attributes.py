@@ -46,6 +46,10 @@ def test_numbers_are_big_endian_and_text_ends_with_nul() -> None:
     assert (text("nat"), to_text(memoryview(b"nat\0"))) == (b"nat\0", "nat")
 
 
+def test_a_name_of_somebody_elses_that_is_no_text_is_no_error() -> None:
+    assert to_text(b"Zug\xe4nge\0") == "Zug\\xe4nge"
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="attribute 3 has 65532 bytes"):
         encode([(3, bytes(65532))])

@@ -110,6 +110,15 @@ def test_chains_and_policies_are_read(table: Table) -> None:
     assert drops_forwarded(blob._replace(valid_hooks=0)) is False
 
 
+def test_a_chain_whose_name_is_no_text_is_no_error_and_stays() -> None:
+    blob = encode(Table({"INPUT": ["Zug?nge"], "Zug?nge": [], "KUBE-SVC-X": []}, {1: ACCEPT}))
+    blob = blob._replace(entries=blob.entries.replace(b"Zug?nge", b"Zug\xe4nge"))
+    assert chains(blob) == ("Zug\\xe4nge", "KUBE-SVC-X")
+    left = without(blob, lambda name: name.startswith("KUBE-"))
+    assert chains(left) == ("Zug\\xe4nge",)
+    assert b"Zug\xe4nge\0" in left.entries
+
+
 @pytest.mark.parametrize("length", [4, 16])
 def test_a_table_without_such_chains_is_the_same(length: int) -> None:
     blob = encode(

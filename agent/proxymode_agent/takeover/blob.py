@@ -108,7 +108,7 @@ def _parse(blob: Blob) -> Iterator[_Entry]:
         data = at + target + _TARGET.size
         header = verdict = None
         if name == _ERROR:
-            header = blob.entries[data : blob.entries.index(b"\0", data)].decode()
+            header = blob.entries[data : blob.entries.index(b"\0", data)].decode(errors="backslashreplace")
         elif not name:
             verdict = _VERDICT.unpack_from(blob.entries, data)[0]
         yield _Entry(at, size, target, header, verdict)

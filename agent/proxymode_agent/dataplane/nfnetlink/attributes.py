@@ -37,8 +37,9 @@ def to_u32(value: bytes | memoryview) -> int:
 
 
 def to_text(value: bytes | memoryview) -> str:
-    """The string in a value made by :func:`text`."""
-    return bytes(value).rstrip(b"\0").decode()
+    """The string in a value made by :func:`text`. Others may have made it of any bytes: those that are no text are
+    escaped."""
+    return bytes(value).rstrip(b"\0").decode(errors="backslashreplace")
 
 
 def encode(attributes: Iterable[Attribute]) -> bytes:
