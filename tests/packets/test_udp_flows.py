@@ -15,6 +15,7 @@ from packet_network import NODE, Names
 from packet_node import NodeUnderTest
 from packet_table import FAMILIES, Answered, Options, Refusal, Server, wrong
 from packet_wire import Question
+from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,11 +42,12 @@ ports_used = count(61000)  # beyond those that the wire uses each once
 
 
 class Step(NamedTuple):
-    """Endpoints, and what the client then hears, always from the same port of its."""
+    """Endpoints, and what the client then hears, always from one port of its; `in_ipvs` where that mode differs."""
 
     pods: tuple[str | dict[str, Any], ...]
     outcome: Outcome
     port: int = 8080
+    in_ipvs: Outcome | None = None
 
 
 def by(pod: str, *, masq: bool = False, port: int = 8080) -> Answered:
@@ -126,7 +128,7 @@ SCENARIOS: Final[dict[str, tuple[str, dict[str, str], tuple[Step, ...]]]] = {
         {},
         (
             Step(("local1",), by("local1")),
-            Step(({"pod": "local1", "conditions": DRAINING}, "remote1"), by("local1")),
+            Step(({"pod": "local1", "conditions": DRAINING}, "remote1"), by("local1"), in_ipvs=by("remote1")),
             Step(({"pod": "local1", "conditions": ENDED}, "remote1"), by("remote1")),
         ),
     ),
@@ -145,6 +147,7 @@ def test_a_client_that_sends_from_one_port_hears_of_pods_that_are_there(
     topology: Topology,
     wire: Wire,
     node: NodeUnderTest,
+    factory: DataplaneFactory,
     flow: str,
     policies: dict[str, str],
     steps: tuple[Step, ...],
@@ -154,6 +157,7 @@ def test_a_client_that_sends_from_one_port_hears_of_pods_that_are_there(
     source_ports = {family: next(ports_used) for family in FAMILIES}
     names = [Names(topology, family) for family in FAMILIES]
     for number, step in enumerate(steps):
+        outcome = step.in_ipvs if factory is IpvsDataplane and step.in_ipvs is not None else step.outcome
         services = {"web": {"spec": SPEC | policies, "endpoints": [_slice(step)]}}
         assert node.program(services).refused == ()
         questions = []
@@ -165,13 +169,13 @@ def test_a_client_that_sends_from_one_port_hears_of_pods_that_are_there(
                     of_family.address(name),
                     int(port),
                     "udp",
-                    step.outcome,
+                    outcome,
                     source_ports[of_family.family],
                 )
             )
         for of_family, seen in zip(names, wire.ask(questions), strict=True):
-            found = wrong(step.outcome, seen, of_family.own(sender), NODE[of_family.family])
-            assert found is None, f"step {number}, {of_family.family}: {found}, should be {step.outcome}"
+            found = wrong(outcome, seen, of_family.own(sender), NODE[of_family.family])
+            assert found is None, f"step {number}, {of_family.family}: {found}, should be {outcome}"
 
 
 def _slice(step: Step) -> dict[str, Any]:
