@@ -267,8 +267,8 @@ _EVENTS: Final = (
         Reason.KUBE_PROXY_NOT_MOVED,
         Mood.LOOK,
         (on_rollout("Degraded", "True"), ROLLOUT_EVENT),
-        "kube-proxy cannot be kept off nodes that are to be taken over: there is no DaemonSet of the name in "
-        "spec.kubeProxy, or the operator may not change it. The nodes stay with kube-proxy.",
+        "kube-proxy cannot be kept off nodes that are to be taken over, or its DaemonSet cannot be put back: there is "
+        "none of the name in spec.kubeProxy, or the operator may not change it. Nodes stay with whom they are.",
         "Do what the Event says.",
     ),
 )

@@ -77,10 +77,12 @@ class TakeOver:
             try:
                 kept_off[name] = await self._daemon_set(name, keep_off=keep_off)
                 self._told.pop(name, None)
-                self._cache.obstruct(_options(name), "")
+                self._obstruct(name, "")
             except ApiError as error:
+                if error.code == 404 and not keep_off:
+                    continue  # there is nothing to put back
                 done = False
-                if keep_off and error.code != 409:
+                if error.code != 409:
                     await self._tell(name, _problem(name, error), nodes)
         for change in labellings(nodes, kept_off):
             done = await self._label(change) and done
@@ -110,12 +112,18 @@ class TakeOver:
         logger.info("Node labelled", extra={"node": change.node, "service_proxy": value or ""})
         return True
 
+    def _obstruct(self, name: DaemonSetName, problem: str) -> None:
+        """Of ProxyModes that name the DaemonSet, whichever way their nodes go."""
+        for policy in (KubeProxyPolicy.TAKE_OVER, KubeProxyPolicy.HAND_BACK):
+            options = KubeProxyOptions(policy=policy, namespace=name.namespace, daemon_set=name.name)
+            self._cache.obstruct(options, problem)
+
     async def _tell(self, name: DaemonSetName, problem: str, nodes: Sequence[Node]) -> None:
         if self._told.get(name) == problem:
             return
         self._told[name] = problem
-        self._cache.obstruct(_options(name), problem)
-        logger.error("kube-proxy cannot be kept off nodes", extra={"daemonset": str(name), "error": problem})
+        self._obstruct(name, problem)
+        logger.error("kube-proxy's DaemonSet cannot be changed", extra={"daemonset": str(name), "error": problem})
         notice = Notice(reason=Reason.KUBE_PROXY_NOT_MOVED, action="TakeOver", note=problem, type=NoticeType.WARNING)
         known = self._cache.known(Kind.PROXY_MODE)
         concerned = {node.asked.intent.proxy_mode for node in nodes if node.asked is not None}
@@ -124,11 +132,6 @@ class TakeOver:
                 await self._api.post_notice(proxy_mode, known[proxy_mode], notice)
             except ApiError as error:
                 logger.warning("event not posted", extra={"reason": notice.reason, "error": str(error)})
-
-
-def _options(name: DaemonSetName) -> KubeProxyOptions:
-    """As a ProxyMode names the DaemonSet."""
-    return KubeProxyOptions(policy=KubeProxyPolicy.TAKE_OVER, namespace=name.namespace, daemon_set=name.name)
 
 
 def _problem(name: DaemonSetName, error: ApiError) -> str:
