@@ -113,6 +113,16 @@ def _add_general(general: _Group, host_name: str) -> None:
         metavar="true|false",
         help="remove everything that this program ever made, in both modes, and exit",
     )
+    general.add_argument(
+        "--cleanup-needs-kube-proxy",
+        nargs="?",
+        const=True,
+        default=False,
+        type=values.boolean,
+        metavar="true|false",
+        help="with --cleanup: remove nothing and exit with 1 where this program's rules are and no kube-proxy runs that "
+        "would go on",
+    )
 
 
 def _add_conntrack(conntrack: _Group) -> None:

@@ -78,6 +78,7 @@ class Options(msgspec.Struct, frozen=True):
     log_format: LogFormat
     verbosity: int
     cleanup: bool
+    cleanup_needs_kube_proxy: bool
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -106,6 +107,7 @@ def parse(arguments: Sequence[str]) -> Options:
         log_format=parsed.logging_format,
         verbosity=parsed.v,
         cleanup=parsed.cleanup,
+        cleanup_needs_kube_proxy=parsed.cleanup_needs_kube_proxy,
     )
 
 

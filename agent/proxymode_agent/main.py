@@ -56,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def clean_up(options: Options) -> int:
-    """Remove everything that the agent ever made, in both modes; 0, or 1 when something could not be removed."""
+    """Remove everything that the agent ever made, in both modes; 0, or 1 when something could not be removed, or must
+    not be."""
     from proxymode_agent.dataplane.base import DataplaneError
     from proxymode_agent.node import memory
+    from proxymode_agent.preflight.facts import kube_proxy_runs
     from proxymode_agent.services.model import DataplaneConfig
     from proxymode_agent.switch.cleanup import clean_up as remove_all
     from proxymode_agent.switch.journal import Journal
@@ -68,6 +70,13 @@ def clean_up(options: Options) -> int:
         kernel = Kernel(DataplaneConfig(), options.state_dir)
     except DataplaneError as error:
         logger.error("cannot be removed", extra={"error": str(error)})
+        return 1
+    if options.cleanup_needs_kube_proxy and kernel.present() and not kube_proxy_runs():
+        logger.error(
+            "nothing is removed: no kube-proxy runs here, and this node would have no Services; hand it back first",
+            extra={"looked_at": "127.0.0.1:10249 and 127.0.0.1:10256"},
+        )
+        kernel.close()
         return 1
     failed = remove_all(kernel, Journal(options.state_dir))
     kernel.close()

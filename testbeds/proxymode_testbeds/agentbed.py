@@ -129,10 +129,10 @@ class Agent:
         _, text = self.get("/metrics", 10249)
         return ",".join(re.findall(r'^proxymode_agent_mode{mode="(.*)"} 1.0$', text, re.MULTILINE))
 
-    def clean_up(self) -> None:
+    def clean_up(self, *arguments: str) -> None:
         """Run it with --cleanup. Raises CommandError."""
         command = [sys.executable, "-m", "proxymode_agent", "--cleanup", f"--state-dir={self.folder / 'state'}"]
-        self.node.run("node1", command)
+        self.node.run("node1", [*command, *arguments])
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text()

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from proxymode_api.labels import SERVICE_PROXY_LABEL
 from proxymode_testbeds.agentbed import (
     NODE_PORT,
@@ -23,6 +25,7 @@ from proxymode_testbeds.agentbed import (
 )
 from proxymode_testbeds.kubeproxy import ProxyMode, Service
 from proxymode_testbeds.kubeproxy.process import start
+from proxymode_testbeds.netns import CommandError
 from proxymode_testbeds.polling import eventually
 
 if TYPE_CHECKING:
@@ -172,10 +175,14 @@ async def test_a_node_whose_agent_is_gone_for_good_goes_back_by_hand(
         await taken_over_from(api, node, agent, kube_proxy)
         assert agent.process is not None
         agent.process.kill()
+        with pytest.raises(CommandError, match="nothing is removed: no kube-proxy runs here"):
+            agent.clean_up("--cleanup-needs-kube-proxy")
+        assert "proxymode" in ruleset(node)
         start(stack, node, "node1", ProxyMode.IPTABLES, services(node))
         for client in running:
             client.wait_for("second")
         for family in ("ip", "ip6"):
             node.run("node1", ["nft", "delete", "table", family, "proxymode"])
         stop(running)
+        agent.clean_up("--cleanup-needs-kube-proxy")
     assert "proxymode" not in ruleset(node)

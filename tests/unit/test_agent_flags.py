@@ -31,6 +31,7 @@ def test_defaults_are_those_of_an_agent_that_follows_its_nodeproxymode() -> None
     assert options.state_dir == Path("/var/lib/proxymode")
     assert (options.sync_period, options.log_format, options.verbosity) == (30.0, LogFormat.LOGFMT, 0)
     assert not options.cleanup
+    assert not options.cleanup_needs_kube_proxy
 
 
 def test_everything_said() -> None:
