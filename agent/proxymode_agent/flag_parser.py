@@ -120,8 +120,7 @@ def _add_general(general: _Group, host_name: str) -> None:
         default=False,
         type=values.boolean,
         metavar="true|false",
-        help="with --cleanup: remove nothing and exit with 1 where this program's rules are and no kube-proxy runs that "
-        "would go on",
+        help="with --cleanup: remove nothing and exit with 1 where rules of this program are and no kube-proxy runs",
     )
 
 
