@@ -11,6 +11,7 @@ import pytest
 
 from proxymode_agent.engine.snapshot import EnginePhase, EngineSnapshot
 from proxymode_agent.node.conditions import Observation
+from proxymode_agent.node.handing import Stand
 from proxymode_agent.node.status import HEARTBEAT, build, worth_writing
 from proxymode_agent.preflight.model import Facts, KubeProxyFound, ModuleState
 from proxymode_agent.services.model import Family, Protocol, ServicePortName
@@ -28,6 +29,7 @@ from proxymode_api.nodeproxymode import (
     SwitchOutcome,
     Verdict,
 )
+from proxymode_api.reasons.codes import Reason
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, 250_000, tzinfo=UTC)
 ACTIVE = EngineSnapshot(
@@ -122,29 +124,36 @@ def test_drift_that_was_repaired_is_told_for_a_while_and_makes_no_node_unready()
 
 
 @pytest.mark.parametrize(
-    ("changes", "ready", "reason"),
+    ("changes", "ready", "reason", "words"),
     [
-        ({"phase": EnginePhase.PENDING, "synced": False}, ConditionStatus.FALSE, "WaitingForServices"),
-        ({"phase": EnginePhase.PROGRAMMING, "synced": False}, ConditionStatus.FALSE, "Programming"),
-        ({"phase": EnginePhase.SWITCHING, "synced": False}, ConditionStatus.FALSE, "Switching"),
+        ({"phase": EnginePhase.PENDING, "synced": False}, ConditionStatus.FALSE, "WaitingForServices", "known yet"),
+        ({"phase": EnginePhase.PROGRAMMING, "synced": False}, ConditionStatus.FALSE, "Programming", "first complete"),
+        ({"phase": EnginePhase.SWITCHING, "synced": False}, ConditionStatus.FALSE, "Switching", "moves to ipvs"),
         (
             {"phase": EnginePhase.FAILED, "synced": False, "error": "nf_tables: EPERM"},
             ConditionStatus.FALSE,
             "SyncFailed",
+            "nf_tables: EPERM.",
         ),
         (
             {"phase": EnginePhase.OBSERVING, "synced": False, "observed": ObservedMode.KUBE_PROXY_IPVS},
             ConditionStatus.UNKNOWN,
             "Observing",
+            "The kernel has kube-proxy-ipvs;",
         ),
-        ({"phase": EnginePhase.ACTIVE, "synced": False}, ConditionStatus.FALSE, "Programming"),
+        (
+            {"phase": EnginePhase.OBSERVING, "synced": False, "observed": ObservedMode.NONE},
+            ConditionStatus.UNKNOWN,
+            "Observing",
+            "The kernel has no Service dataplane;",
+        ),
+        ({"phase": EnginePhase.ACTIVE, "synced": False}, ConditionStatus.FALSE, "Programming", "first complete"),
     ],
 )
-def test_ready_says_why_it_is_not(changes: dict[str, Any], ready: ConditionStatus, reason: str) -> None:
-    status = status_of(engine=msgspec.structs.replace(ACTIVE, **changes))
-    assert condition(status, "Ready").status is ready
-    assert condition(status, "Ready").reason == reason
-    assert condition(status, "Ready").message
+def test_ready_says_why_it_is_not(changes: dict[str, Any], ready: ConditionStatus, reason: str, words: str) -> None:
+    found = condition(status_of(engine=msgspec.structs.replace(ACTIVE, **changes)), "Ready")
+    assert (found.status, found.reason) == (ready, reason)
+    assert words in found.message
 
 
 def test_a_node_that_cannot_go_where_it_is_to_go_says_which_check_and_what_to_do_and_stays_ready() -> None:
@@ -221,11 +230,15 @@ def test_a_scheduler_that_the_kernel_lacks_degrades_and_leaves_the_node_ready() 
 
 def test_what_the_kernel_does_not_take_degrades() -> None:
     name = ServicePortName("default", "web", "http", Protocol.TCP, Family.IPV4)
-    engine = msgspec.structs.replace(ACTIVE, refused=tuple((name, "no such scheduler") for _ in range(7)))
-    degraded = condition(status_of(engine=engine), "Degraded")
-    assert degraded.status is ConditionStatus.TRUE
-    assert "default/web:http: no such scheduler" in degraded.message
-    assert degraded.message.endswith("and 2 more.")
+
+    def degraded(refused: int) -> Condition:
+        engine = msgspec.structs.replace(ACTIVE, refused=((name, "no such scheduler"),) * refused)
+        return condition(status_of(engine=engine), "Degraded")
+
+    assert degraded(7).status is ConditionStatus.TRUE
+    assert "default/web:http: no such scheduler" in degraded(7).message
+    assert degraded(7).message.endswith("and 2 more.")
+    assert " more" not in degraded(5).message
 
 
 def test_options_that_cannot_be_followed_degrade_and_fail() -> None:
@@ -249,6 +262,25 @@ def test_kube_proxy(found: KubeProxyFound, holds: ConditionStatus, reason: str, 
     status = status_of(facts=Facts(kernel="6.1.0", kube_proxy=found))
     present = condition(status, "KubeProxyPresent")
     assert (present.status, present.reason, status.facts.kube_proxy) == (holds, reason, fact)
+
+
+@pytest.mark.parametrize(
+    ("found", "observed", "holds"),
+    [
+        (KubeProxyFound(running="pid 7"), ObservedMode.NFTABLES, ConditionStatus.TRUE),
+        (KubeProxyFound(), ObservedMode.KUBE_PROXY_IPVS, ConditionStatus.TRUE),
+        (KubeProxyFound(), ObservedMode.NFTABLES, ConditionStatus.FALSE),
+    ],
+)
+def test_kube_proxy_is_present_as_long_as_it_runs_or_its_rules_are_what_the_node_has(
+    found: KubeProxyFound, observed: ObservedMode, holds: ConditionStatus
+) -> None:
+    stand = Stand(Reason.READY_TO_HAND_BACK, "It is not here.", soon=True)
+    engine = msgspec.structs.replace(ACTIVE, observed=observed)
+    present = condition(
+        status_of(facts=Facts(kernel="6.1.0", kube_proxy=found), engine=engine, stand=stand), "KubeProxyPresent"
+    )
+    assert (present.status, present.reason, present.message) == (holds, "ReadyToHandBack", "It is not here.")
 
 
 def test_a_switch_that_is_done_is_told_with_its_steps_and_connections() -> None:

@@ -39,6 +39,9 @@ HEALTHY = Facts(
 )
 
 
+CONNTRACK_100 = {"net.netfilter.nf_conntrack_max": 100}
+
+
 def check(name: str, mode: Mode, facts: Facts, config: DataplaneConfig | None = None) -> PreflightResult:
     (result,) = [result for result in run(mode, facts, config or DataplaneConfig()) if result.id == name]
     return result
@@ -114,7 +117,8 @@ SEEN = [
     ("kernel-version", Mode.NFTABLES, {"kernel": "5.10.0-34-amd64"}, Verdict.BLOCK, "5.13"),
     ("kernel-version", Mode.NFTABLES, {"kernel": "5.13.0"}, Verdict.PASS, "5.13.0"),
     ("kernel-version", Mode.IPVS, {"kernel": "5.10.0-34-amd64"}, Verdict.PASS, "5.10"),
-    ("kernel-version", Mode.IPVS, {"kernel": "4.19.0"}, Verdict.WARN, "before 5.9"),
+    ("kernel-version", Mode.IPVS, {"kernel": "5.9.0"}, Verdict.PASS, "5.9.0"),
+    ("kernel-version", Mode.IPVS, {"kernel": "5.8.18"}, Verdict.WARN, "before 5.9"),
     ("kernel-version", Mode.NFTABLES, {"kernel": "unknown"}, Verdict.WARN, "'unknown'"),
     ("nft-expressions", Mode.NFTABLES, {"nft": NftProbe(missing=frozenset({"numgen"}))}, Verdict.BLOCK, "nft_numgen"),
     ("nft-expressions", Mode.IPVS, {"nft": NftProbe(missing=frozenset({"numgen"}))}, Verdict.PASS, "accepted"),
@@ -128,6 +132,17 @@ SEEN = [
     ("conntrack-headroom", Mode.NFTABLES, {"conntrack_count": 262144}, Verdict.BLOCK, "nf_conntrack_max"),
     ("conntrack-headroom", Mode.IPVS, {"conntrack_count": 220000}, Verdict.WARN, "84%"),
     ("conntrack-headroom", Mode.IPVS, {"conntrack_count": None}, Verdict.WARN, "cannot be read"),
+    ("conntrack-headroom", Mode.IPVS, {"conntrack_count": 79, "sysctls": CONNTRACK_100}, Verdict.PASS, "79 of 100"),
+    ("conntrack-headroom", Mode.IPVS, {"conntrack_count": 80, "sysctls": CONNTRACK_100}, Verdict.WARN, "to 200."),
+    ("conntrack-headroom", Mode.IPVS, {"conntrack_count": 94, "sysctls": CONNTRACK_100}, Verdict.WARN, "94%"),
+    ("conntrack-headroom", Mode.IPVS, {"conntrack_count": 95, "sysctls": CONNTRACK_100}, Verdict.BLOCK, "95%"),
+    (
+        "conntrack-headroom",
+        Mode.IPVS,
+        {"conntrack_count": 95, "sysctls": {"net.netfilter.nf_conntrack_max": 0}},
+        Verdict.PASS,
+        "no limit",
+    ),
     ("ip-forward", Mode.NFTABLES, {"sysctls": {"net.ipv4.ip_forward": 0}}, Verdict.WARN, "net.ipv4.ip_forward=1"),
     (
         "kube-proxy-present",
@@ -157,9 +172,9 @@ SEEN = [
     (
         "foreign-nat",
         Mode.NFTABLES,
-        {"nat_chains": (NatChain("ip", "mesh", "early", "prerouting", -150),)},
+        {"nat_chains": (NatChain("ip", "mesh", "early", "prerouting", -101),)},
         Verdict.WARN,
-        "ip mesh early (prerouting, priority -150)",
+        "ip mesh early (prerouting, priority -101)",
     ),
     (
         "foreign-nat",
@@ -214,6 +229,10 @@ def test_what_is_found_decides_the_verdict(
 def test_the_scheduler_that_was_asked_for_is_the_one_that_is_checked() -> None:
     facts = replace(HEALTHY, modules={"ip_vs_rr": ModuleState.LOADED, "ip_vs_mh": ModuleState.MISSING})
     assert check("ip-vs-scheduler", Mode.IPVS, facts, DataplaneConfig(ipvs_scheduler="rr")).verdict is Verdict.PASS
+    loadable = replace(facts, modules={**facts.modules, "ip_vs_wlc": ModuleState.LOADABLE})
+    assert check("ip-vs-scheduler", Mode.IPVS, loadable, DataplaneConfig(ipvs_scheduler="wlc")).verdict is Verdict.PASS
+    without = replace(facts, modules={**facts.modules, "ip_vs_rr": ModuleState.MISSING})
+    assert check("ip-vs-scheduler", Mode.IPVS, without, DataplaneConfig(ipvs_scheduler="rr")).verdict is Verdict.BLOCK
     missing = check("ip-vs-scheduler", Mode.IPVS, facts, DataplaneConfig(ipvs_scheduler="mh"))
     assert missing.verdict is Verdict.WARN
     assert "virtual servers get rr in its place" in missing.found
