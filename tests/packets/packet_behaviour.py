@@ -22,6 +22,8 @@ _OPENING: Final = """# Where packets go
 What proxymode promises of Services, case by case; what differs in ipvs mode is at the end. This page is written from
 `tests/packets/cases/` (`make generate`), and each line of it is tried with real packets, in IPv4 and in IPv6: in
 nftables mode on the host's kernel, in ipvs mode on Debian's 6.1. A file there has the Services of each case as YAML.
+What kube-proxy's own suites and the end-to-end tests of Services pin down, as far as a packet shows it, is among the
+cases; `Published` says where a behaviour is written down.
 
 Senders: `pod`, `local1` … `local4` are pods of the node, `remote1` … `remote3` of another node, whose packets to
 Services come to this one; `node` is a process of the node, `client` and `blocked` are machines outside of the cluster.
