@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _ANSWER_SECONDS: Final = 10.0  # a deadline, not an estimate
 _SILENCE_SECONDS: Final = 0.7  # before TCP's first retransmission
 _AT_A_TIME: Final = 64
+_LONGEST: Final = 65536
 _REFUSALS: Final = (errno.ECONNREFUSED, errno.EPERM, errno.EACCES)
 """EPERM is how the kernel tells a process of the node that its own packet was rejected on the way out."""
 _SCTP: Final = 132
@@ -39,7 +40,7 @@ _CRC32C: Final = 0x82F63B78  # RFC 9260 appendix A, bits reversed
 
 class Question(NamedTuple):
     """A flow to try. `outcome` decides how often, and how long silence is listened to. `source_port` None: each time
-    another one."""
+    another one. `octets`: the length of a UDP question, and of its answer at least."""
 
     sender: Sender
     address: str
@@ -47,6 +48,7 @@ class Question(NamedTuple):
     protocol: str
     outcome: Outcome
     source_port: int | None = None
+    octets: int = 1
 
 
 @dataclass
@@ -127,7 +129,7 @@ class Wire:
         try:
             flow.socket.connect((question.address, 0 if question.protocol == "sctp" else question.port))
             if question.protocol == "udp":
-                flow.socket.send(b"?")
+                flow.socket.send(b"?" * question.octets)
             elif question.protocol == "sctp":
                 flow.socket.send(_init(self._next_port(), question.port, number))
         except BlockingIOError:
@@ -155,7 +157,7 @@ class Wire:
         if flow.socket is None:
             return
         try:
-            answer = flow.socket.recv(1024)
+            answer = flow.socket.recv(_LONGEST)
         except BlockingIOError:
             return
         except OSError as error:
@@ -218,8 +220,8 @@ class Wire:
     def _answer(name: str, port: int, datagrams: socket.socket, _events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                _, peer = datagrams.recvfrom(64)
-                datagrams.sendto(f"{name} {port} {peer[0]}".encode(), peer)
+                question, peer = datagrams.recvfrom(_LONGEST)
+                datagrams.sendto(f"{name} {port} {peer[0]}".ljust(len(question)).encode(), peer)
 
     def _arrived(self, name: str, raw: socket.socket, _events: int) -> None:
         with contextlib.suppress(BlockingIOError):

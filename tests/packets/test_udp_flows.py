@@ -158,7 +158,7 @@ def test_a_client_that_sends_from_one_port_hears_of_pods_that_are_there(
     names = [Names(topology, family) for family in FAMILIES]
     for number, step in enumerate(steps):
         outcome = step.in_ipvs if factory is IpvsDataplane and step.in_ipvs is not None else step.outcome
-        services = {"web": {"spec": SPEC | policies, "endpoints": [_slice(step)]}}
+        services = {"web": {"spec": SPEC | policies, "endpoints": [_slice(step.pods, step.port)]}}
         assert node.program(services).refused == ()
         questions = []
         for of_family in names:
@@ -178,5 +178,31 @@ def test_a_client_that_sends_from_one_port_hears_of_pods_that_are_there(
             assert found is None, f"step {number}, {of_family.family}: {found}, should be {outcome}"
 
 
-def _slice(step: Step) -> dict[str, Any]:
-    return {"pods": list(step.pods), "ports": {"": f"{step.port}/udp"}}
+def _slice(pods: tuple[str | dict[str, Any], ...], port: int) -> dict[str, Any]:
+    return {"pods": list(pods), "ports": {"": f"{port}/udp"}}
+
+
+@pytest.mark.parametrize("octets", [2000, 8000])
+def test_a_datagram_longer_than_a_packet_gets_there_and_is_answered_alike(
+    topology: Topology, wire: Wire, node: NodeUnderTest, octets: int
+) -> None:
+    """The end-to-end test "should be able to handle large requests: udp"."""
+    services = {"web": {"spec": SPEC, "endpoints": [_slice(("local1",), 8080)]}}
+    assert node.program(services).refused == ()
+    flows = {
+        ("pod", "web", 80): by("local1"),
+        ("node", "web", 80): by("local1", masq=True),
+        ("local1", "web", 80): by("local1", masq=True),
+        ("client", "node", 30080): by("local1", masq=True),
+        ("client", "web.external", 80): by("local1", masq=True),
+    }
+    for family in FAMILIES:
+        names = Names(topology, family)
+        names.learn(services)
+        questions = [
+            Question(names.sender(sender), names.address(address), port, "udp", outcome, octets=octets)
+            for (sender, address, port), outcome in flows.items()
+        ]
+        for flow, outcome, seen in zip(flows, flows.values(), wire.ask(questions), strict=True):
+            found = wrong(outcome, seen, names.own(flow[0]), NODE[family])
+            assert found is None, f"{family}: {flow}: {found}, should be {outcome}"
