@@ -170,7 +170,8 @@ class FakeKernel:
 
     def close(self) -> None: ...
 
-    def tidy(self) -> None: ...
+    def tidy(self) -> None:
+        self.done.append("tidy")
 
     def kube_proxy(self) -> Found:
         return self.found
@@ -590,6 +591,27 @@ def test_a_take_over_that_fails_or_is_killed_leaves_a_whole_dataplane_and_can_go
         record = again.switch(to, NOTHING, lambda step: None)
         assert (record.from_mode, record.outcome) == (found.mode, Outcome.RESUMED)
     assert (killed.there, killed.found) == ({to}, Found())
+
+
+def test_what_fails_after_a_take_over_leads_back_to_the_mode_of_ours_that_is_nearest(tmp_path: Path) -> None:
+    kernel = FakeKernel(found=KUBE_PROXY_IPVS, fails={Step.PROBE_TARGET})
+    with pytest.raises(SwitchError) as failure:
+        switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert failure.value.record.outcome is Outcome.ROLLED_BACK
+    assert (kernel.there, kernel.found) == ({Mode.IPVS}, Found())
+
+
+def test_what_a_switch_has_left_is_tidied_up_when_the_mode_is_asked_for_but_never_in_the_midst_of_one(
+    tmp_path: Path,
+) -> None:
+    kernel = FakeKernel({Mode.IPVS}, dies=Step.CARRY)
+    one = switcher(tmp_path, kernel)
+    assert one.observe() is ObservedMode.IPVS
+    assert kernel.done == ["tidy"]
+    with pytest.raises(Killed):
+        one.switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert switcher(tmp_path, kernel).observe() is ObservedMode.NFTABLES
+    assert kernel.done.count("tidy") == 1
 
 
 def test_where_no_kube_proxy_has_been_there_is_nothing_to_take_over() -> None:
