@@ -601,6 +601,18 @@ def test_what_fails_after_a_take_over_leads_back_to_the_mode_of_ours_that_is_nea
     assert (kernel.there, kernel.found) == ({Mode.IPVS}, Found())
 
 
+@pytest.mark.parametrize("dies", [Step.TAKE_OVER, Step.REMOVE_KUBE_PROXY])
+def test_so_it_does_where_the_take_over_was_killed_before(tmp_path: Path, dies: Step) -> None:
+    kernel = FakeKernel(found=KUBE_PROXY_IPVS, dies=dies)
+    with pytest.raises(Killed):
+        switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    kernel.dies, kernel.fails = "", {Step.PROBE_TARGET}
+    with pytest.raises(SwitchError) as failure:
+        switcher(tmp_path, kernel).switch(Mode.NFTABLES, NOTHING, lambda step: None)
+    assert failure.value.record.outcome is Outcome.ROLLED_BACK
+    assert (kernel.there, kernel.found) == ({Mode.IPVS}, Found())
+
+
 def test_what_a_switch_has_left_is_tidied_up_when_the_mode_is_asked_for_but_never_in_the_midst_of_one(
     tmp_path: Path,
 ) -> None:

@@ -113,6 +113,8 @@ class Switcher:
         present = self._kernel.present()
         first = take_over(self._kernel.kube_proxy(), present, to)
         entry, resumed = self._begin(to)
+        # A take-over that was killed in its last part had not come to that of the way on from there.
+        entry = replace(entry, final=entry.final and to in present)
         self._kernel.answered, self._kernel.connections, self._kernel.verification = entry.answered, None, ()
         try:
             if first is not None:
