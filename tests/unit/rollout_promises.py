@@ -176,7 +176,8 @@ def stage_of(world: World, name: str) -> str:
 
 
 def check_windows(world: World, told: set[str]) -> None:
-    """Outside the windows (every other minute, in these worlds) nodes are told only to come home."""
+    """Outside the windows (every other minute, in these worlds) nodes are told only to come home. In none of these
+    worlds is a node whose Services nobody handles."""
     homeward = {name for name in told if world.in_flight(name) and came_from_wanted(world, name)}
     closed = bool(world.proxy_mode.spec.rollout.windows) and world.now.minute % 2 == 1
     assert not closed or told == homeward, (told, homeward)

@@ -18,6 +18,7 @@ from proxymode_api.durations import parse_duration
 from proxymode_api.gates import GateResult
 from proxymode_api.nodeproxymode import ObservedMode, Phase
 from proxymode_api.proxymode import ProxyMode, ProxyModeSpec
+from proxymode_api.reasons.codes import Reason
 from proxymode_api.rollout import Approval, Rollout, Stage
 from proxymode_operator.rollout.gates import Measurement, Question
 from proxymode_operator.rollout.model import (
@@ -198,6 +199,7 @@ class World:
             known_since=before.known_since if before is not None else self.now,
             preflight_mode=target,
             blockers=("ip-vs-module",) if target in agent.unable else (),
+            kube_proxy=Reason.ABSENT if agent.kernel is ObservedMode.NONE else "",
         )
         self.set_node(name, report=report)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxymode_api.annotations import RETRY_ANNOTATION
 from proxymode_api.common import Mode
+from proxymode_api.modes import ObservedMode
 from proxymode_api.rollout import Approval, OnFailure, Window
 from proxymode_operator.rollout.model import WriteKind
 from proxymode_operator.rollout.windows import WindowError, check, hours, parse_schedule
@@ -216,6 +217,31 @@ def test_a_node_in_mid_switch_when_the_window_closes_finishes_and_no_other_begin
     world.run(20)
     assert world.told() == ["n0"]
     assert (world.status.nodes.updated, world.status.status) == (1, "WaitingForWindow")
+
+
+def test_a_node_whose_services_nobody_handles_waits_for_no_window_but_for_all_else() -> None:
+    """A node that joins a cluster without kube-proxy."""
+    stages = percent_stages(50, 100)
+    stages[1] = stages[1].model_copy(update={"approval": Approval.MANUAL})
+    world = World.of(2, stages=stages, max_unavailable=1, windows=[LATER])
+    world.agents["n0"].kernel = world.agents["n1"].kernel = ObservedMode.NONE
+    world.edit(rollout__paused=True)
+    world.run(20)
+    assert world.told() == []
+    world.edit(rollout__paused=False)
+    world.run(20)
+    assert world.told() == ["n0"], "the other one's stage waits for a person"
+    world.annotate("proxymode.io/promote", "all")
+    world.run(20)
+    assert world.told() == ["n0", "n1"]
+    assert world.status.status == "Complete"
+
+    kube_proxys = world.join()
+    world.agents[kube_proxys].kernel = ObservedMode.KUBE_PROXY_IPVS
+    newcomer = world.join()
+    world.agents[newcomer].kernel = ObservedMode.NONE
+    world.run(20)
+    assert world.told()[2:] == [newcomer]
 
 
 def test_soak_and_approval_go_on_outside_a_window() -> None:

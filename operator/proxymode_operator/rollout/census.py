@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxymode_api.modes import ObservedMode
+from proxymode_api.reasons.codes import Reason
 from proxymode_operator.rollout.assess import NodeState, assess
 from proxymode_operator.rollout.stages import Candidate
 from proxymode_operator.rollout.writes import prepared, told_at
@@ -46,6 +47,8 @@ class Trait(StrEnum):
     """Its agent says so."""
     RUNS_IPVS = "runs ipvs"
     RUNS_NFTABLES = "runs nftables"
+    UNSERVED = "unserved"
+    """Nobody handles Services on it, neither an agent nor a kube-proxy."""
     TO_PREPARE = "to prepare"
     """It has no NodeProxyMode, or one that does not say what will come."""
 
@@ -112,6 +115,10 @@ def _traits(node: Node, found: Assessment, measure: Measure) -> Iterable[str]:
         (Trait.WAITED_FOR, found.why != "" and (found.state is NodeState.PENDING or found.unheard)),
         (Trait.AILING, found.unavailable and not found.in_flight),
         (Trait.READY, report is not None and report.ready),
+        (
+            Trait.UNSERVED,
+            report is not None and report.mode is ObservedMode.NONE and report.kube_proxy == Reason.ABSENT,
+        ),
         (Trait.TO_PREPARE, not node.foreign and not _is_prepared(asked, measure)),
     )
     yield found.state

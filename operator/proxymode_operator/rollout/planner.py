@@ -9,9 +9,10 @@ What it promises, whatever fails and whenever it runs:
   approved, by what is stored in the status; none at all before every gate has answered. Paused, stopped and aborted
   mean that nothing new starts. Two exceptions, neither of which makes a further node unavailable: a failed node is told
   to try again, and a skipped one sent back, when a person says so, even where failures have stopped the rollout, since
-  that is the way out of it. Outside the rollout's windows no further node is told either; neither these nor a rollback
-  wait for one. One exception to the stages: a node whose switch failed or is overdue, when what is wanted now is what
-  it ran before, is sent back at once; else an undo would wait for a budget that only this node can free.
+  that is the way out of it. Outside the rollout's windows no further node is told either, but for one whose Services
+  nobody handles; neither these nor a rollback wait for one. One exception to the stages: a node whose switch failed or
+  is overdue, when what is wanted now is what it ran before, is sent back at once; else an undo would wait for a budget
+  that only this node can free.
 - With topologyPolicy OneDomain a node is told only while no node of another domain that the rollout waits for is in
   flight; one that is in flight itself may be told anew.
 - A node's mode is only ever one that a ProxyMode asked for, or, in a rollback, the one it ran before this revision.

@@ -44,8 +44,9 @@ def tell(
     if s.stop is not None:
         return wished
     tellable = s.census.having(Trait.TELLABLE)
-    may_start = [stage for stage in s.stages if stage.is_open and not s.closed]
-    staged = [name for stage in may_start for name in stage.members if name in tellable]
+    if s.closed:
+        tellable = tellable & s.census.having(Trait.UNSERVED)
+    staged = [name for stage in s.stages if stage.is_open for name in stage.members if name in tellable]
     order = dict.fromkeys([*sorted(s.census.having(Trait.HOMEWARD)), *_of_one_domain(staged, s)])
     told = _within(s.budget, order, s.census)
     return (*wished, *(turn(nodes[name], template, proxy_mode, stages[name], now) for name in told))
