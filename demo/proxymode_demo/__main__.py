@@ -32,8 +32,8 @@ def main() -> int:
     print(outcome.line(), flush=True)
     if not outcome.good:
         print(
-            f"not as promised. Where clients of all nodes time out at the same moments, the emulated VM got too little of "
-            f"this machine (load average {os.getloadavg()[1]:.1f}, {os.cpu_count()} CPUs): try again while it is quiet",
+            "not as promised. Where clients of all nodes time out at the same moments, the emulated VM got too little "
+            f"of this machine (load average {os.getloadavg()[1]:.1f}, {os.cpu_count()} CPUs): try again while it is quiet",
             file=sys.stderr,
         )
     return 0 if outcome.good else 1
