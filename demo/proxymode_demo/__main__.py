@@ -33,7 +33,7 @@ def main() -> int:
     if not outcome.good:
         print(
             "not as promised. Where clients of all nodes time out at the same moments, the emulated VM got too little "
-            f"of this machine (load average {os.getloadavg()[1]:.1f}, {os.cpu_count()} CPUs): try again while it is quiet",
+            f"of this machine (load {os.getloadavg()[1]:.1f} on {os.cpu_count()} CPUs): try again while it is quiet",
             file=sys.stderr,
         )
     return 0 if outcome.good else 1
