@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from proxymode_api.annotations import SKIP_ANNOTATION
 from proxymode_api.deprecation import KubeProxyMode, deprecation, minor_if_any
 from proxymode_api.modes import ObservedMode
-from proxymode_api.nodeproxymode import NodeProxyMode, Phase, PreflightResult, Verdict
+from proxymode_api.nodeproxymode import STATUS_MANAGER, NodeProxyMode, Phase, PreflightResult, Verdict
 from proxymode_api.proxymode_status import StagePhase, StageStatus
 from proxymode_api.rollout import Approval
 from proxymode_api.stages import stages_in_force
@@ -96,7 +96,7 @@ def node_view(machine: MachineView, found: NodeProxyMode | None, now: datetime) 
         stage=spec.stage,
         deprecated=status.deprecated,
         agent=status.agent_version,
-        heartbeat=status.heartbeat_time,
+        heartbeat=_heard_at(found),
         services=status.programmed.services,
         endpoints=status.programmed.endpoints,
         blockers=tuple(result for result in results if result.verdict is Verdict.BLOCK),
@@ -108,11 +108,19 @@ def node_view(machine: MachineView, found: NodeProxyMode | None, now: datetime) 
     )
 
 
+def _heard_at(found: NodeProxyMode) -> datetime | None:
+    """When its agent wrote last, by the API server's clock where that says so: the node's may be wrong."""
+    heartbeat = found.status.heartbeat_time
+    written = (entry.time for entry in found.metadata.managed_fields if entry.manager == STATUS_MANAGER)
+    return heartbeat and max((time for time in written if time is not None), default=heartbeat)
+
+
 def _state(found: NodeProxyMode, results: tuple[PreflightResult, ...], now: datetime) -> NodeState:
     spec, status = found.spec, found.status
-    if status.heartbeat_time is None:
+    heard_at = _heard_at(found)
+    if heard_at is None:
         return NodeState.NO_AGENT
-    if now - status.heartbeat_time >= SILENT_AFTER:
+    if now - heard_at >= SILENT_AFTER:
         return NodeState.SILENT
     target = spec.target_mode or spec.mode
     if status.phase is Phase.FAILED:

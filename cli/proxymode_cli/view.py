@@ -59,6 +59,7 @@ class NodeView:
 
     `skip`: why a person has taken it out of rollouts, None: nobody has.
     `blockers` and `warnings` are about `target`. `stage`: to which it belongs, whether or not its turn has come.
+    `heartbeat`: when its agent wrote last.
     """
 
     name: str

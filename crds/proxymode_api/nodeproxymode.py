@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic resolves annotations at run time
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from proxymode_api import API_VERSION
 from proxymode_api.common import Condition, ConnectionPolicy, DataplaneOptions, Duration, Mode, Model, ObjectMeta
 from proxymode_api.modes import ObservedMode as ObservedMode
 from proxymode_api.switch import DRAIN_TIMEOUT, DRAIN_TIMEOUT_DESCRIPTION
+
+STATUS_MANAGER: Final = "proxymode-agent"
+"""Field manager by which agents write the status; the API server notes beside it when one did last."""
 
 
 class NodeProxyModeSpec(DataplaneOptions):

@@ -123,7 +123,7 @@ class NodeBed:
 
     async def read(self) -> NodeProxyMode:
         return NodeProxyMode.model_validate(
-            (await self.api.kubectl("get", "nodeproxymode", self.name, "--output=json")).json()
+            (await self.api.kubectl("get", "nodeproxymode", self.name, "--output=json", "--show-managed-fields")).json()
         )
 
     async def until_told(self) -> None:

@@ -15,7 +15,7 @@ from proxymode_agent.node.writer import Pace
 from proxymode_agent.switch import Connections, Outcome, StepRecord, SwitchRecord
 from proxymode_api.deprecation import parse_minor
 from proxymode_api.modes import Mode, ObservedMode
-from proxymode_api.nodeproxymode import Phase, SwitchOutcome
+from proxymode_api.nodeproxymode import STATUS_MANAGER, Phase, SwitchOutcome
 
 if TYPE_CHECKING:
     from proxymode_testbeds.apiserver import ApiServer
@@ -120,11 +120,15 @@ async def test_the_heartbeat_goes_on_where_nothing_happens(manifests: ApiServer,
     async with bed.agent():
         first = (await bed.until(lambda found: found.status.heartbeat_time is not None)).status.heartbeat_time
         assert first is not None
-        await bed.until(
+        found = await bed.until(
             lambda found: (
                 found.status.heartbeat_time is not None and found.status.heartbeat_time >= first + timedelta(seconds=2)
             )
         )
+    # By this the plugin knows when the agent wrote last, whatever its node's clock says.
+    (written,) = [entry.time for entry in found.metadata.managed_fields if entry.manager == STATUS_MANAGER]
+    assert written is not None
+    assert written >= first + timedelta(seconds=2)
 
 
 async def test_a_clock_that_is_set_back_neither_silences_the_agent_nor_keeps_it_from_looking(

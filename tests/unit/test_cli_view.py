@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -43,6 +44,19 @@ def test_every_node_is_in_one_state() -> None:
 )
 def test_what_a_node_reports_decides_its_state(change: dict[str, Any], state: NodeState) -> None:
     assert states([world.node_proxy_mode("node-1", **change)]) == {"node-1": state}
+
+
+@pytest.mark.parametrize("skew", [timedelta(hours=-1), timedelta(hours=1)])
+def test_when_an_agent_wrote_is_for_the_api_server_to_say_and_not_for_its_nodes_clock(skew: timedelta) -> None:
+    def state(ago: timedelta) -> NodeState:
+        node = world.node_proxy_mode("node-1", heartbeat=(world.NOW - ago + skew).isoformat())
+        by_others = {"manager": "kubectl", "time": world.NOW.isoformat(), "subresource": "status"}
+        by_agent = {"manager": "proxymode-agent", "time": (world.NOW - ago).isoformat(), "subresource": "status"}
+        node["metadata"]["managedFields"] = [by_others, by_agent]
+        return states([node])["node-1"]
+
+    assert state(timedelta(minutes=1)) is NodeState.WAITING
+    assert state(timedelta(minutes=4)) is NodeState.SILENT
 
 
 def test_a_report_about_an_older_spec_is_not_yet_an_answer() -> None:

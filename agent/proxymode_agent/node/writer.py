@@ -17,7 +17,7 @@ from proxymode_agent.kube.client import ApiError
 from proxymode_agent.node.pause import Pause
 from proxymode_agent.node.status import HEARTBEAT, worth_writing
 from proxymode_api import API_VERSION
-from proxymode_api.nodeproxymode import NodeProxyModeStatus
+from proxymode_api.nodeproxymode import STATUS_MANAGER, NodeProxyModeStatus
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLLECTION: Final = f"/apis/{API_VERSION}/nodeproxymodes"
-FIELD_MANAGER: Final = "proxymode-agent"
 _UNSETTLED: Final = (EnginePhase.PENDING, EnginePhase.PROGRAMMING)
 
 
@@ -89,7 +88,7 @@ class StatusWriter:
                     "metadata": {"name": self._name},
                     "status": status.wire(),
                 },
-                field_manager=FIELD_MANAGER,
+                field_manager=STATUS_MANAGER,
                 subresource="status",
             )
         except ApiError as error:
