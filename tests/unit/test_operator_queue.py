@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxymode_operator.kubeapi import ApiError, NotLeaderError
+from proxymode_operator.metrics import REGISTRY
 from proxymode_operator.queue import INTERVAL_SECONDS, ConflictError, Queue
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def test_conflicts_are_tried_again_within_about_a_second_however_many() -> None:
         gaps = [later - earlier for earlier, later in zip(recorder.times, recorder.times[1:], strict=False)]
         assert len(gaps) == 20
         assert max(gaps) < 1.3
+        assert min(gaps[5:]) > 0.7, "but ever more slowly up to that"
 
     virtual(scenario)
 
@@ -190,6 +192,26 @@ def test_conflicts_beside_progress_do_not_slow_down() -> None:
         gaps = [later - earlier for earlier, later in zip(recorder.times, recorder.times[1:], strict=False)]
         assert len(gaps) == 20
         assert max(gaps) < 0.2
+
+    virtual(scenario)
+
+
+def test_a_reaction_is_timed_from_the_first_request_over_failures_to_the_end_and_a_reconcile_by_itself_is_none() -> (
+    None
+):
+    def reaction(what: str) -> float:
+        return REGISTRY.get_sample_value(f"proxymode_operator_reaction_seconds_{what}") or 0.0
+
+    async def scenario() -> None:
+        recorder = Recorder(ApiError(503, "Unavailable", "later"), 5.0, None)
+        queue = Queue(recorder)
+        count, seconds = reaction("count"), reaction("sum")
+        queue.add("a")
+        asyncio.get_running_loop().call_later(0.05, queue.add, "a")
+        await run_for(queue, 100)
+        assert len(recorder.times) == 3
+        assert reaction("count") - count == 1
+        assert reaction("sum") - seconds == pytest.approx(recorder.times[1] + 0.01, abs=0.001)
 
     virtual(scenario)
 
