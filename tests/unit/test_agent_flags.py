@@ -51,7 +51,7 @@ def test_everything_said() -> None:
             "--ipvs-tcp-timeout=15m0s",
             "--ipvs-udp-timeout=0",
             "--ipvs-drain-timeout=10m",
-            "--metrics-bind-address=[::1]:9000",
+            "--metrics-bind-address=[::1]:65535",
             "--healthz-bind-address=",
             "--state-dir=/run/x",
             "--sync-period=1m30s",
@@ -76,8 +76,8 @@ def test_everything_said() -> None:
     )
     assert options.kubeconfig == Path("/etc/kubeconfig")
     assert options.node_name == "node-1"
-    assert options.metrics_address == BindAddress("::1", 9000)
-    assert str(options.metrics_address) == "[::1]:9000"
+    assert options.metrics_address == BindAddress("::1", 65535)
+    assert str(options.metrics_address) == "[::1]:65535"
     assert options.healthz_address is None
     assert (options.sync_period, options.log_format, options.verbosity) == (90, LogFormat.JSON, 4)
 
@@ -172,7 +172,7 @@ def test_flags_about_pods_that_do_not_go_together(
         ),
         ("--metrics-bind-address=10249", "'10249' is not an address to listen on; write it as in 127.0.0.1:10249"),
         ("--healthz-bind-address=localhost:1", "'localhost:1' is not an address to listen on"),
-        ("--healthz-bind-address=127.0.0.1:70000", "'127.0.0.1:70000' is not an address to listen on"),
+        ("--healthz-bind-address=127.0.0.1:65536", "'127.0.0.1:65536' is not an address to listen on"),
         ("--node-name=Bad_Name", "'Bad_Name' is not a node name"),
         ("--sync-period=30", "'30' is not a duration: write hours, minutes and seconds as in 1h30m"),
         ("--sync-period=0s", "'0s' is too short"),
