@@ -90,6 +90,8 @@ NODE_PORT = service(
 )
 BALANCED = service("lb", type="LoadBalancer", status={"loadBalancer": {"ingress": [{"ip": "192.0.2.10"}]}})
 LOCAL = service("edge", type="LoadBalancer", externalTrafficPolicy="Local")
+SCHEDULED = service("spread", annotations={IPVS_SCHEDULER_ANNOTATION: "lc"})
+FROM_IPTABLES = node(family=Family.IPTABLES)
 CONFIG_MAP = "ConfigMap kube-system/kube-proxy"
 SPEAKER = daemon_set("speaker", image="quay.io/metallb/speaker:v0.15.2")
 
@@ -340,10 +342,36 @@ def test_nothing_is_found_where_nothing_changes(situation: Situation) -> None:
         ),
         (seen(NFT, kube_proxy=config(mode="ipvs", ipvs={"scheduler": "rr", "tcpTimeout": "0s"})), "scheduler"),
         (seen(NFT, kube_proxy=config(mode="ipvs", ipvs={"scheduler": "rr", "tcpTimeout": "0s"})), "ipvs-timeouts"),
+        (seen(NFT, node(kernel="5.13.0")), "kernel"),
+        (seen(IPVS, node("n1", Family.NFTABLES, "5.9.0")), "kernel"),
+        (seen(NFT, node(kernel="6.1.0")), "conntrack-liberal"),
+        # What is about leaving ipvs is not about leaving iptables, nor about coming to ipvs.
+        (seen(NFT, FROM_IPTABLES, services=(SCHEDULED,)), "scheduler"),
+        (seen(IPVS, FROM_IPTABLES, services=(SCHEDULED,)), "scheduler"),
+        (seen(NFT, FROM_IPTABLES, kube_proxy=config(mode="iptables", ipvs={"tcpTimeout": "900s"})), "ipvs-timeouts"),
+        (seen(NFT, FROM_IPTABLES, services=(BALANCED,)), "vip-local"),
+        (seen(NFT, FROM_IPTABLES, services=(LOCAL,)), "external-policy-local"),
     ],
 )
 def test_a_rule_is_silent_where_it_is_provided_for(situation: Situation, silent: str) -> None:
     assert silent not in {rule for rule, _, _ in told(situation)}
+
+
+@pytest.mark.parametrize(
+    ("situation", "wanted"),
+    [
+        (seen(NFT, node(kernel="5.12.19")), ("kernel", "block", "Node n1")),
+        (seen(IPVS, node("n1", Family.NFTABLES, "5.8.18")), ("kernel", "warn", "Node n1")),
+        (seen(NFT, node(kernel="5.13.0")), ("conntrack-liberal", "warn", "Node n1")),
+        (seen(NFT, node(kernel="6.0.19")), ("conntrack-liberal", "warn", "Node n1")),
+        (
+            seen(IPVS, FROM_IPTABLES, services=(NODE_PORT,), options=DataplaneOptions(localhost_node_ports=True)),
+            ("node-port-localhost", "warn", "Service shop/web"),
+        ),
+    ],
+)
+def test_a_rule_holds_up_to_its_boundary(situation: Situation, wanted: tuple[str, str, str]) -> None:
+    assert wanted in told(situation)
 
 
 def test_localhost_is_answered_by_the_agent_for_tcp_only() -> None:
