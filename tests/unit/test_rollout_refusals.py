@@ -8,7 +8,7 @@ import pytest
 
 from proxymode_api.gates import Gate
 from proxymode_api.rollout import Stage, TopologyPolicy, Window
-from proxymode_api.selector import LabelSelector
+from proxymode_api.selector import LabelSelector, LabelSelectorRequirement, SelectorOperator
 from proxymode_operator.rollout.planner import budget
 from proxymode_operator.rollout.stages import rounded_up
 from rollout_world import World, percent_stages
@@ -93,6 +93,27 @@ def test_a_spec_that_becomes_wrong_in_mid_rollout_holds_what_is_there_and_goes_o
     world.edit(rollout__stages=percent_stages(50, 100))
     world.run()
     assert (world.status.status, world.status.revision) == ("Complete", 1)
+
+
+LABELLED = LabelSelector(match_expressions=[LabelSelectorRequirement(key="zone", operator=SelectorOperator.EXISTS)])
+
+
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {"gates": [prometheus(prometheus={"bearerTokenSecret": {"key": "token"}})]},
+        {
+            "gates": [
+                Gate.model_validate({"name": "w", "webhook": {"url": "http://approvals.example.org:8080/proxymode"}})
+            ]
+        },
+        {"stages": [Stage(name="labelled", selector=LABELLED), Stage(name="rest", selector=LabelSelector())]},
+    ],
+)
+def test_what_can_be_meant_is_not_refused(rollout: dict[str, Any]) -> None:
+    world = World.of(2, **rollout)
+    world.decide()
+    assert world.condition("Accepted").reason == "Accepted"
 
 
 def test_a_node_selector_that_matches_nothing_says_so() -> None:
