@@ -38,6 +38,15 @@ class ConflictError(Exception):
         self.progress = progress
 
 
+class RefusedError(Exception):
+    """The API server will not have one object as it was to be, which says nothing about the others. `progress`: some of
+    those were written."""
+
+    def __init__(self, message: str, *, progress: bool) -> None:
+        super().__init__(message)
+        self.progress = progress
+
+
 @dataclass(slots=True)
 class _Key:
     """Times are the event loop's. `due`: when to reconcile, infinitely far when nothing asks for it. `not_before`:
@@ -102,8 +111,11 @@ class Queue:
             self._back_off(state, loop.time(), asked_at, _LAST_CONFLICT_BACKOFF_SECONDS)
         except NotLeaderError:
             raise
-        except ApiError as error:
+        except (ApiError, RefusedError) as error:
             RECONCILES.labels("error").inc()
+            if isinstance(error, RefusedError) and error.progress:
+                # One node that is refused for good must not make all others wait for a minute at every turn.
+                state.failures = 0
             delay = self._back_off(state, loop.time(), asked_at)
             logger.warning(
                 "reconcile failed", extra={"proxymode": name, "error": str(error), "again_in": round(delay, 1)}

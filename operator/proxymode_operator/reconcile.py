@@ -22,7 +22,7 @@ from proxymode_operator import objects
 from proxymode_operator.cache import RELEASE
 from proxymode_operator.kubeapi import ApiError, Kind, NotLeaderError
 from proxymode_operator.metrics import NODE_WRITES, NODES, PLAN_SECONDS, STATUS
-from proxymode_operator.queue import ConflictError
+from proxymode_operator.queue import ConflictError, RefusedError
 from proxymode_operator.rollout.memory import Memory
 from proxymode_operator.rollout.model import Notice
 from proxymode_operator.rollout.planner import plan
@@ -49,6 +49,9 @@ WRITING_SECONDS: Final = 0.1
 meanwhile (a pause) is heard in between, however long an API server in trouble takes."""
 LOOK_AGAIN_SECONDS: Final = 300.0
 """A clock that is set while we wait for a time of day is noticed within this."""
+
+_OF_ONE_OBJECT: Final = frozenset({400, 403, 422})
+"""Codes by which an object is refused: by its schema, or by somebody's admission policy."""
 
 _STATES: Final = ("updated", "pending", "switching", "failed", "blocked", "skipped")
 
@@ -91,7 +94,8 @@ class Reconciler:
     async def reconcile(self, key: str) -> float | None:
         """Seconds until it has to be done again without being asked, or None.
 
-        Raises ConflictError when something changed meanwhile, ApiError when a request failed, NotLeaderError.
+        Raises ConflictError when something changed meanwhile, RefusedError when a node's write was refused, ApiError
+        when a request failed, NotLeaderError.
         """
         if key == RELEASE:
             return await self._release()
@@ -181,6 +185,8 @@ class Reconciler:
         error = min(errors, key=lambda e: isinstance(e, ConflictError), default=None)
         if isinstance(error, ConflictError):
             error = ConflictError(str(error), progress=bool(written))
+        elif isinstance(error, ApiError) and error.code in _OF_ONE_OBJECT:
+            error = RefusedError(str(error), progress=bool(written))
         return _Done(len(writes) - len(waiting), written, error)
 
     async def _write_one(self, write: Write) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from proxymode_operator.kubeapi import ApiError, NotLeaderError
 from proxymode_operator.metrics import REGISTRY
-from proxymode_operator.queue import INTERVAL_SECONDS, ConflictError, Queue
+from proxymode_operator.queue import INTERVAL_SECONDS, ConflictError, Queue, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -192,6 +192,20 @@ def test_conflicts_beside_progress_do_not_slow_down() -> None:
         gaps = [later - earlier for earlier, later in zip(recorder.times, recorder.times[1:], strict=False)]
         assert len(gaps) == 20
         assert max(gaps) < 0.2
+
+    virtual(scenario)
+
+
+def test_one_object_that_is_refused_for_good_slows_nobody_down_as_long_as_others_are_written() -> None:
+    async def scenario() -> None:
+        refused = [RefusedError("by a policy", progress=True)] * 10 + [RefusedError("by a policy", progress=False)] * 12
+        recorder = Recorder(*refused)
+        queue = Queue(recorder)
+        queue.add("a")
+        await run_for(queue, 400)
+        gaps = [later - earlier for earlier, later in zip(recorder.times, recorder.times[1:], strict=False)]
+        assert max(gaps[:10]) < 0.2
+        assert gaps[-1] > 40, "but who is left alone with it asks ever more seldom"
 
     virtual(scenario)
 

@@ -15,7 +15,7 @@ from proxymode_operator.gate_runner import GateRunner
 from proxymode_operator.kubeapi import ApiError, Kind, ListedObject, NotLeaderError
 from proxymode_operator.metrics import REGISTRY
 from proxymode_operator.pace import Pace
-from proxymode_operator.queue import ConflictError
+from proxymode_operator.queue import ConflictError, RefusedError
 from proxymode_operator.reconcile import Reconciler
 from proxymode_operator.rollout.planner import plan
 from test_operator_cache import listed, node, npm, pm
@@ -155,6 +155,21 @@ def test_one_node_that_conflicts_does_not_keep_others_from_being_written() -> No
         bench.reconcile()
     assert "NodeProxyMode n2" in bench.server.calls
     assert "Event RolloutStarted" in bench.server.calls, "the next decision would not think of it"
+
+
+@pytest.mark.parametrize("code", [400, 403, 422])
+def test_one_node_that_is_refused_is_told_apart_from_an_api_server_in_trouble(code: int) -> None:
+    bench = Bench()
+    bench.server.errors["NodeProxyMode n1"] = ApiError(code, "Refused", "by a policy")
+    progress = []
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="by a policy") as refused:
+            bench.reconcile()
+        progress.append(refused.value.progress)
+    assert progress == [True, False], "the other node is written by now"
+    bench.server.errors["NodeProxyMode n1"] = ApiError(503, "Unavailable", "")
+    with pytest.raises(ApiError):
+        bench.reconcile()
 
 
 def test_without_the_lease_nothing_is_written() -> None:
