@@ -115,6 +115,8 @@ def report(totals: Totals) -> None:
     )
     if totals.longest_gap_ms:
         point(f"longest wait for an answer on a long-lived connection: {totals.longest_gap_ms:.0f} ms")
+    if totals.away_seconds:
+        point(f"for {totals.away_seconds:.0f} s a client's machine stood still, which counts for no timeout")
 
 
 async def type_and_run(fleet: DemoFleet, *words: str | Path) -> None:

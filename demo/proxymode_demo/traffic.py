@@ -61,6 +61,7 @@ class Totals:
     udp_sent: int = 0
     udp_lost: int = 0
     longest_gap_ms: float = 0.0
+    away_seconds: float = 0.0
 
     @classmethod
     def of(cls, results: Iterable[dict[str, Any]]) -> Totals:
@@ -78,6 +79,7 @@ class Totals:
             udp_sent=total("udp_sent"),
             udp_lost=total("udp_lost"),
             longest_gap_ms=max((result.get("longest_gap_ms") or 0.0 for result in every), default=0.0),
+            away_seconds=max((result.get("away_seconds") or 0.0 for result in every), default=0.0),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -139,6 +140,26 @@ def test_a_silent_server_stalls_connections_that_stay_open(server: tuple[Traffic
     assert result["lost_reasons"] == {"stall": 4}
     assert set(result["failed_reasons"]) == {"timeout"}
     assert {first["stage"] for first in result["failed_first"]} == {"asking"}
+
+
+def test_time_in_which_the_client_itself_did_not_run_counts_for_no_timeout(
+    server: tuple[TrafficProcess, int, int],
+) -> None:
+    process, tcp, udp = server
+    command = client_command(
+        LOOPBACK, tcp=tcp, udp=udp, established=4, push=1, udp_streams=1, new_rate=20, interval=0.02, timeout=1
+    )
+    with start(command) as client:
+        client.wait_for("ready")
+        for each in (process, client):
+            each.signal(signal.SIGSTOP)
+        time.sleep(2.5)  # longer than the timeout, for both
+        for each in (client, process):  # the client looks at its deadlines before there can be an answer
+            each.signal(signal.SIGCONT)
+        client.wait_for("second", lambda counters: counters["new"] > 20)
+        result = client.stop()
+    assert (result["alive"], result["lost"], result["failed"], result["udp_lost"]) == (5, 0, 0, 0), result
+    assert result["away_seconds"] > 1
 
 
 def test_without_a_server_there_is_no_measurement_and_it_says_why() -> None:

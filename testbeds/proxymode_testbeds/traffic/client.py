@@ -3,7 +3,8 @@
 What a failure is: a long-lived connection is lost with a reset, an end of file, or an answer later than the timeout;
 a new connection failed unless it got its answer within the timeout; a datagram is lost unless answered within it. The
 measurement begins when all long-lived connections are established; until then they are tried again and again. What is
-under way at the end gets its time to end well.
+under way at the end gets its time to end well. Time in which the client itself did not run, since its machine stood
+still, counts for no timeout: it could not have seen an answer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SWEEP_SECONDS = 0.25  # how exactly timeouts are kept
+AWAY_SECONDS = 1.0  # a sweep that comes so much later than planned: the client was not running
 RETRY_SECONDS = 0.2
 STREAM_RATE = 4.0
 
@@ -86,7 +88,7 @@ class Client:
     def run(self) -> bool:
         """Does it all and prints the result; False where the measurement never began."""
         self._loop.on_stop_signal(self._finish)
-        self._loop.after(SWEEP_SECONDS, self._sweep)
+        self._sweep_later()
         self._loop.after(self._load.ready_timeout, self._ready_deadline)
         for flavour, number in ((TALK, self._load.established), (BULK, self._load.bulk), (PUSH, self._load.push)):
             for _ in range(number):
@@ -141,8 +143,19 @@ class Client:
         if self._began is None:
             self._loop.stop()
 
+    def _sweep_later(self) -> None:
+        self._sweep_at = now() + SWEEP_SECONDS
+        self._loop.after(SWEEP_SECONDS, self._sweep)
+
     def _sweep(self) -> None:
         moment = now()
+        away = moment - self._sweep_at
+        if away > AWAY_SECONDS:
+            self._tally.away += away
+            for exchange in self._open:
+                exchange.extend(away)
+            for stream in self._streams:
+                stream.extend(away)
         for exchange in [e for e in self._open if e.deadline is not None and e.deadline < moment]:
             exchange.fail("stall" if exchange.answers else "timeout")
         for stream in self._streams:
@@ -150,7 +163,7 @@ class Client:
         if self._ending and not any(self._awaits(exchange) for exchange in self._open) and not self._streaming():
             self._loop.stop()
         else:
-            self._loop.after(SWEEP_SECONDS, self._sweep)
+            self._sweep_later()
 
     def _awaits(self, exchange: Exchange) -> bool:
         """Whether an answer is due that must come before the end; one that is pushed may."""

@@ -73,6 +73,11 @@ class Exchange:
         except OSError as error:
             self.fail(reason_of(error))
 
+    def extend(self, seconds: float) -> None:
+        """An answer that is due may come so much later."""
+        if self.deadline is not None:
+            self.deadline += seconds
+
     def close(self) -> None:
         if self._open:
             self._open = False

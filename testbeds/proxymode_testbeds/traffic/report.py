@@ -11,6 +11,7 @@ failed         of these, the ones that did not get that far: refused, timeout, r
 *_reasons      how often which; *_first: the first ones, with their time
 udp_sent       datagrams, each from a port of its own or of streams; udp_answered of them, udp_lost the rest
 connect_ms     p50, p99 and max of the new connections' TCP handshake
+away_seconds   how long in all the client itself did not run
 longest_gap_ms the longest wait for an answer on a long-lived connection, and when it ended (`longest_gap_at`)
 backends       how many answers came from which server, by kind of traffic
 """
@@ -62,6 +63,7 @@ class Tally:
     handshakes: list[float] = field(default_factory=list)
     longest_gap: float = 0.0
     longest_gap_at: float = 0.0
+    away: float = 0.0
     backends: dict[Kind, Counter[str]] = field(default_factory=dict)
 
     def answered(self, kind: Kind, backend: str) -> None:
@@ -97,6 +99,7 @@ class Tally:
                 "p99": milliseconds(percentile(self.handshakes, 99)),
                 "max": milliseconds(percentile(self.handshakes, 100)),
             },
+            "away_seconds": round(self.away, 1),
             "longest_gap_ms": milliseconds(self.longest_gap),
             "longest_gap_at": round(self.longest_gap_at, 1),
             "backends": {kind: dict(counts) for kind, counts in self.backends.items()},

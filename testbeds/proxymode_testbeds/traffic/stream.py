@@ -41,6 +41,10 @@ class Stream:
         """Send no more."""
         self._sending = False
 
+    def extend(self, seconds: float) -> None:
+        """Answers that are due may come so much later."""
+        self._unanswered = {number: sent + seconds for number, sent in self._unanswered.items()}
+
     def sweep(self) -> None:
         """Give up answers that are too late."""
         moment = now()
