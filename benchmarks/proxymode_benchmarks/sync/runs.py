@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxymode_benchmarks.sync.cluster import Cluster
     from proxymode_benchmarks.sync.proxy import Proxy, Start
 
-STARTS: Final = 3
+STARTS: Final = 7
 """Cold starts and restarts are made that often; the figures are those of the median."""
 LONG_SECONDS: Final = 6.0
 """What takes longer is made once."""
