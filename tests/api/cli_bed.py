@@ -167,6 +167,8 @@ async def fleet_of(manifests: ApiServer, store: Store) -> AsyncIterator[ApiServe
         (waiting, node_status("ipvs", phase="Blocked", preflight=BLOCKED)),
         (waiting, node_status("ipvs")),
     )
+    for left_by_others in (PROXY_MODES, NODE_PROXY_MODES, "/api/v1/nodes"):
+        await store.delete(left_by_others)
     try:
         await store.create(PROXY_MODES, PROXY_MODE, STATUS)
         for name, (spec, status) in zip(NODES, nodes, strict=True):
