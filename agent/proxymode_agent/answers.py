@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.health import Health, health_routes, judge, metrics_routes, serve
 from proxymode_agent.healthcheck import HealthCheckServers
-from proxymode_api.modes import KubeProxyPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,15 +71,11 @@ async def serve_in_place_of_kube_proxy(
     """
     seen = programmed.value
     while True:
-        if not _in_place_of_kube_proxy(seen):
+        if seen is None or not seen.stays:
             seen = await programmed.changed(seen)
             continue
         async with asyncio.TaskGroup() as tasks:
             answering = tasks.create_task(serve("node healthz", address, paths))
-            while _in_place_of_kube_proxy(seen):
+            while seen is not None and seen.stays:
                 seen = await programmed.changed(seen)
             answering.cancel()
-
-
-def _in_place_of_kube_proxy(programmed: HealthChecks | None) -> bool:
-    return programmed is not None and programmed.config.kube_proxy is not KubeProxyPolicy.HAND_BACK

@@ -14,7 +14,6 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.ipvs.sysctls import PROC_SYS
-from proxymode_api.modes import KubeProxyPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +73,6 @@ def settle(limits: ConntrackLimits, cores: int, root: Path = PROC_SYS) -> None:
 async def settle_once_programmed(limits: ConntrackLimits, programmed: Cell[HealthChecks | None]) -> None:
     """Do it as soon as this agent handles the node's Services; before that nothing of the node is its business."""
     seen = programmed.value
-    while seen is None or seen.config.kube_proxy is KubeProxyPolicy.HAND_BACK:
+    while seen is None or not seen.stays:
         seen = await programmed.changed(seen)
     await asyncio.to_thread(settle, limits, os.cpu_count() or 1)

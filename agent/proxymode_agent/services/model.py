@@ -265,3 +265,8 @@ class HealthChecks(NamedTuple):
     mode: Mode
     config: DataplaneConfig
     checks: Mapping[ServiceName, HealthCheck]
+
+    @property
+    def stays(self) -> bool:
+        """Whether the node is this agent's from now on, and not to be handed back to kube-proxy."""
+        return self.config.kube_proxy is not KubeProxyPolicy.HAND_BACK

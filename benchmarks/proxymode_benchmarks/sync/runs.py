@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from proxymode_benchmarks.quiet import wait_until_quiet
 from proxymode_benchmarks.sync import cases, kernel
 from proxymode_benchmarks.sync.changes import Replacing
 from proxymode_benchmarks.sync.connects import first_packet_cost
@@ -40,11 +39,9 @@ async def measure(proxy: Proxy, case: Case, cluster: Cluster, folder: Path) -> F
 async def _measure(proxy: Proxy, case: Case, cluster: Cluster, folder: Path) -> Figures:
     cold: list[Start] = []
     while len(cold) < STARTS - 1 and (not cold or cold[0].wall < LONG_SECONDS):
-        await asyncio.to_thread(wait_until_quiet)
         with proxy.start(cluster, folder) as process:
             cold.append(await asyncio.to_thread(process.wait_until_synced))
         proxy.remove()
-    await asyncio.to_thread(wait_until_quiet)
     with proxy.start(cluster, folder) as process:
         cold.append(await asyncio.to_thread(process.wait_until_synced))
         first_packet = await asyncio.to_thread(first_packet_cost, cases.cluster_ip(case.probe))
@@ -80,7 +77,6 @@ async def _measure(proxy: Proxy, case: Case, cluster: Cluster, folder: Path) -> 
 async def _restart(proxy: Proxy, cluster: Cluster, folder: Path) -> Start:
     """Start over what is there. Raises WrongResultError when anything was written by a proxy that should not."""
     before = kernel.generation()
-    await asyncio.to_thread(wait_until_quiet)
     with proxy.start(cluster, folder, again=True) as process:
         start = await asyncio.to_thread(process.wait_until_synced)
     if not proxy.restarts_write and (start.written or kernel.generation() != before):
