@@ -15,7 +15,8 @@ BUILD ?= docker build
 REGISTRY ?=
 VERSION ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 GUEST := $(BIN)/python -m proxymode_testbeds.vm run --
-SWITCHES := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py)  # they count lost connections: nothing beside them
+# They count lost connections, or unload ip_vs: nothing beside them.
+ALONE := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py) tests/vm/test_daemonset_rights.py tests/vm/test_ipvs_unloaded.py
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
@@ -79,8 +80,8 @@ test-host: install ## API surface and this host's kernel (root)
 
 .PHONY: test-vm
 test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
-	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(PARALLEL) $(filter-out $(SWITCHES),$(wildcard tests/vm/test_*.py)) $(PYTEST_ARGS)
-	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(SWITCHES) $(PYTEST_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(PARALLEL) $(filter-out $(ALONE),$(wildcard tests/vm/test_*.py)) $(PYTEST_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(ALONE) $(PYTEST_ARGS)
 
 .PHONY: test-vm-nftables
 test-vm-nftables: install ## the host kernel's tests once more on 6.1, inside the VM; slow, not part of `make test`

@@ -6,11 +6,12 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+import ipvs_module
 
 HERE = Path(__file__).parent
 DAEMON_SET = HERE.parents[1] / "manifests/base/agent/daemonset.yaml"
@@ -24,19 +25,6 @@ def container() -> tuple[dict[str, Any], dict[str, str]]:
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"]}
     (only,) = spec["containers"]
     return only, {mount["mountPath"]: paths[mount["name"]] for mount in only["volumeMounts"]}
-
-
-def unload_ipvs() -> None:
-    """Namespaces of earlier tests hold the module until the kernel has taken them down."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while ipvs := [name for name in loaded_modules() if name == "ip_vs" or name.startswith("ip_vs_")]:
-        assert time.monotonic() < deadline, f"still in use: {ipvs}"
-        subprocess.run(["modprobe", "--remove", *sorted(ipvs, reverse=True)], capture_output=True, check=False)
-        time.sleep(0.1)
-
-
-def loaded_modules() -> list[str]:
-    return [line.split()[0] for line in Path("/proc/modules").read_text().splitlines()]
 
 
 def script(state_dir: Path) -> str:
@@ -66,7 +54,7 @@ def script(state_dir: Path) -> str:
 
 
 def test_the_agent_switches_with_the_rights_of_its_daemonset(tmp_path: Path) -> None:
-    unload_ipvs()
+    ipvs_module.unload()
     done = subprocess.run(
         ["unshare", "--mount", "--net", "sh", "-c", script(tmp_path)],
         capture_output=True,

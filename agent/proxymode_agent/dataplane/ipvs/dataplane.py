@@ -281,6 +281,9 @@ class IpvsDataplane:
             flows.delete()
 
     def _open_servers(self) -> Servers:
+        if self._servers is not None and self._servers.outlived():
+            self._servers.close()
+            self._servers = None
         if self._servers is None:
             self._servers = Servers()
         return self._servers

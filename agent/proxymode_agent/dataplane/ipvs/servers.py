@@ -71,6 +71,17 @@ class Servers:
         self._listing.close()
         self._netlink.close()
 
+    def outlived(self) -> bool:
+        """Whether the module ip_vs that this object asks has been unloaded: one loaded since is another netlink family.
+
+        Only virtual servers hold the module, so this happens to an agent without Services.
+        """
+        try:
+            self._listing.seek(0)
+        except OSError:  # EINVAL, of an entry of /proc that was removed (fs/proc/inode.c: proc_reg_llseek)
+            return True
+        return False
+
     def read(self, wanted: Callable[[Frontend], bool]) -> dict[Frontend, VirtualServer]:
         """Those of the virtual servers for which `wanted` says so, whoever made them, with their real servers.
 
