@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import ipvs_module
+import yaml
 
 HERE = Path(__file__).parent
 DAEMON_SET = HERE.parents[1] / "manifests/base/agent/daemonset.yaml"
