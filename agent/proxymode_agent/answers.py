@@ -56,7 +56,8 @@ async def run(
         if options.metrics_address is not None:
             answers = metrics_routes(metrics, lambda: engine.snapshot().observed)
             tasks.create_task(serve("metrics", options.metrics_address, answers))
-        checks = HealthCheckServers(lambda: health().healthy, recorder.warn, metrics)
+        # Not `healthy`: by a node that is about to go, load balancers of policy Local go on to reach what it still has.
+        checks = HealthCheckServers(lambda: health().alive, recorder.warn, metrics)
         tasks.create_task(checks.run(engine.health_checks))
 
 

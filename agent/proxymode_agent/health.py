@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _SERVER: Final = f"{PRODUCT}/{VERSION}"
 """By which an agent on kube-proxy's ports is told from a kube-proxy (`preflight.facts`)."""
+_NEVER: Final = "0001-01-01T00:00:00Z"
+"""How kube-proxy writes it (Go's zero time): whoever reads a time here need not expect anything else."""
 _OURS: Final = (ObservedMode.IPVS, ObservedMode.NFTABLES)
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,15 @@ def health_routes(read: Callable[[], Health], probed: Callable[[str, int], None]
     def answer(ok: bool, health: Health, more: Mapping[str, bool]) -> Answer:
         now = datetime.now(UTC)
         # kube-proxy: who is well counts as updated now, so that an idle cluster does not look stale.
-        body = {"lastUpdated": _time(now if ok else health.last_updated), "currentTime": _time(now), **more}
+        body: dict[str, object] = {
+            "lastUpdated": _time(now if ok else health.last_updated),
+            "currentTime": _time(now),
+            **more,
+            "healthy": health.alive,
+        }
+        if health.last_updated is not None:
+            one = {"lastUpdated": _time(health.last_updated), "healthy": health.alive}
+            body["status"] = dict.fromkeys(("IPv4", "IPv6"), one)
         return Answer(
             status=200 if ok else 503,
             headers={"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", "Server": _SERVER},
@@ -95,23 +105,24 @@ def health_routes(read: Callable[[], Health], probed: Callable[[str, int], None]
 
 
 def metrics_routes(metrics: Metrics, observed: Callable[[], ObservedMode]) -> Paths:
-    """/metrics, and /proxyMode, where people and tools are used to ask which mode the node is in."""
+    """/metrics; /proxyMode, where people and tools are used to ask which mode the node is in; and /healthz, which says
+    no more than that somebody answers: as on kube-proxy's port of metrics."""
 
     def scrape() -> Answer:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # takes a while, and a start has other work
 
         return Answer(200, {"Content-Type": CONTENT_TYPE_LATEST}, generate_latest(metrics.registry))
 
+    headers = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff", "Server": _SERVER}
+
     def proxy_mode() -> Answer:
         mode = observed()
-        headers = {
-            "Content-Type": "text/plain; charset=utf-8",
-            "X-Content-Type-Options": "nosniff",
-            "Server": _SERVER,
-        }
         return Answer(200, headers, mode.encode()) if mode in _OURS else Answer(503, headers, b"")
 
-    return {"/metrics": scrape, "/proxyMode": proxy_mode}
+    def ping() -> Answer:
+        return Answer(200, headers, b"ok")
+
+    return {"/metrics": scrape, "/proxyMode": proxy_mode, "/healthz": ping}
 
 
 async def serve(what: str, address: BindAddress, paths: Paths) -> None:
@@ -139,4 +150,4 @@ async def serve(what: str, address: BindAddress, paths: Paths) -> None:
 
 
 def _time(moment: datetime | None) -> str:
-    return "" if moment is None else moment.isoformat().replace("+00:00", "Z")
+    return _NEVER if moment is None else moment.isoformat().replace("+00:00", "Z")

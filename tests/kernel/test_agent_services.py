@@ -86,6 +86,11 @@ async def test_a_load_balancer_hears_whether_this_node_has_endpoints(
     eventually(lambda: asked(node, str(four), HEALTH_PORT)[0] == 200, agent)
     assert json.loads(asked(node, str(four), HEALTH_PORT)[1]) == expected
     assert json.loads(asked(node, f"[{six}]", HEALTH_PORT)[1]) == expected
+    taint = {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule", "value": "1"}
+    await api.kubectl("patch", "node", "node1", "--patch", json.dumps({"spec": {"taints": [taint]}}))
+    eventually(lambda: agent.get("/healthz")[0] == 503, agent)
+    assert asked(node, str(four), HEALTH_PORT) == (200, asked(node, f"[{six}]", HEALTH_PORT)[1])
+    assert json.loads(asked(node, str(four), HEALTH_PORT)[1]) == expected, "endpoints serve until the node is gone"
     await apply(api, *placed(node, {"node1-pod1": "node2", "node1-pod2": "node2"}))
     eventually(lambda: asked(node, str(four), HEALTH_PORT)[0] == 503, agent)
     await apply(api, service())

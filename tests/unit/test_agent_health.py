@@ -151,7 +151,8 @@ async def test_endpoints_answer_as_kube_proxys(health: Health, statuses: tuple[i
             async with session.get(url + path) as response:
                 found.append(response.status)
                 body: dict[str, Any] = await response.json()
-                assert body.keys() - {"nodeEligible"} == {"lastUpdated", "currentTime"}
+                assert body.keys() - {"nodeEligible", "status"} == {"lastUpdated", "currentTime", "healthy"}
+                assert body["healthy"] is health.alive
                 assert body.get("nodeEligible") is (health.node_eligible if path == "/healthz" else None)
                 datetime.fromisoformat(body["currentTime"])
                 assert response.headers["Content-Type"] == "application/json"
@@ -184,6 +185,19 @@ async def test_last_updated_is_the_last_sync_where_the_answer_is_no(bad: Health)
     ):
         body = await response.json()
         assert body["lastUpdated"] == "2026-01-02T03:04:05Z"
+        one = {"lastUpdated": "2026-01-02T03:04:05Z", "healthy": bad.alive}
+        assert body["status"] == {"IPv4": one, "IPv6": one}
+
+
+async def test_a_node_that_never_synced_says_so_as_kube_proxy_does() -> None:
+    never = Health(healthy=False, alive=False, ready=False, node_eligible=True, last_updated=None)
+    async with (
+        served(health_routes(lambda: never, Metrics().kube_proxy.probed)) as (session, url),
+        session.get(f"{url}/livez") as response,
+    ):
+        body = await response.json()
+        assert body["lastUpdated"] == "0001-01-01T00:00:00Z"
+        assert "status" not in body
 
 
 async def test_metrics_are_in_prometheus_text_and_every_name_has_a_known_prefix() -> None:
@@ -218,6 +232,12 @@ async def test_the_mode_is_told_as_by_kube_proxy_but_nobody_takes_the_agent_for_
         assert await response.text() == body
         assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
         assert await asyncio.to_thread(proxy_mode, "127.0.0.1", int(url.rpartition(":")[2])) == ""
+
+
+async def test_the_port_of_metrics_says_ok_as_kube_proxys() -> None:
+    async with served(metrics_routes(Metrics(), none)) as (session, url), session.get(f"{url}/healthz") as response:
+        assert (response.status, await response.text()) == (200, "ok")
+        assert response.headers["Server"].startswith("proxymode-agent/")
 
 
 async def test_an_address_that_is_taken_is_tried_again_until_it_is_free() -> None:
