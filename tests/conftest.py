@@ -1,6 +1,6 @@
 """For every test: a skipped test is a failed one. A capability that is missing must be installed, not passed over.
 
-Whatever pytest would count as neither passed nor failed counts as failed: a skip, in a test or of a whole module; a test
+Whatever pytest would count as neither passed nor failed counts as failed: a skip, in a test or of a module; a test
 that is expected to fail; a parametrization over nothing (`empty_parameter_set_mark`, in pyproject.toml).
 """
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from proxymode_testbeds.apiserver.processes import free_port, running
+from proxymode_testbeds.apiserver.processes import running
 from proxymode_testbeds.apiserver.rights import NAMESPACE
 from proxymode_testbeds.polling import eventually
+from proxymode_testbeds.ports import free_port
 
 if TYPE_CHECKING:
     from proxymode_testbeds.apiserver import ApiServer
@@ -110,7 +111,7 @@ class Operators:
     async def start(self) -> Replica:
         """A new process."""
         name = f"operator-{len(self.all)}"
-        port = free_port("127.0.0.1")
+        port = free_port()
         kubeconfig = self._api.kubeconfig(self._api.add_service_account(NAMESPACE, "proxymode-operator"))
         command = [
             *(sys.executable, "-m", "proxymode_operator"),

@@ -20,8 +20,9 @@ import aiohttp
 import pytest_asyncio
 
 from proxymode_testbeds.apiserver import ApiServer
-from proxymode_testbeds.apiserver.processes import free_port, running
+from proxymode_testbeds.apiserver.processes import running
 from proxymode_testbeds.polling import DEADLINE_SECONDS, eventually
+from proxymode_testbeds.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -172,7 +173,7 @@ class Bed:
     @asynccontextmanager
     async def operator(self, name: str = "operator") -> AsyncIterator[ServerProcess]:
         """A running operator process; ended when the block ends, if it has not ended by then."""
-        self.health_port = free_port("127.0.0.1")
+        self.health_port = free_port()
         log = self.folder / f"{name}.log"
         async with operator(self.api, log, self.health_port, lease_seconds=self.lease_seconds) as process:
             yield process

@@ -34,9 +34,9 @@ from proxymode_docs import alerts
 from proxymode_docs.panels import ROWS
 from proxymode_flags import BindAddress
 from proxymode_testbeds.agentbed import agent, apply, kubeconfig, node, relay, set_up_cluster, slices
-from proxymode_testbeds.apiserver.processes import free_port
 from proxymode_testbeds.fixtures import node_fleet, traffic
 from proxymode_testbeds.polling import eventually
+from proxymode_testbeds.ports import free_port
 from proxymode_testbeds.prometheus import Prometheus, prometheus, promtool
 from proxymode_testbeds.relay import Relay
 
@@ -188,7 +188,7 @@ async def test_every_query_of_the_dashboard_is_answered_by_the_real_processes(
     patch = json.dumps({"status": {"conditions": [ready]}})
     await api.kubectl("patch", "node", "node1", "--subresource=status", "--patch", patch)
     async with AsyncExitStack() as stack:
-        operators, others = free_port("127.0.0.1"), free_port("127.0.0.1")
+        operators, others = free_port(), free_port()
         await stack.enter_async_context(operator(api, tmp_path / "operator.log", metrics_port=operators))
         engine = await stack.enter_async_context(Other(others).running())
         namespace = node.netns("node1")

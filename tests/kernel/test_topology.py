@@ -12,6 +12,7 @@ import pytest
 
 from proxymode_testbeds import netns
 from proxymode_testbeds.topology import Topology, build, make_fleet
+from proxymode_testbeds.topology.build import no_newcomers
 from proxymode_testbeds.traffic.ask import Answer
 
 if TYPE_CHECKING:
@@ -123,9 +124,10 @@ def test_what_a_killed_run_left_behind_goes_with_the_next(node_fleet: FleetMaker
         assert holder.stdout is not None
         names: dict[str, str] = json.loads(holder.stdout.readline())
         sleeper = netns.popen(names["node1-pod1"], ["sleep", "1000"])
-        holder.kill()
-        holder.wait()
-    assert all((netns.FOLDER / name).exists() for name in names.values())
+        with no_newcomers():
+            holder.kill()
+            holder.wait()
+            assert all((netns.FOLDER / name).exists() for name in names.values())
 
     node_fleet(nodes=1, pods=1)
 

@@ -21,6 +21,7 @@ from proxymode_agent.preflight.facts import proxy_mode
 from proxymode_agent.services.model import DataplaneConfig, HealthChecks
 from proxymode_api.modes import KubeProxyPolicy, Mode, ObservedMode
 from proxymode_flags import BindAddress
+from proxymode_testbeds.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,12 +51,6 @@ def test_judgement(snapshot: EngineSnapshot, behind: float, eligible: bool, expe
 
 def none() -> ObservedMode:
     return ObservedMode.NONE
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

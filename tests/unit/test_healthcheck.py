@@ -20,6 +20,7 @@ from proxymode_agent.healthcheck.servers import local_addresses
 from proxymode_agent.metrics import Metrics
 from proxymode_agent.services.model import DataplaneConfig, HealthCheck, HealthChecks, ServiceName
 from proxymode_api.modes import Mode
+from proxymode_testbeds.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -133,12 +134,6 @@ async def bench() -> AsyncIterator[Bench]:
         task.cancel()
         await asyncio.wait([task])
     assert task.cancelled(), task.exception()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 async def asked(port: int, path: str = "/") -> tuple[int, str]:

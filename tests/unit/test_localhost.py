@@ -29,6 +29,7 @@ from proxymode_agent.services.model import (
     ServiceState,
 )
 from proxymode_api.modes import Mode
+from proxymode_testbeds.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -176,8 +177,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def bench(connections: int = 10, half_closed_seconds: float = DEADLINE) -> AsyncIterator[Bench]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        node_port = probe.getsockname()[1]
+    node_port = free_port()
     metrics, pods = Metrics(), Pods()
     failures: list[str] = []
     proxy = LocalhostNodePorts(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxymode_testbeds.ports import free_port
 from proxymode_testbeds.traffic.ask import Answer, ask
 from proxymode_testbeds.traffic.processes import (
     TrafficError,
@@ -163,8 +162,7 @@ def test_time_in_which_the_client_itself_did_not_run_counts_for_no_timeout(
 
 
 def test_without_a_server_there_is_no_measurement_and_it_says_why() -> None:
-    with closing(socket.create_server((LOOPBACK, 0))) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     with (
         start(client_command(LOOPBACK, tcp=port, established=2, ready_timeout=0.5)) as client,
         pytest.raises(TrafficError, match=f"0 of 2 connections to {LOOPBACK} port {port}.*refused"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -54,10 +53,3 @@ async def running(command: Sequence[str], log: Path) -> AsyncIterator[ServerProc
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-def free_port(address: str) -> int:
-    """A TCP port that nobody listened on a moment ago."""
-    with socket.create_server((address, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from proxymode_testbeds import cache
 from proxymode_testbeds.polling import eventually
+from proxymode_testbeds.ports import free_port
 
 from . import audit, build
-from .processes import ServerProcess, free_port, running
+from .processes import ServerProcess, running
 from .tokens import TokenReviewWebhook, Tokens
 
 if TYPE_CHECKING:

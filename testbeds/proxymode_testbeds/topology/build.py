@@ -118,14 +118,18 @@ def remove_leftovers() -> None:
         with file.open("w") as descriptor, contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove(f"{file.name}-")
-            file.unlink()
+            file.unlink(missing_ok=True)  # its maker may just have ended well
+
+
+def no_newcomers() -> contextlib.AbstractContextManager[None]:
+    """While it lasts, nobody else on the machine begins a fleet or removes what others left behind."""
+    return cache.locked(LOCKS / ".lock")
 
 
 @contextlib.contextmanager
 def _prefix() -> Iterator[str]:
     with contextlib.ExitStack() as stack:
-        # The outer lock: between making and locking its file, a newcomer must not look like a dead one.
-        with cache.locked(LOCKS / ".lock"):
+        with no_newcomers():  # between making and locking its file, one must not look like a dead one
             remove_leftovers()
             tokens = (f"pm{secrets.randbits(TOKEN_BITS):04x}" for _ in count())
             file = next(path for token in tokens if not (path := LOCKS / token).exists())
