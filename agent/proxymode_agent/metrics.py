@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.dataplane.base import Finding
 from proxymode_agent.instruments import Instruments
-from proxymode_agent.kube.listwatch import RestartReason
+from proxymode_agent.kube.restarts import RestartReason
 from proxymode_agent.metrics_kubeproxy import KubeProxyMetrics
 from proxymode_agent.version import VERSION
 from proxymode_api.modes import Mode, ObservedMode

@@ -12,9 +12,10 @@ from proxymode_agent.kube.client import ApiError, KubeClient
 from proxymode_agent.kube.config import ClusterConfig, load
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.listing import raw_items
-from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced, Timing
+from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service
 from proxymode_agent.kube.own_node import NodeView, OwnNode, host_ips
+from proxymode_agent.kube.restarts import RestartReason, Timing
 from proxymode_agent.services.labels import OURS_SELECTOR, PROXY_NAME_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.tracker import ServiceTracker
 

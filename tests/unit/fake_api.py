@@ -76,8 +76,9 @@ def status(code: int, reason: str, message: str = "said so", **headers: str) -> 
     return answer
 
 
-def watched(*events: tuple[str, dict[str, Any]] | bytes, stay_open: bool = False) -> Answer:
-    """A watch's stream: events as (type, object), or raw bytes; then the end, unless it is to stay open."""
+def watched(*events: tuple[str, dict[str, Any]] | bytes, stay_open: bool = False, cut: bool = False) -> Answer:
+    """A watch's stream: events as (type, object), or raw bytes; then the end, unless it is to stay open; `cut`: the end
+    of the connection, not of the answer."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -87,7 +88,21 @@ def watched(*events: tuple[str, dict[str, Any]] | bytes, stay_open: bool = False
             await response.write(line if isinstance(event, bytes) else line + b"\n")
         if stay_open:
             await asyncio.Event().wait()
+        if cut:
+            assert request.transport is not None
+            request.transport.abort()
         return response
+
+    return answer
+
+
+def vanished() -> Answer:
+    """The connection is cut before anything is answered."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
 
     return answer
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fake_api import FakeApi, dropped, expired, fake_api, listed, obj, status, watched
+from fake_api import FakeApi, dropped, expired, fake_api, listed, obj, status, vanished, watched
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
-from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced, Timing
+from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.kube.objects import ObjectKey
+from proxymode_agent.kube.restarts import RestartReason, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,6 +253,57 @@ async def test_an_object_larger_than_any_buffer_arrives_whole() -> None:
         listed(7), watched(("ADDED", obj("a", 8, value=value)), stay_open=True), until=lambda _, seen: len(seen) == 2
     )
     assert seen[1] == f"ns/a={value}"
+
+
+async def test_a_watch_that_stood_for_a_while_is_taken_up_again_at_once_however_often_it_is_cut(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxymode_agent.kube.restarts.SHORT_WATCH_SECONDS", 0.0)
+
+    def cut(version: int) -> Answer:
+        return watched(("ADDED", obj(f"a{version}", version)), cut=True)
+
+    with caplog.at_level(logging.WARNING):
+        await events(
+            listed(7),
+            *(cut(version) for version in range(8, 18)),
+            watched(("ADDED", obj("end", 20)), stay_open=True),
+            until=ends_with("ns/end="),
+            timing=Timing(backoff_first=0.02, backoff_cap=10.0),
+        )
+    delays = [record.__dict__["retry_seconds"] for record in caplog.records if record.message == "watch failed"]
+    assert len(delays) == 10
+    assert max(delays) <= 0.02
+
+
+async def test_a_server_whose_etcd_was_restored_is_listed_again_though_it_says_nothing() -> None:
+    seen, restarts, api = await events(
+        listed(70, obj("same", 3, value="1"), obj("gone", 50, value="2"), obj("other", 60, value="3")),
+        vanished(),  # on the connection that was kept,
+        vanished(),  # and on a new one
+        listed(65),  # of one object: as far as this server has come
+        listed(65, obj("same", 3, value="1"), obj("other", 60, value="4")),
+        watched(stay_open=True),
+        until=ends_with("synced 65"),
+    )
+    assert seen[4:] == ["ns/same=1", "ns/other=4", "-ns/gone", "synced 65"]
+    assert restarts == [RestartReason.CONNECTION, RestartReason.RESTORED]
+    assert api.requests[3][1] == {"limit": "1"}
+
+
+async def test_a_server_that_was_away_and_goes_on_where_it_was_is_not_listed_again() -> None:
+    seen, restarts, api = await events(
+        listed(70, obj("a", 3)),
+        vanished(),
+        vanished(),
+        listed(70, obj("a", 3)),
+        watched(stay_open=False),
+        watched(("ADDED", obj("b", 71)), stay_open=True),
+        until=ends_with("ns/b="),
+    )
+    assert seen == ["ns/a=", "synced 70", "ns/b="]
+    assert restarts == [RestartReason.CONNECTION, RestartReason.ENDED]
+    assert [query.get("resourceVersion") for _, query in api.requests] == ["0", "70", "70", None, "70", "70"]
 
 
 async def test_resync_lists_again_in_time() -> None:

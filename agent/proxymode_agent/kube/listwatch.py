@@ -3,9 +3,10 @@
 The first list is what the API server has in memory (resourceVersion 0), as client-go's reflectors ask for it: a
 thousand agents that start at once do not reach etcd; later lists are what etcd has. Bookmarks keep the resourceVersion
 fresh, so that a watch that ends is resumed where it stopped. 410 means the server has forgotten that place: the
-collection is listed again and compared with what was known, so that deletions during the gap are emitted too. Failures
-are retried with capped exponential back-off and jitter, or after the Retry-After of a 429. It keeps (key,
-resourceVersion) of each object and nothing else: holding objects is the consumer's business.
+collection is listed again and compared with what was known, so that deletions during the gap are emitted too. A server
+whose etcd was restored from a backup forgets that it ever was there, and says nothing until it is again; so one that
+could not be reached for a while is asked first. When and why a watch is begun anew is decided in `restarts`. It keeps
+(key, resourceVersion) of each object and nothing else: holding objects is the consumer's business.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import asyncio
 import logging
 import time
 from contextlib import aclosing
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import msgspec
 
-from proxymode_agent.backoff import Backoff, chance
+from proxymode_agent.backoff import chance
 from proxymode_agent.kube.client import PAGE_SIZE, ApiError, Status
 from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.objects import ObjectKey
+from proxymode_agent.kube.restarts import Restart, RestartReason, Restarts, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -54,28 +55,6 @@ class Synced(msgspec.Struct, frozen=True):
     resource_version: str
 
 
-class RestartReason(StrEnum):
-    """Why a watch was begun anew."""
-
-    ENDED = "ended"  # the server closed it: its time was up, or the connection was closed in good order
-    EXPIRED = "expired"  # 410: the resourceVersion is too old
-    THROTTLED = "throttled"  # 429
-    REFUSED = "refused"  # any other answer of the server
-    CONNECTION = "connection"  # could not be reached, or fell silent
-    INVALID = "invalid"  # the answer was not what the API promises
-    RESYNC = "resync"  # the consumer asked for a list now and then
-
-
-class Timing(msgspec.Struct, frozen=True):
-    """Clocks of a ListWatch, in seconds. A watch is asked to end after a random time between `watch` and twice that,
-    as client-go does, so that load spreads over API servers; None: never list again without need."""
-
-    watch: float = 300.0
-    resync: float | None = None
-    backoff_first: float = 0.2
-    backoff_cap: float = 30.0
-
-
 _TIMING: Final = Timing()
 
 
@@ -98,8 +77,6 @@ _IDENTITY: Final = msgspec.json.Decoder(_Identity)
 _EVENT: Final = msgspec.json.Decoder(_WatchEvent)
 _STATUS: Final = msgspec.json.Decoder(Status)
 _IDLE_GRACE_SECONDS: Final = 30.0
-_SHORT_WATCH_SECONDS: Final = 1.0
-"""A watch that ends sooner counts as a failure, so that a server that closes at once is not asked in a tight loop."""
 
 
 def first_list(label_selector: str = "", field_selector: str = "") -> dict[str, str]:
@@ -142,12 +119,11 @@ class ListWatch(Generic[T]):
         self._first = first_list(label_selector, field_selector)
         self._timing = timing
         self._restarted = restarted
-        self._backoff = Backoff(timing.backoff_first, timing.backoff_cap)
+        self._restarts = Restarts(timing)
         self._known: dict[ObjectKey, str] = {}
         self._version: str | None = None
         self._page_size = PAGE_SIZE
         self._listed_at = 0.0
-        self._watch_began = 0.0
         self._complaint = ""
 
     async def events(self) -> AsyncGenerator[Changed[T] | Deleted | Synced, None]:
@@ -161,16 +137,38 @@ class ListWatch(Generic[T]):
         """The same events, those of a list many at a time."""
         while True:
             try:
-                if self._version is None:
-                    async for events in self._list():
-                        yield events
-                async for event in self._watch(self._version or ""):
-                    yield (event,)
-                reason, delay = self._ended()
+                self._restarts.asked()
+                if self._version is not None and self._restarts.unreached and await self._restored(self._version):
+                    # In another history the same resourceVersion may be another object.
+                    self._known = dict.fromkeys(self._known, "")
+                    restart = self._restarts.restored()
+                    logger.warning("API server was set back, listing again", extra={"resource": self._path})
+                else:
+                    if self._version is None:
+                        async for events in self._list():
+                            yield events
+                    self._restarts.reached()
+                    async for event in self._watch(self._version or ""):
+                        yield (event,)
+                    restart = self._restarts.ended(time.monotonic(), self._listed_at)
             except ApiError as error:
-                reason, delay = self._failed(error)
-            self._restarted(reason)
-            await asyncio.sleep(delay)
+                restart = self._restarts.failed(error, time.monotonic(), listing=self._version is None)
+                self._complain(error, restart)
+            if restart.relist:
+                self._version = None
+            if restart.whole:
+                self._page_size = 0
+            self._restarted(restart.reason)
+            await asyncio.sleep(restart.seconds)
+
+    async def _restored(self, version: str) -> bool:
+        """Whether the server has not come as far as this resourceVersion, which it or another one has told: they grow
+        (KEP-5504). Asks for one object, as etcd has it. Raises ApiError."""
+        found = await self._client.get(self._path, params=self._selectors | {"limit": "1"})
+        try:
+            return int(found["metadata"]["resourceVersion"]) < int(version)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ApiError(0, "InvalidResponse", f"list of {self._path} without a resourceVersion: {error}") from error
 
     async def _list(self) -> AsyncIterator[Sequence[Changed[T] | Deleted | Synced]]:
         found: set[ObjectKey] = set()
@@ -218,8 +216,8 @@ class ListWatch(Generic[T]):
             "resourceVersion": version,
             "timeoutSeconds": str(max(1, round(seconds))),
         }
-        self._watch_began = time.monotonic()
         async with self._client.lines(self._path, params=params, idle_seconds=seconds + _IDLE_GRACE_SECONDS) as lines:
+            self._restarts.stands(time.monotonic())
             async for line in lines:
                 try:
                     event = _EVENT.decode(line)
@@ -251,44 +249,14 @@ class ListWatch(Generic[T]):
             )
             return None
 
-    def _ended(self) -> tuple[RestartReason, float]:
-        now = time.monotonic()
-        delay = 0.0
-        if now - self._watch_began >= _SHORT_WATCH_SECONDS:
-            self._backoff.reset()
-        else:
-            delay = self._backoff.next()
-        if self._timing.resync is not None and now - self._listed_at >= self._timing.resync:
-            self._version = None
-            return RestartReason.RESYNC, delay
-        return RestartReason.ENDED, delay
-
-    def _failed(self, error: ApiError) -> tuple[RestartReason, float]:
-        delay = max(self._backoff.next(), error.retry_after or 0.0)
+    def _complain(self, error: ApiError, restart: Restart) -> None:
+        """Once a kind of failure, not once a try: an absent CRD or a server that is down may last for hours."""
         if (complaint := f"{error.status} {error.reason}") != self._complaint:
-            # Once a kind of failure, not once a try: an absent CRD or a server that is down may last for hours.
-            logger.warning(
-                "watch failed", extra={"resource": self._path, "error": str(error), "retry_seconds": round(delay, 2)}
-            )
             self._complaint = complaint
-        match error.status:
-            case 410 if self._version is None:
-                self._page_size = 0  # the list outlived the server's snapshot: ask for all at once
-                return RestartReason.EXPIRED, delay
-            case 410:
-                self._version = None
-                return RestartReason.EXPIRED, delay
-            case 429:
-                return RestartReason.THROTTLED, delay
-            case 0:
-                invalid = error.reason == "InvalidResponse"
-                if invalid:
-                    self._version = None
-                return RestartReason.INVALID if invalid else RestartReason.CONNECTION, delay
-            case status:
-                if status < 500:
-                    self._version = None
-                return RestartReason.REFUSED, delay
+            seconds = round(restart.seconds, 2)
+            logger.warning(
+                "watch failed", extra={"resource": self._path, "error": str(error), "retry_seconds": seconds}
+            )
 
 
 def _identity(raw: msgspec.Raw) -> tuple[ObjectKey, str]:

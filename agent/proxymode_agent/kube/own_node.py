@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from proxymode_agent.cell import Cell
-from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason
+from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch
 from proxymode_agent.kube.objects import Node, decode_node
 from proxymode_api.labels import ZONE_LABEL
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxymode_agent.kube.client import KubeClient
+    from proxymode_agent.kube.restarts import RestartReason
     from proxymode_agent.services.model import Network
 
 BEING_DELETED_TAINT = "ToBeDeletedByClusterAutoscaler"

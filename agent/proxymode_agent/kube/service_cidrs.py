@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.kube.client import ApiError
-from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced
+from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.kube.objects import decode_service_cidr
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from proxymode_agent.kube.client import KubeClient
     from proxymode_agent.kube.objects import ObjectKey
+    from proxymode_agent.kube.restarts import RestartReason
     from proxymode_agent.services.model import Network
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import ValidationError
 
 from proxymode_agent.kube.client import ApiError
-from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, RestartReason, Synced
+from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.node import events
 from proxymode_agent.node.assess import Assessment, assess
 from proxymode_agent.node.conditions import Observation, running_deprecation
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from proxymode_agent.engine.snapshot import EngineSnapshot
     from proxymode_agent.kube.client import KubeClient
     from proxymode_agent.kube.own_node import NodeView
+    from proxymode_agent.kube.restarts import RestartReason
     from proxymode_agent.metrics import Metrics
     from proxymode_agent.node.handing import Stand
     from proxymode_agent.preflight.model import Facts
