@@ -225,6 +225,7 @@ class Engine:
         )
 
     async def _open(self, goal: _Goal) -> None:
+        self._opened = None  # the former one is closed first, whatever comes of this
         try:
             self._kernel = await self._worker.open(goal.config)
         except Exception as error:
