@@ -203,6 +203,10 @@ async def test_the_own_node_is_followed(api: ApiServer, kube: KubeClient) -> Non
             await api.kubectl("delete", "node", name)
             while view.node is not None:
                 view = await own.view.changed(view)
+            await apply(api, json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
+            while view.node is None:
+                view = await own.view.changed(view)
+            assert host_ips(view.node) == (bytes([192, 168, 9, 9]),), "until somebody says others"
     finally:
         task.cancel()
         await asyncio.wait([task])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from proxymode_agent.kube.objects import Node, decode_node
-from proxymode_agent.kube.own_node import NodeView, pod_networks
+from proxymode_agent.kube.own_node import NodeView, host_ips, keeping_addresses, pod_networks
 
 
 def node(metadata: dict[str, Any] | None = None, **spec: Any) -> Node:
@@ -45,3 +45,30 @@ def test_a_node_that_is_about_to_go_takes_no_new_traffic(of_cluster: Node | None
 )
 def test_networks_of_the_nodes_pods(pod_cidrs: list[str] | None, expected: list[str]) -> None:
     assert list(pod_networks(node(podCIDRs=pod_cidrs))) == list(map(ip_network, expected))
+
+
+def addressed(*addresses: str) -> Node:
+    body = {
+        "metadata": {"name": "node1", "labels": {"of": " ".join(addresses)}},
+        "status": {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]},
+    }
+    return decode_node(json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        (None, [], []),
+        (["192.168.0.1"], [], ["192.168.0.1"]),
+        (["192.168.0.1"], ["none"], ["192.168.0.1"]),
+        (["192.168.0.1"], ["192.168.0.2"], ["192.168.0.2"]),
+        (["192.168.0.1", "fd00::1"], ["fd00::1"], ["fd00::1"]),
+    ],
+    ids=["never had any", "lost", "unreadable", "others", "one family"],
+)
+def test_a_node_that_has_lost_its_addresses_keeps_them(
+    before: list[str] | None, now: list[str], expected: list[str]
+) -> None:
+    found = keeping_addresses(addressed(*now), None if before is None else addressed(*before))
+    assert [str(ip_address(packed)) for packed in host_ips(found)] == expected
+    assert found.metadata.labels == {"of": " ".join(now)}, "all but the addresses is as it is now"

@@ -53,6 +53,13 @@ def host_ips(node: Node) -> tuple[bytes, ...]:
     return tuple(first.values())
 
 
+def keeping_addresses(node: Node, before: Node | None) -> Node:
+    """The node, with the addresses that it had `before` if it has none now: they are still the machine's, and its
+    NodePorts answer on, while whoever writes them (kubelet, a cloud's controller) has yet to. kube-proxy does the same
+    (pkg/proxy/node.go)."""
+    return node if before is None or host_ips(node) else msgspec.structs.replace(node, status=before.status)
+
+
 def pod_networks(node: Node) -> tuple[Network, ...]:
     """The networks of the node's own pods; what is no network is left out."""
     networks = []
@@ -91,10 +98,11 @@ class OwnNode:
     async def run(self) -> None:
         """Keep `view` fresh; ends only by cancellation."""
         node: Node | None = None
+        last: Node | None = None
         async for event in self._watch.events():
             match event:
                 case Changed(_, changed):
-                    node = changed
+                    node = last = keeping_addresses(changed, last)
                 case Deleted():
                     node = None
             # A change within the first list is not shown before the list is complete, and after it at once.
