@@ -15,8 +15,9 @@ BUILD ?= docker build
 REGISTRY ?=
 VERSION ?= $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 GUEST := $(BIN)/python -m proxymode_testbeds.vm run --
-# They count lost connections, or unload ip_vs: nothing beside them.
-ALONE := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py) tests/vm/test_daemonset_rights.py tests/vm/test_ipvs_unloaded.py
+# They count lost connections, unload ip_vs, or measure the memory of the whole guest: nothing beside them.
+ALONE := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py) \
+  tests/vm/test_daemonset_rights.py tests/vm/test_ipvs_unloaded.py tests/vm/test_nftables_memory.py
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 

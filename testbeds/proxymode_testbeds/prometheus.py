@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUITE: Final = "bookworm"
-DEADLINE_SECONDS: Final = 60.0
+DEADLINE_SECONDS: Final = 180.0
 _LISTENS: Final = re.compile(r'msg="Listening on" address=127\.0\.0\.1:(\d+)')
 
 
@@ -91,7 +91,7 @@ class Prometheus:
 
     def _get(self, path: str) -> dict[str, Any]:
         def fetch() -> bytes:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=DEADLINE_SECONDS) as response:
                 body: bytes = response.read()
                 return body
 

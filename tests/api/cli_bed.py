@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 PROXY_MODES = "/apis/proxymode.io/v1alpha1/proxymodes"
 FLEET = f"{PROXY_MODES}/fleet"
 NODE_PROXY_MODES = "/apis/proxymode.io/v1alpha1/nodeproxymodes"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 NODES = ("cli-1", "cli-2", "cli-3")
 
 PROXY_MODE: dict[str, Any] = {

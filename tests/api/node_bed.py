@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 OUR_CRDS = ("proxymodes.proxymode.io", "nodeproxymodes.proxymode.io")
 RBAC = ROOT / "manifests/base/agent/rbac.yaml"
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 180.0
 HEALTHY = Facts(kernel="6.1.0-41-amd64", architecture="x86_64", conntrack_count=0, sysctls={"net.ipv4.ip_forward": 1})
 TOO_OLD = replace(HEALTHY, kernel="5.10.0-34-amd64")
 

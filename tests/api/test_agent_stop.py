@@ -1,4 +1,8 @@
-"""SIGTERM ends the agent within five seconds, also while a kernel call hangs: here it has a kernel that does."""
+"""SIGTERM ends the agent within five seconds, also while a kernel call hangs: here it has a kernel that does.
+
+No stopwatch, which would time the machine: the agent has a timer of less than that, and its exit status tells whether
+it ended by itself (0) or by the timer (1).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from proxymode_agent import main
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from proxymode_testbeds.apiserver import ApiServer
 
-STOP_SECONDS = 5.0
+PROMISED_SECONDS = 5.0
+DEADLINE_SECONDS = 60.0
 AGENT = """
 import sys, time
 from proxymode_agent import main, parts
@@ -51,11 +58,11 @@ async def test_the_agent_stops_in_time(
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_SECONDS):
             assert process.stdout is not None
             assert await process.stdout.readline() == b"observing\n"
         process.send_signal(number)
-        async with asyncio.timeout(STOP_SECONDS + 1):  # the second is the interpreter's, on a busy machine
+        async with asyncio.timeout(DEADLINE_SECONDS):
             _, log = await process.communicate()
     finally:
         if process.returncode is None:
@@ -63,3 +70,5 @@ async def test_the_agent_stops_in_time(
             await process.wait()
     assert process.returncode == status
     assert b"stopping, rules stay in place" in log
+    assert (b"did not end in time" in log) is (status == 1)
+    assert main.STOP_SECONDS < PROMISED_SECONDS

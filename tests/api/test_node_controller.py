@@ -315,7 +315,7 @@ async def test_without_crds_the_agent_waits_and_follows_as_soon_as_they_are_ther
     async with bed.agent():
         await bed.until_told()
         await empty_api.kubectl("apply", f"--filename={CRDS}")
-        await empty_api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        await empty_api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=180s")
         await bed.ask(mode="nftables")
         found = await bed.until(lambda found: found.status.mode is ObservedMode.NFTABLES)
     assert condition(found, "Ready") == "True Programmed"
@@ -328,11 +328,11 @@ async def test_while_nodeproxymode_cannot_be_read_a_restarted_agent_goes_on_as_i
     bed = NodeBed(empty_api, tmp_path / "state")
     await bed.add_node()
     await empty_api.kubectl("apply", f"--filename={CRDS}")
-    await empty_api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    await empty_api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=180s")
     await bed.ask(mode="nftables", masqueradeAll=True)
     async with bed.agent():
         await bed.until(lambda found: found.status.mode is ObservedMode.NFTABLES)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(180):
             while recall(tmp_path / "state").spec is None:  # noqa: ASYNC110 - a file tells nobody
                 await asyncio.sleep(0.05)
     await empty_api.kubectl("delete", "crd", "nodeproxymodes.proxymode.io")

@@ -194,12 +194,12 @@ async def test_without_a_mode_it_follows_its_nodeproxymode(
 ) -> None:
     await set_up_cluster(api, node, traffic, "node1-pod1")
     await api.kubectl("apply", f"--filename={ROOT / 'crds'}")
-    await api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    await api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=180s")
     agent.start(mode=None)
     assert ruleset(node) == "", "nobody has asked for anything"
     wish = {"apiVersion": "proxymode.io/v1alpha1", "kind": "NodeProxyMode", "metadata": {"name": "node1"}}
     await apply(api, wish | {"spec": {"mode": "nftables", "detectLocal": {"clusterCIDRs": ["10.244.0.0/16"]}}})
-    await api.kubectl("wait", "nodeproxymode/node1", "--for=jsonpath={.status.phase}=Active", "--timeout=60s")
+    await api.kubectl("wait", "nodeproxymode/node1", "--for=jsonpath={.status.phase}=Active", "--timeout=180s")
     assert traffic.ask(node, "client1", WEB, 80).server == "node1-pod1"
     status = (await api.kubectl("get", "nodeproxymode", "node1", "--output=json")).json()["status"]
     assert status["mode"] == "nftables"

@@ -32,7 +32,7 @@ VIPS, VIPS6 = ([packed(f"{start}{number}") for number in range(10, 90)] for star
 def topology(node_fleet: FleetMaker) -> Topology:
     made = node_fleet(nodes=1, pods=1, dual_stack=True)
     made.run(NODE, ["ip", "link", "add", DEVICE, "type", "bridge"])
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     while made.run(NODE, ["ip", "-6", "address", "show", "tentative", "scope", "global"]).stdout:
         assert time.monotonic() < deadline, "no address may be a route's source before it is known to be the only one"
         time.sleep(0.02)

@@ -100,11 +100,13 @@ class Wire:
                     self._try(flow)
             # A try that failed at once has no socket to wait for, and is to be judged at once.
             until = min(flow.deadline if flow.socket is not None else 0.0 for flow in active)
-            for key, events in self._selector.select(max(0.0, until - time.monotonic())):
+            ready = self._selector.select(max(0.0, until - time.monotonic()))
+            for key, events in ready:
                 key.data(events)
             now = time.monotonic()
             for flow in active:
-                if flow.socket is not None and flow.deadline <= now:
+                # Who answers is in this loop too: while anything is to be read, it is late itself.
+                if not ready and flow.socket is not None and flow.deadline <= now:
                     self._end(flow, Observed(None, "", Refusal.DROPPED))
             active = [flow for flow in active if not enough(flow.question.outcome, flow.seen)]
 

@@ -59,7 +59,7 @@ async def served(routes: Paths, host: str = "127.0.0.1") -> AsyncIterator[tuple[
     port = free_port()
     task = asyncio.create_task(serve("test", BindAddress(host, port), routes))
     try:
-        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
             await listening(port)
             yield session, f"http://127.0.0.1:{port}"
     finally:
@@ -79,7 +79,7 @@ async def test_kube_proxys_port_is_the_agents_while_it_handles_the_node(without:
     programmed: Cell[HealthChecks | None] = Cell(without)
     task = asyncio.create_task(serve_in_place_of_kube_proxy(BindAddress("127.0.0.1", port), paths, programmed))
     try:
-        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
             for _ in range(2):
                 kube_proxy = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port)
                 programmed.set(PROGRAMMED)  # kube-proxy is on its way out
@@ -245,7 +245,7 @@ async def test_an_address_that_is_taken_is_tried_again_until_it_is_free() -> Non
         )
         done, _ = await asyncio.wait([task], timeout=0.1)
         assert not done
-    async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
         await listening(port)
         async with session.get(f"http://127.0.0.1:{port}/livez") as response:
             assert response.status == 200

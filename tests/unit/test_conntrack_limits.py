@@ -94,6 +94,6 @@ async def test_nothing_is_written_before_the_node_is_the_agents(
     await asyncio.sleep(0)
     assert not done.is_set()
     programmed.set(HealthChecks(Mode.IPVS, DataplaneConfig(), {}))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await done.wait()
         await task

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WEB = ServiceName("shop", "web")
 HOST = "127.0.0.1"
 CONFIG = DataplaneConfig(node_port_addresses=(ip_network("127.0.0.0/8"),))
-DEADLINE = 20.0
+DEADLINE = 60.0
 LOCAL = [ip_address(text).packed for text in ("192.168.50.1", "192.168.60.1", "fd00:50::1", "127.0.0.1", "::1")]
 
 

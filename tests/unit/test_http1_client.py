@@ -33,7 +33,7 @@ async def server(*talks: Talk) -> AsyncIterator[Pool]:
         finally:
             writer.close()
 
-    async with asyncio.timeout(30), await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
+    async with asyncio.timeout(60), await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
         pool = Pool(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/base/")
         try:
             yield pool

@@ -31,7 +31,7 @@ PATHS = routes({"/hello": hello, "/broken": broken})
 @asynccontextmanager
 async def served(handler: Handler = PATHS, idle: float = 20.0) -> AsyncIterator[tuple[HttpServer, int]]:
     server = HttpServer(handler, idle)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await server.listen("127.0.0.1", 0)
         try:
             yield server, server.addresses[0][1]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PATH = "/api/v1/things"
 QUICK = Timing(backoff_first=0.001, backoff_cap=0.01)
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def config(api: FakeApi) -> ClusterConfig:

@@ -34,7 +34,7 @@ from proxymode_testbeds.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 ON = DataplaneConfig(localhost_node_ports=True)
 ENDS = tuple(Endpoint(bytes([10, 1, 0, number]), 8080) for number in range(1, 7))
 

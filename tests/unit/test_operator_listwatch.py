@@ -71,7 +71,7 @@ def followed(
     async def scenario() -> tuple[dict[str, str], list[str]]:
         server, cache = Server(lists, watches), Cache(lambda _: None)
         task = asyncio.create_task(listwatch.follow(cast("KubeApi", server), cache, Kind.NODE, Pace()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await server.idle.wait()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

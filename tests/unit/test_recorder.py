@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 KEY = ObjectKey("shop", "web")
 BAD = ObjectWarning("Service", KEY, Reason.UNUSABLE_FIELD, "ReadObject", "spec.externalIPs has 127.0.0.1")
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 async def found(_: web.Request) -> web.Response:

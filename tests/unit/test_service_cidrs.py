@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fake_api import Answer, FakeApi
     from proxymode_agent.services.model import Network
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def cidr(name: str, version: int, *cidrs: str) -> dict[str, Any]:

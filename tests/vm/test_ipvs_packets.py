@@ -167,7 +167,7 @@ def test_an_address_of_a_service_answers_ping(service_node: NodeMaker, one_node:
     def ping() -> int:
         """The type of the ICMP message that comes back from the Service's address; 0 is an echo reply (RFC 792)."""
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
-            raw.settimeout(6.0)
+            raw.settimeout(ANSWER_SECONDS)
             raw.sendto(bytes((8, 0, 0xF7, 0xFF, 0, 0, 0, 0)), (VIP, 0))
             packet = raw.recv(1024)
             return packet[(packet[0] & 0xF) * 4]

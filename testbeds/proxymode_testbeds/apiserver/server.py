@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
 ADMIN = "admin"
-START_DEADLINE_SECONDS = 90.0
+START_DEADLINE_SECONDS = 180.0
 # A qemu guest with user networking finds the host's loopback interface there.
 GUEST_VIEW_OF_HOST = "10.0.2.2"
 NODE_NAME = "authentication.kubernetes.io/node-name"
@@ -204,7 +204,7 @@ class ApiServer:
 
     async def served(self, *crds: str) -> None:
         """Wait until custom resources can be used and kubectl explains them, such as "proxymodes.proxymode.io"."""
-        await self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", *crds)
+        await self.kubectl("wait", "--for=condition=Established", "--timeout=180s", "crd", *crds)
         for crd in crds:
             await eventually(partial(self._explains, crd.partition(".")[0]), f"kubectl explains {crd}")
 
