@@ -4,6 +4,9 @@ For the families where the kernel takes message after message: generic netlink (
 nf_tables, whose batches are transactions: see nfnetlink. Many messages go out with one system call and only the last
 asks for an acknowledgement, the others speak up only when they fail: about 10 us a change instead of 40 (RFC 3549
 section 2.3.2; include/uapi/linux/netlink.h). Message bodies are bytes that the caller packed.
+
+Where an answer was not read to its end (the kernel was short of memory, or whoever read it failed) the next request
+goes out by a new socket: on the old one the dump goes on, and the kernel says EBUSY to another.
 """
 
 from __future__ import annotations
@@ -75,16 +78,12 @@ class NetlinkSocket:
     """
 
     def __init__(self, protocol: int, *, strict: bool = False) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        for option, size in ((_SO_SNDBUFFORCE, 4 << 20), (_SO_RCVBUFFORCE, 16 << 20)):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, size)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        if strict:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-        self._socket.bind((0, 0))
-        self._socket.settimeout(_ANSWER_SECONDS)
+        self._protocol = protocol
+        self._strict = strict
         self._sequence = 0
         self._buffer = bytearray(1 << 18)
+        self._socket = self._opened()
+        self._unread = False  # more of an answer may come
 
     def close(self) -> None:
         self._socket.close()
@@ -112,7 +111,7 @@ class NetlinkSocket:
         while batch := list(islice(waiting, _BATCH)):
             self._sequence += 1
             batch.append(_HEADER.pack(_HEADER.size, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, self._sequence, 0))
-            self._socket.send(b"".join(batch))
+            self._ask(b"".join(batch))
             refused.update(self._refusals())
         return refused
 
@@ -125,14 +124,16 @@ class NetlinkSocket:
             answers: list[tuple[int, bytes]] = []
             consistent = True
             for answer_kind, flags, view in self._answers(kind, body):
-                answers.append((answer_kind, bytes(view)))
+                # The last entries may be what a change made the kernel pass over: then only the end is marked.
                 consistent = consistent and not flags & NLM_F_DUMP_INTR
+                if answer_kind not in (_NLMSG_DONE, _NLMSG_ERROR):
+                    answers.append((answer_kind, bytes(view)))
             if consistent:
                 return answers
         raise DumpInterruptedError(f"netlink dump {kind:#x} was interrupted by changes {_DUMP_TRIES} times in a row")
 
     def _answers(self, kind: int, body: bytes) -> Iterator[tuple[int, int, memoryview]]:
-        """One dump as (nlmsg_type, nlmsg_flags, body); a body is valid until the next step."""
+        """One dump as (nlmsg_type, nlmsg_flags, body), its end included; a body is valid until the next step."""
         self._send([Message(kind, NLM_F_DUMP, body)])
         view = memoryview(self._buffer)
         while True:
@@ -141,10 +142,13 @@ class NetlinkSocket:
             while offset < length:
                 size, answer_kind, flags, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
                 if sequence == self._sequence:
-                    if answer_kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                    ended = answer_kind in (_NLMSG_DONE, _NLMSG_ERROR)
+                    if ended:
+                        self._unread = False
                         _raise_for(-_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0])
-                        return
                     yield answer_kind, flags, view[offset + _HEADER.size : offset + size]
+                    if ended:
+                        return
                 offset += (size + 3) & ~3
 
     def rows(self, kind: int, body: bytes, answer: int) -> Iterator[tuple[int, bytes]]:
@@ -177,6 +181,7 @@ class NetlinkSocket:
                 if kind == answer:
                     by_size.setdefault(size, []).append(datagram[offset : offset + size])
                 elif kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                    self._unread = False
                     _raise_for(-_ERROR.unpack_from(datagram, offset + _HEADER.size)[0])
                     return True, by_size
             offset += (size + 3) & ~3
@@ -191,6 +196,7 @@ class NetlinkSocket:
                 size, kind, _, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
                 if kind == _NLMSG_ERROR:
                     if sequence == self._sequence:
+                        self._unread = False
                         return
                     if sequence == 0:
                         yield -_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0]
@@ -210,6 +216,7 @@ class NetlinkSocket:
                     if error:
                         refused[first_index + sequence - first] = error
                     if sequence == self._sequence:
+                        self._unread = False
                         return refused
                 offset += (size + 3) & ~3
 
@@ -224,7 +231,25 @@ class NetlinkSocket:
                 message.body,
                 bytes(padding),
             )
-        self._socket.send(b"".join(parts))
+        self._ask(b"".join(parts))
+
+    def _ask(self, data: bytes) -> None:
+        if self._unread:
+            self._socket.close()
+            self._socket = self._opened()
+        self._unread = True
+        self._socket.send(data)
+
+    def _opened(self) -> socket.socket:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
+        for option, size in ((_SO_SNDBUFFORCE, 4 << 20), (_SO_RCVBUFFORCE, 16 << 20)):
+            opened.setsockopt(socket.SOL_SOCKET, option, size)
+        opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        if self._strict:
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        opened.bind((0, 0))
+        opened.settimeout(_ANSWER_SECONDS)
+        return opened
 
 
 def _raise_for(error: int) -> None:

@@ -1,4 +1,4 @@
-"""The netlink socket: commits transactions, checks them without effect, and dumps what the kernel has.
+"""A connection to nf_tables: commits transactions, checks them without effect, and dumps what the kernel has.
 
 Synchronous: the kernel works a transaction off before send(2) returns, so no acknowledgement is asked for and what can
 be read afterwards without waiting is all there is to know. A connection belongs to the network namespace in which it
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import socket
 import struct
 import sys
 from typing import TYPE_CHECKING, Self
@@ -19,6 +18,7 @@ import msgspec
 
 from proxymode_agent.dataplane.base import DataplaneError
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, fields, text, to_text, to_u32
+from proxymode_agent.dataplane.nfnetlink.channel import HEADER, Channel, messages
 from proxymode_agent.dataplane.nfnetlink.dumps import (
     DumpedRule,
     DumpedSet,
@@ -33,15 +33,9 @@ from proxymode_agent.dataplane.nfnetlink.ledger import Activity, Ledger
 from proxymode_agent.dataplane.nfnetlink.objects import Chain, Set, Table
 from proxymode_agent.dataplane.nfnetlink.transaction import Command, Located, Transaction
 from proxymode_agent.dataplane.nfnetlink.uapi import (
-    NETLINK_CAP_ACK,
-    NETLINK_EXT_ACK,
-    NETLINK_NETFILTER,
     NFNL_SUBSYS_NFTABLES,
     NLMSG_DONE,
     NLMSG_ERROR,
-    SO_RCVBUFFORCE,
-    SO_SNDBUFFORCE,
-    SOL_NETLINK,
     ElemListAttr,
     ErrorAttr,
     GenAttr,
@@ -55,13 +49,9 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-SEND_BUFFER = 1 << 26  # bytes: the largest transaction
-RECEIVE_BUFFER = 1 << 22  # bytes: errors of one transaction
-DATAGRAM = 1 << 17  # bytes: the kernel's dumps come in datagrams of at most 32 KB
 LOOKUPS = 500  # keys in one request; each answer takes 4 to 8 KB of the receive buffer
 DUMP_ATTEMPTS = 4  # how often a dump is begun anew when the ruleset changes meanwhile
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ERROR = struct.Struct("=i")
 _NFGENMSG = 4
 
@@ -96,21 +86,7 @@ class Connection:
 
     def __init__(self) -> None:
         self._ledger = Ledger()
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-        except OSError as error:
-            raise DataplaneError(
-                f"nf_tables: no netlink socket: {error}; is CONFIG_NETFILTER_NETLINK there?"
-            ) from error
-        try:
-            self._socket.bind((0, 0))
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
-            self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
-        except OSError as error:
-            self._socket.close()
-            raise DataplaneError(f"nf_tables: netlink socket: {error}; CAP_NET_ADMIN is needed") from error
+        self._channel = Channel()
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +95,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        self._socket.close()
+        self._channel.close()
 
     def commit(self, transaction: Transaction) -> None:
         """Apply all of it or nothing. An empty one is not sent. Raises NfnetlinkError naming what was refused."""
@@ -208,36 +184,23 @@ class Connection:
 
     def _answers(self, command: Command) -> list[bytes]:
         """All that the kernel answers. It has done so when send(2) returns, up to the first key that is not there."""
-        answers: list[bytes] = []
-        receive, flags = self._socket.recv, socket.MSG_DONTWAIT
         try:
-            self._socket.send(command.encode(0))
-            while True:
-                answers.append(receive(DATAGRAM, flags))
-        except BlockingIOError:
-            return answers
+            self._channel.ask(command.encode(0))
+            return list(self._channel.come())
         except OSError as error:
             raise NfnetlinkError((KernelError(command, error.errno or errno.EIO),)) from error
 
     def _send(self, transaction: Transaction) -> tuple[KernelError, ...]:
-        try:
-            self._socket.send(transaction.encode())
-        except OSError as error:
-            return (KernelError(None, error.errno or errno.EIO, "send"),)
         errors: list[KernelError] = []
-        while True:
-            try:
-                data = self._socket.recv(DATAGRAM, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return tuple(errors)
-            except OSError as error:  # ENOBUFS: more errors than the buffer holds
-                errors.append(KernelError(None, error.errno or errno.EIO, "receive"))
-                continue
-            for kind, flags, sequence, body in _messages(data):
-                if kind == NLMSG_ERROR:
-                    error_ = _error(transaction, sequence, flags, body)
-                    if error_ is not None:
-                        errors.append(error_)
+        try:
+            self._channel.ask(transaction.encode())
+            for datagram in self._channel.come():
+                for kind, flags, sequence, body in messages(datagram):
+                    if kind == NLMSG_ERROR and (found := _error(transaction, sequence, flags, body)) is not None:
+                        errors.append(found)
+        except OSError as error:  # ENOBUFS: more errors than the buffer holds
+            errors.append(KernelError(None, error.errno or errno.EIO, "send or receive"))
+        return tuple(errors)
 
     def _dump(self, message: Message, family: NfProto, filters: Attributes, what: str) -> list[memoryview]:
         return self._request(message, family, filters, MessageFlag.DUMP, what)
@@ -253,7 +216,7 @@ class Connection:
         command = Command(message, flags, family, encode(attributes), "read", what)
         try:
             for _ in range(DUMP_ATTEMPTS):
-                self._socket.send(command.encode(0))
+                self._channel.ask(command.encode(0))
                 bodies, interrupted = self._receive(command, dump=bool(flags & MessageFlag.DUMP))
                 if not interrupted:
                     break
@@ -266,9 +229,10 @@ class Connection:
         bodies: list[memoryview] = []
         interrupted = False
         while True:
-            for kind, flags, _, body in _messages(self._socket.recv(DATAGRAM)):
+            for kind, flags, _, body in messages(self._channel.receive()):
                 interrupted |= bool(flags & MessageFlag.DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    self._channel.ended()
                     code = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
                     if code:
                         raise NfnetlinkError((KernelError(command, code),))
@@ -276,17 +240,8 @@ class Connection:
                 if kind >> 8 == NFNL_SUBSYS_NFTABLES:
                     bodies.append(body[_NFGENMSG:])
                     if not dump:
+                        self._channel.ended()
                         return bodies, interrupted
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
-    """(type, flags, sequence, body) of each netlink message in a datagram."""
-    view = memoryview(data)
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)
-        yield kind, flags, sequence, view[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
 
 
 def _error(transaction: Transaction, sequence: int, flags: int, body: memoryview) -> KernelError | None:
@@ -298,8 +253,8 @@ def _error(transaction: Transaction, sequence: int, flags: int, body: memoryview
     details: list[str] = []
     element: Located | None = None
     if flags & MessageFlag.ACK_TLVS:
-        offending = _HEADER.unpack_from(body, _ERROR.size)[0]
-        skipped = _HEADER.size if flags & MessageFlag.CAPPED else (offending + 3) & ~3
+        offending = HEADER.unpack_from(body, _ERROR.size)[0]
+        skipped = HEADER.size if flags & MessageFlag.CAPPED else (offending + 3) & ~3
         tlvs = fields(body[_ERROR.size + skipped :])
         if command is not None and command.locate is not None and ErrorAttr.OFFS in tlvs:
             element = command.locate(int.from_bytes(tlvs[ErrorAttr.OFFS], sys.byteorder))
