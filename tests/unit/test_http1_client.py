@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxymode_agent.http1.connection import BUFFER, BrokenConnectionError
+from proxymode_agent.http1.connection import BUFFER, BrokenConnectionError, Connection
 from proxymode_agent.http1.pool import Clocks, Pool
 
 if TYPE_CHECKING:
@@ -139,6 +139,15 @@ async def test_what_may_not_be_done_twice_is_not_sent_twice() -> None:
             await ask(pool, "POST")
 
 
+async def test_what_may_not_be_done_twice_goes_by_a_new_connection_where_the_kept_one_is_known_to_have_ended() -> None:
+    async with server(answers(OK), answers(OK)) as pool:
+        assert await ask(pool) == (200, "OK", b"ok")
+        (kept,) = pool._idle
+        while not kept.closed:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0)
+        assert await ask(pool, "POST") == (200, "OK", b"ok")
+
+
 async def test_a_connection_that_the_server_will_close_is_not_kept() -> None:
     closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with server(answers(closing), answers(OK)) as pool:
@@ -172,6 +181,66 @@ async def test_a_silent_server() -> None:
     async with server(talk) as pool:
         with pytest.raises(TimeoutError, match="silent for 0 s"):
             await ask(pool, clocks=Clocks(connect=10, idle=0.01))
+
+
+async def test_a_body_without_length_is_not_complete_because_we_gave_it_up() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nsome")
+        await reader.read()
+
+    async with server(talk) as pool:
+        with pytest.raises(TimeoutError, match="silent"):
+            await ask(pool, clocks=Clocks(connect=10, idle=0.01))
+
+
+class Wire(asyncio.Transport):
+    """A transport to nobody."""
+
+    aborted = False
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Clock:
+    """An event loop's clock, and its next timer."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timer: Callable[[], object] = lambda: None
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, _: float, callback: Callable[[float], object], idle: float) -> None:
+        self.timer = lambda: callback(idle)
+
+    def at(self, now: float) -> None:
+        self.now = now
+        self.timer()
+
+
+async def test_the_time_in_which_we_did_not_read_is_not_the_servers_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, wire, connection = Clock(), Wire(), Connection()
+    monkeypatch.setattr(connection, "_loop", clock)
+    connection.connection_made(wire)
+    connection.send("GET", "/", {}, b"", idle=10.0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * BUFFER) + bytes(BUFFER + 1))
+    clock.at(10.0)
+    clock.now = 19.0
+    await anext(connection.chunks())
+    clock.at(20.0)
+    assert not wire.aborted
+    clock.at(29.0)
+    assert wire.aborted
 
 
 async def test_a_reader_that_is_slow_holds_up_the_server() -> None:

@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
                 piece, self._body = self._body, bytearray()
                 if self._paused and self._transport is not None:
                     self._paused = False
+                    self._heard = self._loop.time()  # until now it was we who did not listen
                     self._transport.resume_reading()
                 yield piece
             elif self._complete:
@@ -175,7 +176,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         framed = self._headers.keys() & {"content-length", "transfer-encoding"}
-        if error is None and self._head is not None and not framed:
+        if error is None and self._error is None and self._head is not None and not framed:
             self._complete = True  # such a body ends with the connection, as of many a proxy's error page
         if error is not None and self._error is None and not self._complete:
             self._error = BrokenConnectionError(str(error) or type(error).__name__, answered=self._answered)

@@ -104,6 +104,8 @@ class Pool:
                 return ahead, await self._head(ahead)
         while self._idle:
             kept = self._idle.pop()
+            if kept.closed:
+                continue
             try:
                 return kept, await self._send(kept, method, target, headers, body, clocks)
             except BrokenConnectionError as error:
