@@ -493,6 +493,22 @@ def test_an_address_in_two_slices_is_one_endpoint_in_whichever_order() -> None:
         assert list(map(str, port.local_endpoints)) == ["10.1.0.1:8080"]
 
 
+def test_a_pod_that_is_not_ready_yet_hides_the_one_that_had_its_address() -> None:
+    former = endpoint("10.1.0.1", ready=False, serving=True, terminating=True)
+    other = endpoint("10.1.0.2", ready=False, serving=True, terminating=True)
+    starting = endpoint("10.1.0.1", ready=False)
+    for slices in (
+        (endpoint_slice(former, other, starting),),
+        (endpoint_slice(starting, former, other),),
+        (endpoint_slice(former, other), endpoint_slice(starting)),
+        (endpoint_slice(starting), endpoint_slice(former, other)),
+    ):
+        assert built(service(), *slices)["10.96.0.10 TCP 80"] == ["10.1.0.2:8080"]
+    assert built(service(), endpoint_slice(former, starting))["10.96.0.10 TCP 80"] == []
+    ready = endpoint("10.1.0.1", ready=True)
+    assert built(service(), endpoint_slice(ready, starting))["10.96.0.10 TCP 80"] == ["10.1.0.1:8080"]
+
+
 def test_without_a_node_name_nothing_is_here() -> None:
     entry, _ = slice_entry(decode_endpoint_slice(json.dumps(HERE_AND_THERE)), None)
     assert entry is not None

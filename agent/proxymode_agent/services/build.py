@@ -107,9 +107,10 @@ def _lingering(groups: Groups, endpoints: Usable) -> tuple[Endpoint, ...]:
 
 def _groups(slices: Iterable[SliceEntry]) -> dict[tuple[Family, str, Protocol], Groups]:
     """The slices' endpoints by the Service port that they belong to, and by placement. An endpoint that several slices
-    list is in one group: that of its least placement."""
+    list is in one group: that of its least placement. One that drains, and whose address a waiting pod has, is none."""
     found: dict[tuple[Family, str, Protocol], Groups] = {}
     merged: set[tuple[Family, str, Protocol]] = set()
+    waiting: dict[tuple[Family, str, Protocol], set[Endpoint]] = {}
     for entry in slices:
         for name, protocol, number in entry.ports:
             key = entry.family, name, protocol
@@ -121,10 +122,23 @@ def _groups(slices: Iterable[SliceEntry]) -> dict[tuple[Family, str, Protocol], 
                     merged.add(key)
                 else:
                     groups[placement] = endpoints
+            if entry.waiting:
+                waiting.setdefault(key, set()).update(Endpoint.all_at(entry.waiting, number))
     for key, groups in found.items():
         if key in merged or len(groups) > 1:
             _make_disjoint(groups)
+    for key, taken in waiting.items():
+        _leave_out_draining(found[key], taken)
     return found
+
+
+def _leave_out_draining(groups: Groups, taken: set[Endpoint]) -> None:
+    for placement in [one for one in groups if one.draining]:
+        left = [endpoint for endpoint in groups[placement] if endpoint not in taken]
+        if left:
+            groups[placement] = left
+        else:
+            del groups[placement]
 
 
 def _make_disjoint(groups: Groups) -> None:

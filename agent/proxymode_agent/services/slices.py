@@ -65,11 +65,17 @@ class SlicePortEntry(NamedTuple):
 
 class SliceEntry(msgspec.Struct, frozen=True, gc=False):
     """An EndpointSlice of a Service: its ports and the packed addresses that may take traffic, by placement, each once
-    and in order."""
+    and in order.
+
+    `waiting`: addresses of pods that run and are not ready. One that has the address of a draining pod has taken it
+    over: what is sent there would meet it, not the one that still serves (EndpointSliceCache of
+    k8s.io/kubernetes pkg/proxy).
+    """
 
     family: Family
     ports: tuple[SlicePortEntry, ...]
     groups: tuple[tuple[Placement, tuple[bytes, ...]], ...]
+    waiting: tuple[bytes, ...] = ()
 
     @property
     def zoned(self) -> bool:
@@ -101,6 +107,7 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
     ports, unusable = _ports(tuple(endpoint_slice.ports or ()))
     problems = [*unusable]
     groups: dict[Placement, list[str]] = {}
+    waiting: list[str] = []
     last, group = None, []  # neighbours mostly have the same placement
     for endpoint in endpoint_slice.endpoints or ():
         name = endpoint.node_name
@@ -109,6 +116,8 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
         if endpoint.hints is not None or endpoint.conditions.ready is False:
             other = _placement(endpoint, place, node_name)
             if other is None:
+                if not endpoint.conditions.terminating:
+                    waiting += endpoint.addresses[:1]
                 continue
             placement = other
         if not endpoint.addresses:
@@ -123,7 +132,8 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
         addresses = all_packed(groups[placement], family, "endpoints.addresses", problems)
         if addresses:
             ordered.append((placement, tuple(sorted(dict.fromkeys(addresses)))))
-    return SliceEntry(family, ports, tuple(ordered)), tuple(problems)
+    taken = all_packed(waiting, family, "endpoints.addresses", []) if waiting else ()  # no problem before it is ready
+    return SliceEntry(family, ports, tuple(ordered), tuple(sorted(set(taken)))), tuple(problems)
 
 
 @lru_cache(maxsize=1024)  # most slices of a cluster have the same
