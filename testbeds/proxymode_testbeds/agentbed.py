@@ -103,11 +103,11 @@ class Agent:
         return self.process.wait(timeout=DEADLINE_SECONDS)
 
     def get(self, path: str, port: int = 10256) -> tuple[int, str]:
-        """Status and body of one of the agent's endpoints; status 0: it does not answer."""
+        """Status and body of one of the agent's endpoints; status 0: nobody listens."""
 
         def fetch() -> tuple[int, str]:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=DEADLINE_SECONDS) as response:
                     return response.status, response.read().decode()
             except urllib.error.HTTPError as error:
                 return error.code, error.read().decode()
@@ -118,15 +118,19 @@ class Agent:
 
     def metric(self, name: str) -> float:
         """A metric's value, summed over its labels."""
-        _, text = self.get("/metrics", 10249)
+        text = self._metrics()
         found = re.findall(rf"^proxymode_agent_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
         assert found, f"no metric {name} in:\n{text}"
         return sum(map(float, found))
 
     def mode(self) -> str:
         """The mode that it sees in the kernel."""
-        _, text = self.get("/metrics", 10249)
-        return ",".join(re.findall(r'^proxymode_agent_mode{mode="(.*)"} 1.0$', text, re.MULTILINE))
+        return ",".join(re.findall(r'^proxymode_agent_mode{mode="(.*)"} 1.0$', self._metrics(), re.MULTILINE))
+
+    def _metrics(self) -> str:
+        """Once it listens, which may be some time after it is ready."""
+        eventually(lambda: self.get("/metrics", 10249)[0] == 200, self)
+        return self.get("/metrics", 10249)[1]
 
     def clean_up(self, *arguments: str) -> None:
         """Run it with --cleanup. Raises CommandError."""

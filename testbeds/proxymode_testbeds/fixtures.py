@@ -47,6 +47,11 @@ def two_nodes(node_fleet: FleetMaker) -> Topology:
     return node_fleet(nodes=2, pods=2)
 
 
+PATIENCE_SECONDS = 30.0
+"""After which an answer is given up. On a busy or emulated machine what is slow is not lost; what is lost stays
+away for good."""
+
+
 class Traffic:
     """Starts servers and clients in a fleet's namespaces."""
 
@@ -73,17 +78,21 @@ class Traffic:
     def talk(self, topology: Topology, name: str, address: str, **load: float | bool | None) -> TrafficProcess:
         """A client in the namespace of `name`; returns when its long-lived connections are established.
 
-        `load` as for :func:`client_command`: tcp=80, established=20, new_rate=10, ...
+        `load` as for :func:`client_command`: tcp=80, established=20, new_rate=10, ...; its timeout is PATIENCE_SECONDS
+        unless it says another.
         """
-        client = self._start(topology, name, client_command(address, **load))
+        client = self._start(topology, name, client_command(address, **{"timeout": PATIENCE_SECONDS, **load}))
         client.wait_for("ready")
         return client
 
     def talk_all(
         self, topology: Topology, clients: Iterable[tuple[str, str, dict[str, float]]]
     ) -> list[TrafficProcess]:
-        """Several clients at once: who, to which address, with which load."""
-        running = [self._start(topology, name, client_command(address, **load)) for name, address, load in clients]
+        """Several clients at once, as :meth:`talk` starts one: who, to which address, with which load."""
+        running = [
+            self._start(topology, name, client_command(address, **{"timeout": PATIENCE_SECONDS, **load}))
+            for name, address, load in clients
+        ]
         for client in running:
             client.wait_for("ready")
         return running

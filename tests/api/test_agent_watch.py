@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from proxymode_agent.kube.client import ApiError, KubeClient
@@ -21,6 +24,7 @@ from proxymode_agent.services.tracker import ServiceTracker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from proxymode_testbeds.apiserver import ApiServer
 
@@ -231,6 +235,25 @@ async def test_a_server_with_an_unknown_authority_is_not_talked_to(api: ApiServe
         with pytest.raises(ApiError, match="certificate") as refused:
             await client.get("/version")
     assert refused.value.reason == "ConnectionError"
+
+
+async def test_authorities_that_are_renewed_while_the_agent_runs(api: ApiServer, tmp_path: Path) -> None:
+    others = ssl.DER_cert_to_PEM_cert(ssl.create_default_context().get_ca_certs(binary_form=True)[0])
+    ca_file = tmp_path / "ca.crt"
+    ca_file.write_text(others)
+    usual = load(api.kubeconfig())
+    config = msgspec.structs.replace(usual, ca_data=others.encode(), ca_file=ca_file)
+    async with KubeClient(config) as client:
+        with pytest.raises(ApiError, match="certificate"):
+            await client.get("/version")
+        ca_file.write_bytes(b"caf\xe9")
+        for _ in range(2):
+            with pytest.raises(ApiError, match=r"certificate"):
+                await client.get("/version")
+        ca_file.write_bytes(api.ca_file.read_bytes())
+        with suppress(ApiError):
+            await client.get("/version")  # the file is read when the server is not believed
+        assert "major" in await client.get("/version")
 
 
 async def test_apply_and_create(api: ApiServer, kube: KubeClient, namespace: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +25,7 @@ from proxymode_agent.services.model import (
     ServicePort,
     ServicePortName,
 )
+from proxymode_testbeds.traffic.ask import knock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,7 +198,7 @@ def test_however_many_elements_there_are_no_transaction_is_large() -> None:
 def reached(topology: Topology, client: str, address: str, port: int) -> str:
     """What becomes of a TCP connection."""
     try:
-        topology.call(client, lambda: socket.create_connection((address, port), 1.5).close())
+        topology.call(client, knock, address, port, timeout=1.5)
     except TimeoutError:
         return "dropped"
     except ConnectionRefusedError:

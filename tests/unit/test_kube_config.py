@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import yaml
-from proxymode_agent.kube.config import ConfigError, from_kubeconfig, in_cluster, load
+from proxymode_agent.kube.config import ConfigError, in_cluster, load
 from proxymode_agent.kube.credentials import (
     Credential,
     CredentialError,
+    FileCredentials,
     StaticCredentials,
-    TokenFileCredentials,
+    token_in,
 )
 from proxymode_agent.kube.exec_plugin import ExecCredentials
+from proxymode_agent.kube.kubeconfig import from_kubeconfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +86,7 @@ async def test_certificates_come_from_data_or_from_files_beside_the_kubeconfig(w
         user={"client-certificate-data": base64.b64encode(b"CERT").decode(), "client-key": str(tmp_path / "key.pem")},
     )
     config = from_kubeconfig(path)
-    assert (config.ca_data, config.tls_server_name) == (CA, "api.example")
+    assert (config.ca_data, config.ca_file, config.tls_server_name) == (CA, tmp_path / "ca.pem", "api.example")
     pair = (await config.credentials.current()).certificate
     assert pair is not None
     assert (pair.certificate, pair.key) == (b"CERT", b"KEY")
@@ -107,20 +109,49 @@ async def test_a_token_file_wins_over_a_token_and_is_read_again_after_a_refusal(
 
 async def test_a_token_file_is_read_again_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("one")
-    credentials = TokenFileCredentials(tmp_path / "token")
+    credentials = FileCredentials(lambda: Credential(token_in(tmp_path / "token")))
     assert (await credentials.current()).token == "one"
     (tmp_path / "token").write_text("two")
-    monkeypatch.setattr("proxymode_agent.kube.credentials.TOKEN_FILE_SECONDS", 0.0)
+    monkeypatch.setattr("proxymode_agent.kube.credentials.FILE_SECONDS", 0.0)
     assert (await credentials.current()).token == "two"
+    (tmp_path / "token").unlink()
+    assert (await credentials.current()).token == "two", "nobody has refused it"
+    credentials.invalidate()
+    with pytest.raises(CredentialError):
+        await credentials.current()
 
 
-@pytest.mark.parametrize("content", [None, "", " \n"])
-async def test_a_missing_or_empty_token_file_is_named(tmp_path: Path, content: str | None) -> None:
+async def test_a_client_certificate_in_files_is_read_again_with_its_key(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def renew(text: bytes) -> None:
+        (tmp_path / "cert.pem").write_bytes(b"CERT " + text)
+        (tmp_path / "key.pem").write_bytes(b"KEY " + text)
+
+    async def found() -> tuple[bytes, bytes]:
+        pair = (await config.credentials.current()).certificate
+        assert pair is not None
+        return pair.certificate, pair.key
+
+    renew(b"1")
+    config = from_kubeconfig(write(user={"client-certificate": "cert.pem", "client-key": "key.pem"}))
+    assert await found() == (b"CERT 1", b"KEY 1")
+    renew(b"2")
+    assert await found() == (b"CERT 1", b"KEY 1"), "kept for a while"
+    config.credentials.invalidate()
+    assert await found() == (b"CERT 2", b"KEY 2")
+    renew(b"3")
+    monkeypatch.setattr("proxymode_agent.kube.credentials.FILE_SECONDS", 0.0)
+    assert await found() == (b"CERT 3", b"KEY 3")
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", "one\ntwo", "t\u00f6ken", "to\x00ken"])
+async def test_a_token_file_without_a_token_is_named(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "token"
     if content is not None:
         path.write_text(content)
     with pytest.raises(CredentialError, match=f"token file {path}"):
-        await TokenFileCredentials(path).current()
+        await FileCredentials(lambda: Credential(token_in(path))).current()
 
 
 async def test_in_cluster_configuration(tmp_path: Path) -> None:
@@ -131,6 +162,21 @@ async def test_in_cluster_configuration(tmp_path: Path) -> None:
     assert config.server == "https://[fd00::1]:6443"
     assert config.ca_data == CA
     assert (await config.credentials.current()).token == "pod-token"
+
+
+@pytest.mark.parametrize(("host", "port"), [("[fd00::1]", "6443"), ("10.0.0.1", "https"), ("10.0.0.1", "99999")])
+def test_what_is_no_address_of_an_api_server_is_named(tmp_path: Path, host: str, port: str) -> None:
+    (tmp_path / "token").write_text("pod-token")
+    (tmp_path / "ca.crt").write_bytes(CA)
+    environ = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+    with pytest.raises(ConfigError, match=r"KUBERNETES_SERVICE_HOST is .* and KUBERNETES_SERVICE_PORT"):
+        in_cluster(tmp_path, environ)
+
+
+async def test_a_token_may_be_written_as_a_block_and_must_be_one_line(write: Write) -> None:
+    assert await credential(write(user={"token": "secret\n"})) == Credential("secret")
+    with pytest.raises(ConfigError, match=r"users\[u1\].user.token holds no bearer token"):
+        from_kubeconfig(write(user={"token": "one\ntwo"}))
 
 
 @pytest.mark.parametrize("environ", [{}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
@@ -292,6 +338,6 @@ def test_no_persons_kubeconfig_is_picked_up(monkeypatch: pytest.MonkeyPatch, wri
 def test_kinds_of_credentials(write: Write, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t")
     assert isinstance(from_kubeconfig(write()).credentials, StaticCredentials)
-    assert isinstance(from_kubeconfig(write(user={"tokenFile": "token"})).credentials, TokenFileCredentials)
+    assert isinstance(from_kubeconfig(write(user={"tokenFile": "token"})).credentials, FileCredentials)
     user = {"exec": {"apiVersion": EXEC_VERSION, "command": "x"}}
     assert isinstance(from_kubeconfig(write(user=user)).credentials, ExecCredentials)

@@ -370,6 +370,61 @@ def test_a_blocked_node_stops_its_stage_where_the_policy_is_stop() -> None:
     assert "RolloutStopped" in world.reasons()
 
 
+CANARY_FIRST = [
+    Stage(name="canary", selector=LabelSelector(match_labels={"canary": "yes"})),
+    Stage(name="all", percent=100),
+]
+
+
+def blocked_canary() -> World:
+    world = World.of(4, stages=CANARY_FIRST)
+    world.label("n3", canary="yes")
+    world.agents["n3"].unable = {Mode.NFTABLES}
+    world.run()
+    return world
+
+
+def test_the_fleet_does_not_follow_a_canary_that_cannot_move() -> None:
+    world = blocked_canary()
+    assert world.told() == []
+    assert world.status.status == "Stopped"
+    assert world.condition("Degraded").reason == "StageBlocked"
+    assert "stage canary: no node can move" in world.condition("Degraded").message
+    assert "n3: blocked by ip-vs-module" in world.condition("Degraded").message
+    assert world.reasons().count("RolloutStopped") == 1
+    world.agents["n3"].unable = set()
+    world.run()
+    assert world.told()[0] == "n3"
+    assert world.status.status == "Complete"
+
+
+def test_a_canary_that_cannot_move_may_be_left_out() -> None:
+    world = blocked_canary()
+    world.skip("n3", "its kernel comes next week")
+    world.run()
+    assert world.told() == ["n0", "n1", "n2"]
+    assert world.status.status == "Complete"
+
+
+def test_a_stage_that_cannot_move_is_gone_round_once_the_rollout_has_been_tried() -> None:
+    zones = [Stage(name=zone, selector=LabelSelector(match_labels={"zone": zone})) for zone in "abc"]
+    world = World.of(3, stages=zones)
+    for name, zone in zip(world.nodes, "abc", strict=True):
+        world.label(name, zone=zone)
+    world.agents["n1"].unable = {Mode.NFTABLES}
+    world.run()
+    assert world.told() == ["n0", "n2"]
+    assert world.condition("Complete").reason == "NodesSkipped"
+
+
+def test_a_fleet_in_which_no_node_can_move_does_not_count_as_moved() -> None:
+    world = World.of(3, stages=percent_stages(34, 100))
+    for agent in world.agents.values():
+        agent.unable = {Mode.NFTABLES}
+    world.run()
+    assert world.status.status == "Stopped"
+
+
 def test_a_node_that_is_blocked_after_it_was_told_holds_the_budget_until_the_deadline() -> None:
     world = World.of(2, progress_deadline="60s")
     world.decide()

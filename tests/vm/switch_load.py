@@ -80,11 +80,9 @@ def clients(node: ServiceNode) -> list[Client]:
         ("client1", node.address(4), {"tcp": LOCAL_NODE_PORT, "established": 1, "push": 1, "new_rate": 0.5}),
         ("client1", node.address(6), {"tcp": NODE_PORT, "established": 2, "new_rate": 0.5}),
     ]  # fmt: skip
-    return [(name, address, {**PATIENCE, **load}) for name, address, load in loads]
+    return [(name, address, {"interval": 1.0, **load}) for name, address, load in loads]
 
 
-PATIENCE = {"interval": 1.0, "timeout": 30.0}
-"""Emulated, and beside others, a node is slow: what is slow is not lost. What is lost stays away for good."""
 ESTABLISHED = 5 + 4 + 4 + 2 + 2 + 2 + 2
 """Long-lived connections of `clients`."""
 

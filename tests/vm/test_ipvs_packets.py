@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from proxymode_agent.services.model import PodInterface, Protocol
 from proxymode_agent.switch.probes.connect import answering
 from proxymode_agent.switch.probes.sample import Target
+from proxymode_testbeds.traffic.ask import knock
 from service_node import ANSWER_SECONDS, VIP, VIP6, packed, service, state
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def servers(traffic: Traffic, topology: Topology, client: str, address: str, tri
 def dropped(topology: Topology, client: str, address: str, port: int = 80) -> bool:
     """Whether nothing comes back, not even a refusal."""
     try:
-        topology.call(client, lambda: socket.create_connection((address, port), 3.0).close())
+        topology.call(client, knock, address, port, timeout=3.0)
     except TimeoutError:
         return True
     except OSError:

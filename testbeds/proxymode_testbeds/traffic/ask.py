@@ -1,4 +1,4 @@
-"""One question to a Service, for tests that trace packets: who answers, and whom does it see?
+"""One question to a Service, for tests that trace packets: who answers, and whom does it see? Or a knock: is it open?
 
 Made for :func:`proxymode_testbeds.netns.call`, or :meth:`Topology.call`, which run a function inside a namespace.
 """
@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Literal, NamedTuple
 
-ANSWER_SECONDS = 6.0
+ANSWER_SECONDS = 20.0  # a deadline under emulation, not an estimate
 _SLICE_SECONDS = 0.5
 
 
@@ -44,13 +44,7 @@ def ask(
         if source_port:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             connection.bind(("", source_port))
-        left = timeout
-        error = connection.connect_ex((address, port))
-        if error == errno.EINPROGRESS:
-            left = _wait(connection, select.POLLOUT, left)
-            error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, os.strerror(error))
+        left = _connect(connection, address, port, timeout)
         connection.sendall(b"?\n")
         answer = b""
         while not answer.endswith(b"\n"):
@@ -61,6 +55,24 @@ def ask(
             answer += chunk
     server, source, _ = answer.decode().split()
     return Answer(server, source)
+
+
+def knock(address: str, port: int, *, timeout: float) -> None:
+    """A TCP connection that is closed as soon as it is open. Raises as :func:`ask`, and counts time alike."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as connection:
+        connection.setblocking(False)
+        _connect(connection, address, port, timeout)
+
+
+def _connect(connection: socket.socket, address: str, port: int, seconds: float) -> float:
+    """Returns how much of the time is left."""
+    error = connection.connect_ex((address, port))
+    if error == errno.EINPROGRESS:
+        seconds = _wait(connection, select.POLLOUT, seconds)
+        error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+    return seconds
 
 
 def _wait(connection: socket.socket, event: int, seconds: float) -> float:
