@@ -7,8 +7,8 @@ retries: whoever calls knows what a failure means to him and how long it may tak
 from __future__ import annotations
 
 import asyncio
-import ssl
 from contextlib import asynccontextmanager, suppress
+from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from urllib.parse import urlencode
 
@@ -17,6 +17,7 @@ import msgspec
 from proxymode_agent.http1.pool import Clocks, Pool
 from proxymode_agent.kube.credentials import CredentialError
 from proxymode_agent.kube.listing import ListDecoder
+from proxymode_agent.kube.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from proxymode_agent.http1.pool import Response
     from proxymode_agent.kube.config import ClusterConfig
-    from proxymode_agent.kube.credentials import ClientCertificate, Credential
+    from proxymode_agent.kube.credentials import Credential
 
 I = TypeVar("I")  # noqa: E741 - an item of a list
 
@@ -91,7 +92,7 @@ class KubeClient:
         self._user_agent = user_agent
         self.on_answer = on_answer
         self._pool = Pool(config.server, config.tls_server_name)
-        self._tls: tuple[ClientCertificate | None, ssl.SSLContext] | None = None
+        self._tls = Tls(config)
 
     async def __aenter__(self) -> Self:
         return self
@@ -148,7 +149,7 @@ class KubeClient:
             await self._pool.ahead(
                 _target(path, params),
                 self._headers(credential, None),
-                tls=self._ssl(credential.certificate),
+                tls=self._tls.context(credential.certificate),
                 clocks=Clocks(CONNECT_SECONDS, REQUEST_SECONDS),
             )
 
@@ -235,7 +236,7 @@ class KubeClient:
                         target,
                         self._headers(credential, content_type),
                         body=data,
-                        tls=self._ssl(credential.certificate),
+                        tls=self._tls.context(credential.certificate),
                         clocks=Clocks(CONNECT_SECONDS, idle_seconds),
                     ) as response,
                 ):
@@ -251,6 +252,8 @@ class KubeClient:
         except CredentialError as error:
             raise ApiError(0, "CredentialError", str(error)) from error
         except OSError as error:  # TimeoutError is one
+            if isinstance(error, SSLCertVerificationError):
+                self._tls.distrusted()
             if not answered:
                 self.on_answer(method, NO_ANSWER)
             reason = str(error) or type(error).__name__
@@ -265,37 +268,9 @@ class KubeClient:
             headers["Content-Type"] = content_type
         return headers
 
-    def _ssl(self, certificate: ClientCertificate | None) -> ssl.SSLContext | None:
-        if not self._config.server.startswith("https://"):
-            return None
-        if self._tls is None or self._tls[0] != certificate:
-            self._tls = (certificate, _ssl_context(self._config, certificate))
-        return self._tls[1]
-
 
 def _target(path: str, params: Mapping[str, str] | None) -> str:
     return f"{path}?{urlencode(params)}" if params else path
-
-
-def _ssl_context(config: ClusterConfig, certificate: ClientCertificate | None) -> ssl.SSLContext:
-    if config.insecure:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    else:  # without data of ours: the system's authorities, which take a while to load
-        context = ssl.create_default_context(cadata=config.ca_data.decode("ascii") if config.ca_data else None)
-    if certificate is not None:
-        import tempfile  # costs as much as half of the rest of this module, and few need it
-
-        # OpenSSL's interface takes the chain from a file only; it is gone as soon as it is read.
-        with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-            file.write(certificate.certificate.rstrip() + b"\n" + certificate.key)
-            file.flush()
-            try:
-                context.load_cert_chain(file.name)
-            except ssl.SSLError as error:
-                raise CredentialError(f"client certificate and key do not load: {error}") from error
-    return context
 
 
 def _object(data: bytearray) -> dict[str, Any]:
@@ -322,7 +297,7 @@ async def _error(response: Response, request: str) -> ApiError:
         head.status,
         status.reason or head.reason or "Unknown",
         f"{request}: {status.message or 'no message'}",
-        float(seconds) if seconds.isdigit() else None,
+        float(seconds) if seconds.isdecimal() else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Who the agent is to the API server: static credentials, or a token file that is rotated; by a plugin: `exec_plugin`.
+"""Who the agent is to the API server: static credentials, or files that are rotated; by a plugin: `exec_plugin`.
 
 A provider is asked before every request and told when the server answered 401; it decides itself what to cache. It
 knows nothing about requests, and the kubeconfig's fields are read in `config`, not here.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -52,7 +53,7 @@ class Credentials(Protocol):
 
 
 class StaticCredentials(msgspec.Struct, frozen=True):
-    """Token or client certificate written in the kubeconfig; nothing to renew."""
+    """Token or client certificate as data in the kubeconfig; nothing to renew."""
 
     credential: Credential
 
@@ -63,35 +64,50 @@ class StaticCredentials(msgspec.Struct, frozen=True):
         """Nothing else could be returned."""
 
 
-TOKEN_FILE_SECONDS: Final = 60.0
-"""How long a token read from a file is used before the file is read again (client-go: one minute)."""
+FILE_SECONDS: Final = 60.0
+"""How long what was read from files is used before they are read again (client-go: one minute, for tokens)."""
 
 
-class TokenFileCredentials:
-    """A bearer token in a file that somebody else renews: a projected ServiceAccount token, or `tokenFile`."""
+class FileCredentials:
+    """A token or a client certificate, or both, in files that somebody else renews: a projected ServiceAccount token,
+    `tokenFile`, `client-certificate` and `client-key`. `read` raises CredentialError."""
 
-    def __init__(self, path: Path, certificate: ClientCertificate | None = None) -> None:
-        self.path: Final = path
-        self._certificate = certificate
-        self._token: str | None = None
+    def __init__(self, read: Callable[[], Credential]) -> None:
+        self._read = read
+        self._credential: Credential | None = None
         self._read_at = 0.0
 
     async def current(self) -> Credential:
         now = time.monotonic()
-        if self._token is None or now - self._read_at >= TOKEN_FILE_SECONDS:
-            self._token = self._read()
+        if self._credential is None or now - self._read_at >= FILE_SECONDS:
+            # Some kilobytes from a tmpfs or the page cache: quicker than a trip through a thread.
+            try:
+                self._credential = self._read()
+            except CredentialError:
+                if self._credential is None:
+                    raise  # else the server has not refused what was there before
             self._read_at = now
-        return Credential(self._token, self._certificate)
+        return self._credential
 
     def invalidate(self) -> None:
-        self._token = None
+        self._credential = None
 
-    def _read(self) -> str:
-        # A few hundred bytes from a tmpfs or the page cache: quicker than a trip through a thread.
-        try:
-            token = self.path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CredentialError(f"token file {self.path}: {error}") from error
-        if not token:
-            raise CredentialError(f"token file {self.path} is empty; it must hold a bearer token")
-        return token
+
+def token_in(file: Path) -> str:
+    """The bearer token in a file. Raises CredentialError."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialError(f"token file {file}: {error}") from error
+    return bearer(text, f"token file {file}")
+
+
+def bearer(text: str, where: str) -> str:
+    """The token in a text, as a header can have it (RFC 6750); white space around it is not its part. Raises
+    CredentialError."""
+    token = text.strip()
+    if not token:
+        raise CredentialError(f"{where} is empty; it must hold a bearer token")
+    if not (token.isascii() and token.isprintable()):
+        raise CredentialError(f"{where} holds no bearer token: it must be one line of ASCII")
+    return token

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxymode_agent.kube.credentials import ClientCertificate, Credential, CredentialError
+from proxymode_agent.kube.credentials import ClientCertificate, Credential, CredentialError, bearer
 
 EXEC_TIMEOUT_SECONDS: Final = 60.0
 EXEC_EXPIRY_MARGIN_SECONDS: Final = 10.0
@@ -112,14 +112,16 @@ def parse_exec_credential(plugin: ExecPlugin, output: bytes) -> tuple[Credential
     status = document.get("status")
     if not isinstance(status, dict):
         raise CredentialError(f"{where}: ExecCredential has no status")
-    token = status.get("token") or None
-    certificate, key = status.get("clientCertificateData"), status.get("clientKeyData")
+    token, certificate, key = (status.get(name) for name in ("token", "clientCertificateData", "clientKeyData"))
+    if not all(value is None or isinstance(value, str) for value in (token, certificate, key)):
+        raise CredentialError(f"{where}: token, clientCertificateData and clientKeyData must be strings")
     if bool(certificate) != bool(key):
         raise CredentialError(f"{where}: clientCertificateData and clientKeyData must be given together")
-    if token is None and not certificate:
+    if not token and not certificate:
         raise CredentialError(f"{where}: status holds neither a token nor a client certificate")
     pair = ClientCertificate(certificate.encode(), key.encode()) if certificate and key else None
-    return Credential(token, pair), _expiry(where, status.get("expirationTimestamp"))
+    credential = Credential(bearer(token, f"{where}: status.token") if token else None, pair)
+    return credential, _expiry(where, status.get("expirationTimestamp"))
 
 
 def _expiry(where: str, text: object) -> datetime | None:
