@@ -43,7 +43,7 @@ def test_no_first_packet_is_lost(two_nodes_and_a_pod: Topology, case: Case) -> N
 def test_an_order_that_loses_packets_is_found(two_nodes_and_a_pod: Topology, family: str) -> None:
     """The control of the tests above: they can fail."""
     with careless():
-        result = run(two_nodes_and_a_pod, control(family), 1, DEADLINE_SECONDS)
+        result = run(two_nodes_and_a_pod, control(family), PACKETS, DEADLINE_SECONDS)
     assert result.missed > 0
 
 

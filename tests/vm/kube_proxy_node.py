@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from service_node import Idle, ServiceNode
 
 NODE_PORT = 30080
-HAND_BACK_SECONDS = 60.0  # a deadline under emulation, not an estimate
+HAND_BACK_SECONDS = 180.0  # a deadline under emulation, not an estimate
 KUBELET = """
 iptables -N KUBE-FIREWALL
 iptables -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -j DROP

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Client = tuple[str, str, dict[str, float]]
 
-VICTIM_SECONDS = 120  # a deadline under emulation, not an estimate
+VICTIM_SECONDS = 600  # a deadline under emulation, not an estimate
 NODE_PORT, LOCAL_NODE_PORT = 30080, 30081
 EXTERNAL = "10.96.1.1"  # in the Service network, so that clients have a route to it
 

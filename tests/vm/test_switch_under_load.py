@@ -62,8 +62,8 @@ def test_to_and_fro_under_load_no_connection_is_lost_and_nothing_stays_behind(
     assert counted["new"] > 5 * round_trips
     assert counted["udp_sent"] > 5 * round_trips
     assert (counted["lost"], counted["failed"], counted["udp_lost"]) == (0, 0, 0), counted["why"]
-    # One that ends in the moment in which IPVS forgets it may be put back, and times out.
-    assert idle.number <= len(node.call(open_connections)) <= idle.number + 2 * round_trips
+    # Some that end while IPVS forgets them, which is long on a busy machine, are put back and time out.
+    assert idle.number <= len(node.call(open_connections)) <= idle.number + counted["new"] // 4
 
 
 def open_connections() -> list[Flow]:
