@@ -6,6 +6,7 @@ The refusal is made here, for an intact kernel takes whatever passes our own che
 from __future__ import annotations
 
 import errno
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,8 @@ from proxymode_agent.dataplane.nftables.dataplane import MAX_ISOLATED
 from proxymode_agent.dataplane.nftables.elements import service_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from proxymode_agent.services.model import ServicePort
     from proxymode_testbeds.topology import Topology
 
@@ -107,3 +110,33 @@ def test_a_kernel_that_refuses_everything_is_an_error(namespace: Topology, refus
     refusing.keys = {service_key(port.cluster_ip) for port in ports}
     with dataplane(namespace, node_config(namespace)) as made, pytest.raises(DataplaneError, match="ENOSPC"):
         made.sync(state(*ports))
+
+
+def test_who_writes_between_our_reading_and_our_writing_costs_no_service_port_its_place(
+    namespace: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes = [1]
+    commit_all = Connection.commit_all
+
+    def flush() -> None:
+        subprocess.run(["nft", "flush", "map", "ip", "proxymode", "endpoints"], check=True)
+
+    def raced(kernel: Connection, transactions: Iterable[Transaction]) -> int:
+        if flushes and (transactions := tuple(transactions)):
+            flushes.pop()
+            namespace.call("node1", flush)
+        return commit_all(kernel, transactions)
+
+    with dataplane(namespace, node_config(namespace)) as made:
+        assert made.sync(state(numbered(1), numbered(2))).refused == ()
+        monkeypatch.setattr(Connection, "commit_all", raced)
+        result = made.sync(
+            state(
+                numbered(1),
+                service("s2", "10.96.0.2", 80, [("10.244.2.1", 80), ("10.244.2.2", 80), ("10.244.2.3", 80)]),
+            )
+        )
+        assert not flushes
+        assert result.refused == ()
+        assert len(programmed(namespace)) == 2
+        assert len(held(namespace)["map ip proxymode endpoints"]) == 5

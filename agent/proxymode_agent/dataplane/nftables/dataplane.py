@@ -82,11 +82,16 @@ class FamilyTable:
         `damage`.
         """
         left_out = dict(isolated)
-        for _ in range(MAX_ISOLATED):
+        doubted: set[ServicePortName | None] = set()
+        while len(left_out) < len(isolated) + MAX_ISOLATED:
             try:
                 return self._reconcile(ports, left_out, damage)
             except NfnetlinkError as error:
                 culprit = self._culprit(error)
+                if error.errno in NOT_AS_LEFT and culprit not in doubted and len(doubted) < MAX_ISOLATED:
+                    # It may be no fault of the Service port: somebody wrote between our reading and our writing.
+                    doubted.add(culprit)
+                    continue
                 if culprit is None:
                     raise
                 left_out[culprit] = f"the kernel refused it: {error}"
