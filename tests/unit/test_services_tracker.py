@@ -223,6 +223,23 @@ def test_an_object_that_was_mended_or_made_anew_is_reported_again() -> None:
     assert len(tracker.take().problems) == 1
 
 
+def test_what_nobody_takes_is_kept_once_an_object_and_as_it_is_now() -> None:
+    tracker = ServiceTracker()
+    key = ObjectKey("ns", "s1")
+    for number in range(1, 100):
+        tracker.set_slice(key, pods(f"127.0.0.{number}", "224.0.0.1"))
+        tracker.set_slice(key, pods("10.1.0.1"))
+        tracker.set_slice(key, pods("224.0.0.1"))
+    tracker.set_slice(key, pods("224.0.0.1", "127.0.0.200"))
+    (problem,) = tracker.take().problems
+    assert [address in problem.text for address in ("224.0.0.1", "127.0.0.200", "127.0.0.99")] == [True, True, False]
+    tracker.set_slice(key, pods("127.0.0.7"))
+    tracker.drop_slice(key)
+    tracker.take()
+    assert not tracker.dirty
+    assert tracker.take().problems == ()
+
+
 def test_many_problems_of_one_object_are_one_report_of_bounded_length() -> None:
     tracker = ServiceTracker()
     tracker.set_slice(ObjectKey("ns", "s1"), pods(*(f"127.0.0.{number}" for number in range(1, 101))))

@@ -75,13 +75,13 @@ class ServiceTracker:
         self._state = ServiceState(self._all_ports)
         self._health_checks: dict[ServiceName, HealthCheck] = {}
         self._none_here = NoneHere()
-        self._problems: list[Problem] = []
+        self._untold: dict[tuple[str, ObjectKey], tuple[str, ...]] = {}  # of `_told`, what `take` has not returned
         self._told: dict[tuple[str, ObjectKey], tuple[str, ...]] = {}
 
     @property
     def dirty(self) -> bool:
         """Whether `take` may return something new."""
-        return bool(self._dirty or self._problems)
+        return bool(self._dirty or self._untold)
 
     def set_zone(self, zone: str) -> None:
         """The node is in this zone; empty: in none. Services that are spread by zone are looked at again."""
@@ -156,7 +156,8 @@ class ServiceTracker:
                 if check != self._health_checks.get(service_name):
                     checks[service_name] = check
         self._dirty.clear()
-        problems, self._problems = tuple(self._problems), []
+        problems = tuple(_problem(kind, key, texts) for (kind, key), texts in self._untold.items())
+        self._untold.clear()
         if replaced:
             self._all_ports = _updated(self._all_ports, replaced)
             self._state = ServiceState(self._all_ports)
@@ -183,13 +184,18 @@ class ServiceTracker:
         if not problems:
             if self._told:
                 self._told.pop((kind, key), None)
+                self._untold.pop((kind, key), None)
             return
-        told = self._told.get((kind, key), ())
+        told, untold = self._told.get((kind, key), ()), self._untold.pop((kind, key), ())
         self._told[kind, key] = problems
-        new = tuple(dict.fromkeys(text for text in problems if text not in told))
+        new = tuple(dict.fromkeys(text for text in problems if text not in told or text in untold))
         if new:
-            more = f"; and {len(new) - _TOLD} more" if len(new) > _TOLD else ""
-            self._problems.append(Problem(kind, key, "; ".join(new[:_TOLD]) + more))
+            self._untold[kind, key] = new
+
+
+def _problem(kind: str, key: ObjectKey, texts: tuple[str, ...]) -> Problem:
+    more = f"; and {len(texts) - _TOLD} more" if len(texts) > _TOLD else ""
+    return Problem(kind, key, "; ".join(texts[:_TOLD]) + more)
 
 
 def _none_here(ports: Iterable[ServicePort]) -> NoneHere:
