@@ -258,6 +258,10 @@ class World:
     def stage(self, name: str) -> Any:
         return next(s for s in self.status.stages if s.name == name)
 
+    def completed(self, name: str) -> bool:
+        """By the stored status."""
+        return any(stage.name == name and stage.completed_at is not None for stage in self.status.stages)
+
     def soaked(self, name: str) -> bool:
         """By the stored status."""
         soak = next(s.soak for s in in_force(self.proxy_mode) if s.name == name)

@@ -71,17 +71,19 @@ def test_nodes_that_an_earlier_revision_left_in_flight_in_two_domains_get_out_of
     assert world.status.status == "Complete"
 
 
-def test_a_stage_whose_only_agents_are_silent_is_gone_round_where_others_are_heard_of() -> None:
-    edge = Stage(name="edge", selector=LabelSelector(match_labels={"zone": "edge"}))
-    world = World.of(0, stages=[edge, Stage(name="all", percent=100)], max_unavailable=4, progress_deadline="5m")
+def test_a_stage_whose_only_agents_are_silent_is_gone_round_where_others_have_moved() -> None:
+    core, edge = (Stage(name=zone, selector=LabelSelector(match_labels={"zone": zone})) for zone in ("core", "edge"))
+    stages = [core, edge, Stage(name="all", percent=100)]
+    world = World.of(0, stages=stages, max_unavailable=4, progress_deadline="5m")
     for zone in ("edge", "edge", "core", "core"):
         world.join(zone=zone)
     for name in ("n0", "n1"):
         world.agents[name].dead = True
+    world.join(zone="rest")
     world.run(20)
-    assert world.told() == [], "nobody has given them up yet"
+    assert world.told() == ["n2", "n3"], "nobody has given the others up yet"
     world.run(40, seconds=20)
-    assert world.told() == ["n2", "n3"]
+    assert world.told() == ["n2", "n3", "n4"]
     assert world.stage("edge").blocked == 2
     assert world.condition("Degraded").reason == "AgentsSilent"
 

@@ -407,13 +407,14 @@ def test_a_canary_that_cannot_move_may_be_left_out() -> None:
 
 
 def test_a_stage_that_cannot_move_is_gone_round_once_the_rollout_has_been_tried() -> None:
-    zones = [Stage(name=zone, selector=LabelSelector(match_labels={"zone": zone})) for zone in "abc"]
-    world = World.of(3, stages=zones)
-    for name, zone in zip(world.nodes, "abc", strict=True):
+    zones = [Stage(name=zone, selector=LabelSelector(match_labels={"zone": zone})) for zone in "ab"]
+    world = World.of(4, stages=[*zones, Stage(name="all", percent=100)])
+    for name, zone in zip(world.nodes, "aabb", strict=True):
         world.label(name, zone=zone)
-    world.agents["n1"].unable = {Mode.NFTABLES}
+    world.label("n3", zone="c")
+    world.agents["n1"].unable = world.agents["n2"].unable = {Mode.NFTABLES}
     world.run()
-    assert world.told() == ["n0", "n2"]
+    assert world.told() == ["n0", "n3"]
     assert world.condition("Complete").reason == "NodesSkipped"
 
 

@@ -77,6 +77,7 @@ class Reason(StrEnum):
     FAILURE_THRESHOLD_REACHED = "FailureThresholdReached"
     NODES_BLOCKED = "NodesBlocked"
     GATE_FAILED = "GateFailed"
+    STAGE_BLOCKED = "StageBlocked"
     STAGE_SELECTS_NOTHING = "StageSelectsNothing"
     ROLLOUT_COMPLETE = "RolloutComplete"
     NOT_COMPLETE = "NotComplete"

@@ -134,6 +134,15 @@ _STOPPED: Final = (
         "Correct stages[].selector, label the nodes, or take the stage out.",
     ),
     Page(
+        Reason.STAGE_BLOCKED,
+        Mood.LOOK,
+        (on_rollout("Degraded", "True"), on_rollout("Progressing", "False")),
+        "No node of the stage can run the mode, and none of the stages before has moved one. Blocked nodes are gone "
+        "round with onBlocked: Skip, but the fleet does not follow a canary that nobody has seen.",
+        "kubectl proxymode preflight says what to do on each. Or leave them out with kubectl proxymode skip, or take "
+        "the stage out.",
+    ),
+    Page(
         Reason.NODES_FAILED,
         Mood.LOOK,
         (on_rollout("Degraded", "True"),),

@@ -49,7 +49,7 @@ from proxymode_operator.rollout.refusal import refusal
 from proxymode_operator.rollout.situation import Situation, counts
 from proxymode_operator.rollout.stages import membership, recorded_membership, topology_of
 from proxymode_operator.rollout.status import status
-from proxymode_operator.rollout.stops import hollow_stages, rollback, stop
+from proxymode_operator.rollout.stops import hollow_stages, rollback, stop, untried_stages
 from proxymode_operator.rollout.telling import stage_of, tell
 from proxymode_operator.rollout.windows import hours
 from proxymode_operator.rollout.writes import mark, prepare
@@ -158,16 +158,17 @@ def _find(fleet: Fleet, census: Census, now: datetime, *, begins: bool) -> _Foun
     gating = _gating(fleet, open_hours)
     hold = gating.at_begin(before, now)
     by_name = {stage.name: stage for stage in before.stages}
+    members = _members(fleet, census)
     stages = progress(
         revisions.in_force(proxy_mode),
         by_name,
-        _members(fleet, census),
+        members,
         census,
         outstanding,
         may_begin=hold is None,
         undoes=before.order is not RolloutOrder.FORWARD,
         promoted=promotion.stages,
-        hollow=hollow_stages(fleet, census),
+        hollow=hollow_stages(fleet, census) | untried_stages(fleet, census, members),
         gating=gating,
         now=now,
     )

@@ -106,14 +106,13 @@ def progress(
     now: datetime,
 ) -> tuple[StageProgress, ...]:
     """Every stage, in order. `outstanding` names the nodes that are waited for, `promoted` the stages that a person has
-    approved just now, `hollow` those whose selector no node meets at all: they cannot be complete, since more likely
-    the selector is wrong than the fleet.
+    approved just now, `hollow` those that cannot be complete: whose selector no node meets at all, since more likely
+    the selector is wrong than the fleet, and the canary of which no node can move.
 
     A stage whose nodes all belong to earlier ones is complete as soon as it would open, and neither soaks nor has
     gates; gates stand after a stage only until another has begun. While no agent at all is heard of, no stage is
-    complete: agents that are installed after the operator must not find that the canary is over. Where others are, a
-    stage whose own agents stay silent is gone round like any blocked node. In an undo (`undoes`) a stage soaks only
-    where nodes of it had to go back.
+    complete: agents that are installed after the operator must not find that the canary is over. In an undo
+    (`undoes`) a stage soaks only where nodes of it had to go back.
     """
     result: list[StageProgress] = []
     reached = bool(census.states) and may_begin

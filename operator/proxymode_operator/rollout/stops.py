@@ -1,8 +1,8 @@
 """What stops a rollout by itself, and whom a rollback brings back.
 
-Solves: failureThreshold, onBlocked Stop, a gate that fails, a stage whose selector selects nothing. A stop lasts as
-long as its cause: a node that recovers, a gate that passes, lets the rollout go on. A rollback is for good; that it was
-decided is in the history.
+Solves: failureThreshold, onBlocked Stop, a gate that fails, a stage whose selector selects nothing, a canary that
+cannot move. A stop lasts as long as its cause: a node that recovers, a gate that passes, lets the rollout go on. A
+rollback is for good; that it was decided is in the history.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from proxymode_api.proxymode_status import RolloutOrder
 from proxymode_api.reasons.codes import Reason
 from proxymode_api.rollout import BlockedPolicy
 from proxymode_operator.rollout.assess import NodeState
+from proxymode_operator.rollout.census import Trait
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -47,6 +48,26 @@ def hollow_stages(fleet: Fleet, census: Census) -> frozenset[str]:
     if fleet.proxy_mode.status.order is not RolloutOrder.FORWARD:
         return frozenset()
     return frozenset(stage for stage, selected in census.selected.items() if not selected)
+
+
+def untried_stages(fleet: Fleet, census: Census, members: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """Stages before the last of which nodes are blocked, while neither they nor those before them have moved a node or
+    are about to: after them the fleet would follow a canary that nobody has seen. `members`: the nodes of every stage,
+    in order. None in an undo, and none while no agent at all is heard of: these will come.
+
+    What a person has skipped (kubectl proxymode skip) is not waited for.
+    """
+    unheard = len(census.having(Trait.UNHEARD)) == len(census.states)
+    if fleet.proxy_mode.status.order is not RolloutOrder.FORWARD or unheard:
+        return frozenset()
+    untried: set[str] = set()
+    for stage, nodes in list(members.items())[:-1]:
+        blocked = len(census.among(nodes, NodeState.BLOCKED))
+        if blocked + len(census.among(nodes, NodeState.SKIPPED)) < len(nodes):
+            break
+        if blocked:
+            untried.add(stage)
+    return frozenset(untried)
 
 
 def about_gates(gates: Sequence[Gate], answers: Sequence[GateStatus], names: Collection[str]) -> str:
@@ -88,6 +109,12 @@ def stop(fleet: Fleet, census: Census, stages: Sequence[StageProgress], answers:
         if stage.status.name in hollow and not stage.status.completed_at and fleet.nodes:
             why = f"stage {stage.status.name}: its selector matches none of the {len(fleet.nodes)} nodes"
             return Stop(Reason.STAGE_SELECTS_NOTHING, f"{why}; correct it or take the stage out")
+    untried = untried_stages(fleet, census, {stage.status.name: stage.members for stage in stages})
+    for stage in stages:
+        if stage.status.name in untried and stage.is_open and not stage.status.completed_at:
+            blocked = sorted(census.among(stage.members, NodeState.BLOCKED))
+            why = f"stage {stage.status.name}: no node can move, and none has before: {with_reasons(blocked, states)}"
+            return Stop(Reason.STAGE_BLOCKED, why)
     return None
 
 
