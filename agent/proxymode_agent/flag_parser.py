@@ -38,6 +38,13 @@ def flag_parser(host_name: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_switch(group: _Group, flag: str, text: str, *, default: bool | None = None) -> None:
+    """One that is either on or off, and on where no value is given; None: nothing was said."""
+    group.add_argument(
+        flag, nargs="?", const=True, default=default, type=values.boolean, metavar="true|false", help=text
+    )
+
+
 def _add_general(general: _Group, host_name: str) -> None:
     """How to run, whoever decides about the mode."""
     general.add_argument(
@@ -104,23 +111,14 @@ def _add_general(general: _Group, host_name: str) -> None:
         help="log level as klog's; 4 and more is debug",
     )
     general.add_argument("--version", action="version", version=f"proxymode-agent {VERSION}")
-    general.add_argument(
-        "--cleanup",
-        nargs="?",
-        const=True,
-        default=False,
-        type=values.boolean,
-        metavar="true|false",
-        help="remove everything that this program ever made, in both modes, and exit",
+    _add_switch(
+        general, "--cleanup", "remove everything that this program ever made, in both modes, and exit", default=False
     )
-    general.add_argument(
+    _add_switch(
+        general,
         "--cleanup-needs-kube-proxy",
-        nargs="?",
-        const=True,
+        "with --cleanup: remove nothing and exit with 1 where rules of this program are and no kube-proxy runs",
         default=False,
-        type=values.boolean,
-        metavar="true|false",
-        help="with --cleanup: remove nothing and exit with 1 where rules of this program are and no kube-proxy runs",
     )
 
 
@@ -148,6 +146,24 @@ def _add_conntrack(conntrack: _Group) -> None:
             metavar="DURATION",
             help=f"how long {what} is remembered without packets; 0: as it is (default: %(default)s)",
         )
+    for name, what in (("timeout", "that was not answered"), ("timeout-stream", "that was")):
+        conntrack.add_argument(
+            f"--conntrack-udp-{name}",
+            type=values.seconds,
+            default="0",
+            metavar="DURATION",
+            help=f"how long a UDP flow {what} is remembered without packets (default: %(default)s, as it is)",
+        )
+    conntrack.add_argument(
+        "--conntrack-tcp-be-liberal",
+        nargs="?",
+        const=True,
+        default=False,
+        type=values.boolean,
+        metavar="true|false",
+        help="take TCP segments outside of the window for their connection's, rather than for invalid: those are not"
+        " translated, and a client that meets one resets the connection",
+    )
 
 
 def _add_standalone(alone: _Group) -> None:
@@ -184,22 +200,12 @@ def _add_standalone(alone: _Group) -> None:
         help="addresses of the node on which NodePorts answer; default: the primary ones in nftables mode, all local "
         "ones in ipvs mode",
     )
-    alone.add_argument(
+    _add_switch(
+        alone,
         "--localhost-nodeports",
-        nargs="?",
-        const=True,
-        type=values.boolean,
-        metavar="true|false",
-        help="answer TCP NodePorts also on 127.0.0.1 and [::1], by a proxy in the agent; in nftables mode only",
+        "answer TCP NodePorts also on 127.0.0.1 and [::1], by a proxy in the agent; in nftables mode only",
     )
-    alone.add_argument(
-        "--masquerade-all",
-        nargs="?",
-        const=True,
-        type=values.boolean,
-        metavar="true|false",
-        help="masquerade all traffic to Service addresses",
-    )
+    _add_switch(alone, "--masquerade-all", "masquerade all traffic to Service addresses")
     alone.add_argument(
         "--iptables-masquerade-bit",
         "--masquerade-bit",
@@ -210,14 +216,7 @@ def _add_standalone(alone: _Group) -> None:
     alone.add_argument(
         "--ipvs-scheduler", type=values.scheduler, metavar="NAME", help="scheduler of virtual servers (default: rr)"
     )
-    alone.add_argument(
-        "--ipvs-strict-arp",
-        nargs="?",
-        const=True,
-        type=values.boolean,
-        metavar="true|false",
-        help="do not answer ARP for Service addresses on other interfaces",
-    )
+    _add_switch(alone, "--ipvs-strict-arp", "do not answer ARP for Service addresses on other interfaces")
     alone.add_argument(
         "--ipvs-exclude-cidrs",
         type=values.networks,

@@ -55,12 +55,16 @@ class Standalone(msgspec.Struct, frozen=True):
 
 
 class ConntrackLimits(msgspec.Struct, frozen=True):
-    """What conntrack is to be set to: entries for each core and in all, seconds; 0: left as it is."""
+    """What conntrack is to be set to: entries for each core and in all, seconds, TCP windows; 0 and False: left as it
+    is."""
 
     max_per_core: int
     min_entries: int
     established_seconds: int
     close_wait_seconds: int
+    udp_seconds: int = 0
+    udp_stream_seconds: int = 0
+    tcp_be_liberal: bool = False
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -101,6 +105,9 @@ def parse(arguments: Sequence[str]) -> Options:
             parsed.conntrack_min,
             parsed.conntrack_tcp_timeout_established,
             parsed.conntrack_tcp_timeout_close_wait,
+            parsed.conntrack_udp_timeout,
+            parsed.conntrack_udp_timeout_stream,
+            parsed.conntrack_tcp_be_liberal,
         ),
         state_dir=parsed.state_dir,
         sync_period=parsed.sync_period,

@@ -11,10 +11,13 @@ import pytest
 from proxymode_agent.cell import Cell
 from proxymode_agent.dataplane import limits
 from proxymode_agent.dataplane.limits import (
+    BE_LIBERAL,
     BUCKETS,
     CLOSE_WAIT,
     ESTABLISHED,
     MAX,
+    UDP,
+    UDP_STREAM,
     settle,
     settle_once_programmed,
     to_write,
@@ -27,7 +30,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULTS = parse([]).conntrack
-BOOTED = {MAX: 262_144, BUCKETS: 262_144, ESTABLISHED: 432_000, CLOSE_WAIT: 60}
+BOOTED = {
+    MAX: 262_144,
+    BUCKETS: 262_144,
+    ESTABLISHED: 432_000,
+    CLOSE_WAIT: 60,
+    UDP: 30,
+    UDP_STREAM: 120,
+    BE_LIBERAL: 0,
+}
 """Linux 6.1 with 16 GiB of memory, whatever the number of cores."""
 
 
@@ -54,6 +65,18 @@ def test_what_is_written(cores: int, found: dict[str, int], expected: dict[str, 
 
 def test_zero_leaves_everything_as_it_is() -> None:
     assert to_write(ConntrackLimits(0, 131_072, 0, 0), 64, BOOTED | {MAX: 1}) == {}
+
+
+def test_what_has_no_default_is_set_where_it_is_asked_for() -> None:
+    flags = ["--conntrack-udp-timeout=5s", "--conntrack-udp-timeout-stream=1m", "--conntrack-tcp-be-liberal"]
+    asked = parse([*flags, "--conntrack-max-per-core=0"]).conntrack
+    settled = BOOTED | {ESTABLISHED: 86_400, CLOSE_WAIT: 3_600}
+    expected = {UDP: 5, UDP_STREAM: 60, BE_LIBERAL: 1}
+    assert to_write(asked, 64, settled) == expected
+    assert to_write(asked, 64, settled | {UDP: 300}) == expected, "whoever has set it"
+    assert to_write(asked, 64, settled | expected) == {}
+    assert to_write(asked, 64, {}) == {}
+    assert to_write(DEFAULTS, 1, settled | expected) == {}, "nothing is set back"
 
 
 def test_the_maximum_is_written_after_the_buckets() -> None:

@@ -2,8 +2,9 @@
 
 A kernel forgets it with a reboot. On a node that then has no kube-proxy the kernel's own values would hold: as many
 entries on a machine of 64 cores as on one of eight, where a full table drops new connections, and five days for one
-that ended unseen. What somebody else has set stays: a maximum is raised and never lowered, a time-out is set only where
-it is still the kernel's. Flags, defaults and formula are kube-proxy's (cmd/kube-proxy/app/server_linux.go).
+that ended unseen. What somebody else has set stays: a maximum is raised and never lowered, a time-out that has a
+default is set only where it is still the kernel's; what is set only where it is asked for is set in any case. Flags,
+defaults and formula are kube-proxy's (cmd/kube-proxy/app/server_linux.go).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ MAX: Final = "nf_conntrack_max"
 BUCKETS: Final = "nf_conntrack_buckets"
 ESTABLISHED: Final = "nf_conntrack_tcp_timeout_established"
 CLOSE_WAIT: Final = "nf_conntrack_tcp_timeout_close_wait"
+UDP: Final = "nf_conntrack_udp_timeout"
+UDP_STREAM: Final = "nf_conntrack_udp_timeout_stream"
+BE_LIBERAL: Final = "nf_conntrack_tcp_be_liberal"
 KERNEL_SECONDS: Final = {ESTABLISHED: 432_000, CLOSE_WAIT: 60}
 """The kernel's own time-outs (net/netfilter/nf_conntrack_proto_tcp.c)."""
 ENTRIES_PER_BUCKET: Final = 4
@@ -47,14 +51,17 @@ def to_write(limits: ConntrackLimits, cores: int, found: Mapping[str, int]) -> d
     timeouts = {
         name: value for name, value in seconds.items() if value and found.get(name) == KERNEL_SECONDS[name] != value
     }
-    return wanted | timeouts
+    asked = {UDP: limits.udp_seconds, UDP_STREAM: limits.udp_stream_seconds, BE_LIBERAL: int(limits.tcp_be_liberal)}
+    return (
+        wanted | timeouts | {name: value for name, value in asked.items() if value and found.get(name, value) != value}
+    )
 
 
 def settle(limits: ConntrackLimits, cores: int, root: Path = PROC_SYS) -> None:
     """Read the settings and write those that are to be changed; says in the log what was done and what could not be."""
     folder = root / "net/netfilter"
     found = {}
-    for name in (MAX, BUCKETS, ESTABLISHED, CLOSE_WAIT):
+    for name in (MAX, BUCKETS, ESTABLISHED, CLOSE_WAIT, UDP, UDP_STREAM, BE_LIBERAL):
         try:
             found[name] = int((folder / name).read_text())
         except (OSError, ValueError):
