@@ -7,7 +7,7 @@ decided here.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,9 +18,12 @@ from proxymode_api.annotations import IPVS_SCHEDULER_ANNOTATION
 from proxymode_api.modes import IpvsScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from proxymode_agent.kube.objects import Service, ServicePortSpec, ServiceSpec
+
+P = TypeVar("P")
+E = TypeVar("E")
 
 PROTOCOLS: Final = {protocol.name: protocol for protocol in Protocol}
 AFFINITY_SECONDS: Final = 10800
@@ -105,12 +108,16 @@ def service_entry(service: Service) -> tuple[ServiceEntry | None, tuple[str, ...
     return entry, tuple(problems)
 
 
+def readable(ports: Iterable[P], read: Callable[[P, list[str]], E | None]) -> tuple[tuple[E, ...], tuple[str, ...]]:
+    """What `read` makes of ports that can be used, and what it says is wrong with the others."""
+    problems: list[str] = []
+    entries = [read(port, problems) for port in ports]
+    return tuple([entry for entry in entries if entry is not None]), tuple(problems)
+
+
 @lru_cache(maxsize=1024)  # many Services of a cluster have the same
 def _ports(ports: tuple[ServicePortSpec, ...]) -> tuple[tuple[PortEntry, ...], tuple[str, ...]]:
-    """Those that can be used, and what is wrong with the others."""
-    problems: list[str] = []
-    entries = [_port(port, problems) for port in ports]
-    return tuple([entry for entry in entries if entry is not None]), tuple(problems)
+    return readable(ports, _port)
 
 
 def _port(port: ServicePortSpec, problems: list[str]) -> PortEntry | None:

@@ -16,7 +16,7 @@ from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.services.addresses import all_packed
 from proxymode_agent.services.labels import HEADLESS_LABEL, SERVICE_NAME_LABEL
 from proxymode_agent.services.model import Family, Protocol
-from proxymode_agent.services.service import PROTOCOLS
+from proxymode_agent.services.service import PROTOCOLS, readable
 
 if TYPE_CHECKING:
     from proxymode_agent.kube.objects import EndpointSlice, SliceEndpoint, SlicePort
@@ -138,10 +138,7 @@ def slice_entry(endpoint_slice: EndpointSlice, node_name: str | None) -> tuple[S
 
 @lru_cache(maxsize=1024)  # most slices of a cluster have the same
 def _ports(ports: tuple[SlicePort, ...]) -> tuple[tuple[SlicePortEntry, ...], tuple[str, ...]]:
-    """Those that can be used, and what is wrong with the others."""
-    problems: list[str] = []
-    entries = [_port(port, problems) for port in ports]
-    return tuple([entry for entry in entries if entry is not None]), tuple(problems)
+    return readable(ports, _port)
 
 
 def _port(port: SlicePort, problems: list[str]) -> SlicePortEntry | None:

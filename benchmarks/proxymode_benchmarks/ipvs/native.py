@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from proxymode_agent.dataplane import proc_sys
 from proxymode_agent.dataplane.ipvs import sysctls, timeouts
 from proxymode_agent.dataplane.ipvs.addresses import ALIAS, DEVICE
 from proxymode_agent.dataplane.ipvs.dataplane import IpvsDataplane
@@ -76,7 +77,7 @@ def _stand_in(settings: Path) -> None:
     for path, value in sysctls.wanted(os.uname().release, strict_arp=False).items():
         (settings / path).parent.mkdir(parents=True, exist_ok=True)
         (settings / path).write_text(value)
-    sysctls.PROC_SYS = settings  # type: ignore[misc]
+    proc_sys.PROC_SYS = settings  # type: ignore[misc]
     timeouts.read = lambda: IpvsTimeouts(900, 120, 300)
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from proxymode_agent.dataplane import proc_sys
 from proxymode_agent.dataplane.base import DataplaneError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROC_SYS: Final = Path(os.environ.get("PROXYMODE_PROC_SYS", "/proc/sys"))
-"""A container's own /proc/sys is read-only and cannot be mounted over: the manifests mount the host's elsewhere."""
 _ALWAYS: Final = {
     "net/ipv4/vs/conntrack": "1",  # conntrack entries for IPVS connections: masquerading needs them
     "net/ipv4/vs/expire_nodest_conn": "1",  # a connection whose real server is gone ends at once
@@ -44,7 +42,7 @@ def apply(settings: Mapping[str, str]) -> int:
     """Write what differs; how many were written. Raises DataplaneError that names the setting and its value."""
     written = 0
     for path, value in settings.items():
-        file = PROC_SYS / path
+        file = proc_sys.PROC_SYS / path
         name = path.replace("/", ".")
         try:
             found = file.read_text().strip()
