@@ -154,15 +154,12 @@ def _add_conntrack(conntrack: _Group) -> None:
             metavar="DURATION",
             help=f"how long a UDP flow {what} is remembered without packets (default: %(default)s, as it is)",
         )
-    conntrack.add_argument(
+    _add_switch(
+        conntrack,
         "--conntrack-tcp-be-liberal",
-        nargs="?",
-        const=True,
-        default=False,
-        type=values.boolean,
-        metavar="true|false",
-        help="take TCP segments outside of the window for their connection's, rather than for invalid: those are not"
+        "take TCP segments outside of the window for their connection's, rather than for invalid: those are not"
         " translated, and a client that meets one resets the connection",
+        default=False,
     )
 
 
