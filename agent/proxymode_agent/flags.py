@@ -15,7 +15,7 @@ import msgspec
 
 from proxymode_agent.flag_parser import flag_parser
 from proxymode_agent.flag_values import PRIMARY
-from proxymode_agent.services.model import DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
+from proxymode_agent.services.model import ConntrackLimits, DataplaneConfig, IpvsTimeouts, PodInterface, PodNetworks
 from proxymode_api.modes import DetectLocalMode
 
 if TYPE_CHECKING:
@@ -52,19 +52,6 @@ class Standalone(msgspec.Struct, frozen=True):
             node_port_addresses=node_ports,
             node_ips=node_ips,
         )
-
-
-class ConntrackLimits(msgspec.Struct, frozen=True):
-    """What conntrack is to be set to: entries for each core and in all, seconds, TCP windows; 0 and False: left as it
-    is."""
-
-    max_per_core: int
-    min_entries: int
-    established_seconds: int
-    close_wait_seconds: int
-    udp_seconds: int = 0
-    udp_stream_seconds: int = 0
-    tcp_be_liberal: bool = False
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -22,8 +22,8 @@ from proxymode_agent.dataplane.limits import (
     settle_once_programmed,
     to_write,
 )
-from proxymode_agent.flags import ConntrackLimits, parse
-from proxymode_agent.services.model import DataplaneConfig, HealthChecks
+from proxymode_agent.flags import parse
+from proxymode_agent.services.model import ConntrackLimits, DataplaneConfig, HealthChecks
 from proxymode_api.modes import KubeProxyPolicy, Mode
 
 if TYPE_CHECKING:

@@ -14,15 +14,14 @@ import logging
 import os
 from typing import TYPE_CHECKING, Final
 
-from proxymode_agent.dataplane.ipvs.sysctls import PROC_SYS
+from proxymode_agent.dataplane.proc_sys import PROC_SYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from proxymode_agent.cell import Cell
-    from proxymode_agent.flags import ConntrackLimits
-    from proxymode_agent.services.model import HealthChecks
+    from proxymode_agent.services.model import ConntrackLimits, HealthChecks
 
 logger = logging.getLogger(__name__)
 

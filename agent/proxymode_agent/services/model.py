@@ -259,6 +259,19 @@ class DataplaneConfig(msgspec.Struct, frozen=True):
         return chosen or (_EVERYTHING[family],)
 
 
+class ConntrackLimits(msgspec.Struct, frozen=True):
+    """What conntrack is to be set to: entries for each core and in all, seconds, TCP windows; 0 and False: left as it
+    is."""
+
+    max_per_core: int
+    min_entries: int
+    established_seconds: int
+    close_wait_seconds: int
+    udp_seconds: int = 0
+    udp_stream_seconds: int = 0
+    tcp_be_liberal: bool = False
+
+
 class HealthChecks(NamedTuple):
     """What load balancers may ask this node, as of what is programmed: in which mode, under which configuration."""
 

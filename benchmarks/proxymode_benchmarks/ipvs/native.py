@@ -111,6 +111,9 @@ class _Servers(Servers):
     def close(self) -> None:
         pass
 
+    def outlived(self) -> bool:
+        return False
+
     def read(self, wanted: Callable[[Frontend], bool]) -> dict[Frontend, VirtualServer]:
         return {}
 
