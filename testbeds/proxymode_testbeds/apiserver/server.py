@@ -203,10 +203,11 @@ class ApiServer:
         return completed
 
     async def served(self, *crds: str) -> None:
-        """Wait until custom resources can be used and kubectl explains them, such as "proxymodes.proxymode.io"."""
+        """Wait until custom resources such as "proxymodes.proxymode.io" can be used and kubectl explains them."""
         await self.kubectl("wait", "--for=condition=Established", "--timeout=180s", "crd", *crds)
         for crd in crds:
             await eventually(partial(self._explains, crd.partition(".")[0]), f"kubectl explains {crd}")
+            await eventually(partial(self._lists, crd), f"kubectl lists {crd}")
 
     async def _explains(self, kind: str) -> bool:
         # Schemas are published some time after a CRD is established.
@@ -214,6 +215,14 @@ class ApiServer:
             return "DESCRIPTION:" in (await self.kubectl("explain", kind)).stdout
         except KubectlError:
             return False
+
+    async def _lists(self, crd: str) -> bool:
+        # Until the server's memory of a new resource is there, lists are answered with 429 (TooManyRequests).
+        try:
+            await self.kubectl("get", crd)
+        except KubectlError:
+            return False
+        return True
 
     async def _wait_until_ready(self, processes: Sequence[ServerProcess]) -> None:
         clock = asyncio.get_running_loop()
