@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from proxymode_agent.kube.client import ApiError, KubeClient
+from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig, load
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.kube.objects import decode_endpoint_slice, decode_service

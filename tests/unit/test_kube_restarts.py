@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.restarts import RETRY_AFTER_CAP, RestartReason, Restarts, Timing
 
 CUT = ApiError(0, "ConnectionError", "the server closed the connection")

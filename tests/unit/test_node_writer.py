@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from proxymode_agent.engine.snapshot import EnginePhase
-from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.metrics import Metrics
 from proxymode_agent.node.pause import Pause
 from proxymode_agent.node.writer import DEFAULT_PACE, StatusWriter

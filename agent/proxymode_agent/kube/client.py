@@ -15,7 +15,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from proxymode_agent.http1.pool import Clocks, Pool
+from proxymode_agent.kube import errors
 from proxymode_agent.kube.credentials import CredentialError
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.listing import ListDecoder
 from proxymode_agent.kube.tls import Tls
 
@@ -40,21 +42,6 @@ _ERROR_BYTES: Final = 1 << 16
 """What is read of an answer that is an error."""
 
 
-class ApiError(Exception):
-    """The API server did not do what was asked: its Status, or, with status 0, why it could not be reached.
-
-    `status` is the HTTP code, `reason` the Status' reason such as NotFound, Conflict, Expired, or ConnectionError,
-    CredentialError, InvalidResponse; `retry_after` what the server asked for, in seconds.
-    """
-
-    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
-        super().__init__(f"{reason}: {message}" if status == 0 else f"{status} {reason}: {message}")
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.retry_after = retry_after
-
-
 class Page(msgspec.Struct, Generic[I], frozen=True):
     """A piece of a list, as it comes. The last piece of what was asked for has the resourceVersion, the others have
     none; `last`: nothing follows."""
@@ -62,17 +49,6 @@ class Page(msgspec.Struct, Generic[I], frozen=True):
     items: list[I]
     resource_version: str = ""
     last: bool = False
-
-
-class Status(msgspec.Struct):
-    """metav1.Status, as far as it is read."""
-
-    code: int | None = None
-    reason: str | None = None
-    message: str | None = None
-
-
-_STATUS: Final = msgspec.json.Decoder(Status)
 
 
 class KubeClient:
@@ -287,18 +263,7 @@ async def _error(response: Response, request: str) -> ApiError:
         body += piece
         if len(body) > _ERROR_BYTES:
             break
-    head = response.head
-    seconds = head.headers.get("retry-after", "")
-    try:
-        status = _STATUS.decode(body)
-    except msgspec.MsgspecError:
-        status = Status(message=body.decode(errors="replace").strip()[:500])
-    return ApiError(
-        head.status,
-        status.reason or head.reason or "Unknown",
-        f"{request}: {status.message or 'no message'}",
-        float(seconds) if seconds.isdecimal() else None,
-    )
+    return errors.of_answer(response.head, body, request)
 
 
 async def _lines(chunks: AsyncIterator[bytearray], request: str) -> AsyncIterator[bytes]:

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import msgspec
 
 from proxymode_agent.backoff import chance
-from proxymode_agent.kube.client import PAGE_SIZE, ApiError, Status
+from proxymode_agent.kube import errors
+from proxymode_agent.kube.client import PAGE_SIZE
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.listing import raw_items
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.restarts import Restart, RestartReason, Restarts, Timing
@@ -75,7 +77,6 @@ class _WatchEvent(msgspec.Struct):
 
 _IDENTITY: Final = msgspec.json.Decoder(_Identity)
 _EVENT: Final = msgspec.json.Decoder(_WatchEvent)
-_STATUS: Final = msgspec.json.Decoder(Status)
 _IDLE_GRACE_SECONDS: Final = 30.0
 
 
@@ -227,7 +228,7 @@ class ListWatch(Generic[T]):
                     logger.info("watch works again", extra={"resource": self._path})
                     self._complaint = ""
                 if event.type == "ERROR":
-                    raise _watch_error(event.object, self._path)
+                    raise errors.of_watch(event.object, self._path)
                 key, self._version = _identity(event.object)
                 if event.type in ("ADDED", "MODIFIED"):
                     self._known[key] = self._version
@@ -267,11 +268,3 @@ def _identity(raw: msgspec.Raw) -> tuple[ObjectKey, str]:
     if not meta.resource_version:
         raise ApiError(0, "InvalidResponse", f"object {meta.namespace}/{meta.name} without a resourceVersion")
     return ObjectKey(meta.namespace, meta.name), meta.resource_version
-
-
-def _watch_error(raw: msgspec.Raw, path: str) -> ApiError:
-    try:
-        status = _STATUS.decode(raw)
-    except msgspec.MsgspecError as error:
-        return ApiError(0, "InvalidResponse", f"watch of {path}: {error}")
-    return ApiError(status.code or 500, status.reason or "Unknown", f"watch of {path}: {status.message or ''}")

@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.events import EventType, Regarding, event_object
 
 if TYPE_CHECKING:

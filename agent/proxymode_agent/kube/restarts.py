@@ -15,7 +15,7 @@ import msgspec
 from proxymode_agent.backoff import Backoff
 
 if TYPE_CHECKING:
-    from proxymode_agent.kube.client import ApiError
+    from proxymode_agent.kube.errors import ApiError
 
 SHORT_WATCH_SECONDS: Final = 1.0
 """A watch that ends sooner counts as a failure, so that a server that closes at once is not asked in a tight loop."""

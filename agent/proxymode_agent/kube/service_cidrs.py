@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.backoff import Backoff
-from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.kube.objects import decode_service_cidr
 

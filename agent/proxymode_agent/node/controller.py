@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
-from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.node import events
 from proxymode_agent.node.assess import Assessment, assess

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent.backoff import Backoff
 from proxymode_agent.engine.snapshot import EnginePhase
-from proxymode_agent.kube.client import ApiError
+from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.node.pause import Pause
 from proxymode_agent.node.status import HEARTBEAT, worth_writing
 from proxymode_api import API_VERSION
