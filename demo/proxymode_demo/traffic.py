@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from proxymode_testbeds.topology import Fleet
     from proxymode_testbeds.vm.process import GuestProcess
 
-READY_SECONDS = 90.0
-ANSWER_SECONDS = 10.0
+READY_SECONDS = 300.0
+ANSWER_SECONDS = 30.0
 """Patience of a client, in seconds: the guest is emulated, and several nodes share two CPUs."""
-STOP_SECONDS = 30.0
+STOP_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)

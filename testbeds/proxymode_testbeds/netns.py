@@ -70,7 +70,7 @@ def run(
     *,
     check: bool = True,
     input: str | None = None,  # noqa: A002 (subprocess's own name)
-    timeout: float = 60.0,
+    timeout: float = 300.0,
 ) -> subprocess.CompletedProcess[str]:
     """subprocess.run with captured text output, inside the namespace; `timeout` in seconds.
 

@@ -39,7 +39,7 @@ def main() -> int:
         "--timeout", type=float, default=6.0, help="seconds after which an answer is given up (%(default)s)"
     )
     client.add_argument(
-        "--ready-timeout", type=float, default=110.0, help="seconds to establish the long-lived ones (%(default)s)"
+        "--ready-timeout", type=float, default=290.0, help="seconds to establish the long-lived ones (%(default)s)"
     )
     client.add_argument("--seconds", type=float, help="measure that long (default: until SIGTERM)")
     client.add_argument("--reopen", action="store_true", help="open a new long-lived connection for a lost one")

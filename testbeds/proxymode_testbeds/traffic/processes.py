@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-WORD_SECONDS = 120.0  # a deadline under emulation, not an estimate
+WORD_SECONDS = 300.0  # a deadline under emulation, not an estimate
 
 
 class TrafficError(Exception):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from proxymode_testbeds.vm.kernel import Kernel
 
-BOOT_SECONDS = 180.0  # a deadline, not an estimate: emulation on a busy machine is slow
+BOOT_SECONDS = 600.0  # a deadline, not an estimate: emulation on a busy machine is slow
 QUIT_SECONDS = 10.0
 CONSOLE_LINES_KEPT = 200
 LAST_WORDS_SECONDS = 2.0
@@ -134,7 +134,7 @@ class VirtualMachine:
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         input: str = "",  # noqa: A002 (subprocess's own name)
-        timeout: float = 60.0,  # noqa: ASYNC109 (subprocess's own name; it also decides what the message says)
+        timeout: float = 300.0,  # noqa: ASYNC109 (subprocess's own name; it also decides what the message says)
         check: bool = True,
     ) -> CompletedProcess[str]:
         """Runs a command to its end and returns its output as text.
