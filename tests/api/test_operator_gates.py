@@ -28,7 +28,7 @@ __all__ = ["api"]
 
 TWO_STAGES = [{"name": "one", "count": 1}, {"name": "all", "percent": 100}]
 FOUR = [f"n{index}" for index in range(4)]
-QUICK = {"interval": "1s", "timeout": "5s"}
+QUICK = {"interval": "1s", "timeout": "1m"}
 TOKEN = "open-sesame"
 SECRETS = "/api/v1/namespaces/proxymode-system/secrets"
 

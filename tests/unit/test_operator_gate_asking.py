@@ -53,11 +53,11 @@ async def asked(gate: Gate, secrets: Secrets | None = None) -> Answer:
 
 def prometheus(url: str, **fields: Any) -> Gate:
     target = {"url": url, "query": "errors", "threshold": {"operator": "<", "value": "0.5"}} | fields
-    return Gate.model_validate({"name": "g", "prometheus": target, "timeout": "5s"})
+    return Gate.model_validate({"name": "g", "prometheus": target, "timeout": "5m"})
 
 
 def webhook(url: str, **fields: Any) -> Gate:
-    return Gate.model_validate({"name": "g", "webhook": {"url": url} | fields, "timeout": "5s"})
+    return Gate.model_validate({"name": "g", "webhook": {"url": url} | fields, "timeout": "5m"})
 
 
 class Server:
