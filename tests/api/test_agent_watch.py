@@ -6,7 +6,8 @@ import asyncio
 import json
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -85,7 +86,7 @@ class Follower:
             decode_service,
             label_selector=OURS_SELECTOR,
             timing=timing,
-            restarted=self.restarts.append,
+            restarted=self._restarted,
         )
         self._slices = ListWatch(
             kube,
@@ -94,6 +95,10 @@ class Follower:
             label_selector=OURS_SELECTOR,
             timing=timing,
         )
+
+    def _restarted(self, reason: RestartReason) -> None:
+        self.restarts.append(reason)
+        self._changed.set()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -136,6 +141,12 @@ class Follower:
                     await self._changed.wait()
         except TimeoutError:
             pytest.fail(f"expected {expected}, found {found} at the end")
+
+    async def until_restarted(self, reason: RestartReason, times: int) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while self.restarts.count(reason) < times:
+                self._changed.clear()
+                await self._changed.wait()
 
 
 @pytest.fixture(params=[Timing(), Timing(watch=0.6)], ids=["long watches", "watches that end every second"])
@@ -209,8 +220,8 @@ async def test_the_own_node_is_followed(api: ApiServer, kube: KubeClient) -> Non
             while view.node is not None:
                 view = await own.view.changed(view)
             await apply(api, json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
-            while view.node is None:
-                view = await own.view.changed(view)
+            while (view := await own.view.changed(view)).node is None:
+                pass
             assert host_ips(view.node) == (bytes([192, 168, 9, 9]),), "until somebody says others"
     finally:
         task.cancel()
@@ -255,6 +266,98 @@ async def test_authorities_that_are_renewed_while_the_agent_runs(api: ApiServer,
         with suppress(ApiError):
             await client.get("/version")  # the file is read when the server is not believed
         assert "major" in await client.get("/version")
+
+
+class Settled:
+    """Credentials that are others when the test says so."""
+
+    def __init__(self, credential: Credential) -> None:
+        self.credential = credential
+
+    async def current(self) -> Credential:
+        return self.credential
+
+    def invalidate(self) -> None: ...
+
+
+async def admin(server: ApiServer) -> Credential:
+    return await load(server.kubeconfig()).credentials.current()
+
+
+class Address:
+    """One address behind which there is first one API server and then another, or none."""
+
+    def __init__(self) -> None:
+        self.behind: ApiServer | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.put(None)
+        self._server.close()
+        await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def put(self, server: ApiServer | None) -> None:
+        self.behind = server
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.behind is None:
+            writer.transport.abort()
+            return
+        url = urlsplit(self.behind.url)
+        further = await asyncio.open_connection(url.hostname, url.port)
+        self._open |= {writer, further[1]}
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_copy(reader, further[1]))
+                tasks.create_task(_copy(further[0], writer))
+        finally:
+            for one in (writer, further[1]):
+                self._open.discard(one)
+                one.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+async def test_a_cluster_that_was_set_back_is_seen_as_it_is_now(
+    api: ApiServer, namespace: str, empty_api: ApiServer
+) -> None:
+    """As after a restore of etcd: for hours a watch from where we were would be open and silent."""
+    names = [f"before-{number}" for number in range(1, 13)]
+    await apply(api, *(service(namespace, name, f"10.96.7.{number}") for number, name in enumerate(names, 1)))
+    await empty_api.kubectl("create", "namespace", namespace)
+    async with Address() as address:
+        address.put(api)
+        credentials = Settled(await admin(api))
+        config = ClusterConfig(address.url, credentials, insecure=True)
+        async with KubeClient(config) as client:
+            follower = Follower(client, namespace, Timing(backoff_first=0.01, backoff_cap=0.1))
+            task = asyncio.create_task(follower.run())
+            await follower.until({name: [] for name in names})
+            address.put(None)
+            await follower.until_restarted(RestartReason.CONNECTION, 2)
+            credentials.credential = await admin(empty_api)
+            address.put(empty_api)
+            await apply(empty_api, service(namespace, "after", "10.96.8.1"))
+            await follower.until({"after": []})
+            assert RestartReason.RESTORED in follower.restarts
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def test_apply_and_create(api: ApiServer, kube: KubeClient, namespace: str) -> None:
