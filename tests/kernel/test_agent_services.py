@@ -41,7 +41,7 @@ def asked(node: Topology, host: str, port: int) -> tuple[int, str]:
 
     def fetch() -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/healthz", timeout=5) as response:
+            with urllib.request.urlopen(f"http://{host}:{port}/healthz", timeout=60) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
