@@ -19,11 +19,13 @@ from proxymode_agent.engine.decide import (
     Wait,
     decide,
     ours,
+    phase_at_rest,
     rest_after,
     rest_after_full,
     rest_after_look,
 )
 from proxymode_agent.engine.drift import Drift
+from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_api.modes import Mode, ObservedMode
 
 NFT, IPVS = Mode.NFTABLES, Mode.IPVS
@@ -192,3 +194,32 @@ def test_what_a_look_has_found_is_acted_on_and_told_once(
     assert state.look_at == 62.0
     assert state.expired(400.0) == bool(changed)
     assert not state.expired(500.0)
+
+
+HANDED_BACK = {"leaves": True, "observed": ObservedMode.KUBE_PROXY_IPVS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "synced", "phase"),
+    [
+        ({}, True, EnginePhase.ACTIVE),
+        ({}, False, EnginePhase.PROGRAMMING),
+        ({"told": False}, True, EnginePhase.PENDING),
+        ({"complete": False}, True, EnginePhase.PENDING),
+        ({"desired": IPVS}, True, EnginePhase.PROGRAMMING),
+        ({"observed": ObservedMode.NONE}, True, EnginePhase.PROGRAMMING),
+        ({"desired": None}, True, EnginePhase.ACTIVE),
+        ({"desired": None}, False, EnginePhase.PROGRAMMING),
+        ({"desired": None, "observed": ObservedMode.NONE}, False, EnginePhase.OBSERVING),
+        ({"desired": None, "observed": ObservedMode.KUBE_PROXY_IPVS}, False, EnginePhase.OBSERVING),
+        (HANDED_BACK, False, EnginePhase.OBSERVING),
+        ({"leaves": True}, True, EnginePhase.ACTIVE),
+    ],
+)
+def test_how_things_stand_while_nothing_is_done(changes: dict[str, object], synced: bool, phase: EnginePhase) -> None:
+    situation = structs.replace(CALM, **changes)
+    assert phase_at_rest(situation, synced=synced, draining=False, failed=False) is phase
+    assert phase_at_rest(situation, synced=synced, draining=True, failed=True) is EnginePhase.FAILED
+    pending = phase is EnginePhase.PENDING
+    draining = phase_at_rest(situation, synced=synced, draining=True, failed=False)
+    assert draining is (phase if pending else EnginePhase.SWITCHING)

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from proxymode_agent.dataplane.base import Finding
+from proxymode_agent.engine.snapshot import EnginePhase
 from proxymode_api.modes import KUBE_PROXY_MODES, Mode, ObservedMode
 
 _OURS: Final = {ObservedMode.IPVS: Mode.IPVS, ObservedMode.NFTABLES: Mode.NFTABLES}
@@ -126,6 +127,24 @@ def decide(situation: Situation) -> Action:
     if s.now >= s.look_at:
         return Look(current)
     return Wait(min(switch_at, s.full_at, leave_at, s.look_at, s.pending_at if s.pending else math.inf))
+
+
+def phase_at_rest(situation: Situation, *, synced: bool, draining: bool, failed: bool) -> EnginePhase:
+    """How things stand while nothing is done. `synced`: the kernel agrees with all that is known; `draining`: a switch
+    waits for connections to end; `failed`: what was done last, and is tried again."""
+    s = situation
+    if failed:
+        return EnginePhase.FAILED
+    if not (s.told and s.complete):
+        return EnginePhase.PENDING
+    if draining:
+        return EnginePhase.SWITCHING
+    current = ours(s.observed)
+    if s.desired is None or (s.leaves and s.observed in KUBE_PROXY_MODES):
+        if current is None:
+            return EnginePhase.OBSERVING
+        return EnginePhase.ACTIVE if synced else EnginePhase.PROGRAMMING
+    return EnginePhase.ACTIVE if synced and current is s.desired else EnginePhase.PROGRAMMING
 
 
 def rest_after(duration: float, waited: float) -> float:

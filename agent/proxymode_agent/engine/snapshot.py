@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from proxymode_agent.cell import Cell
 from proxymode_api.modes import ObservedMode
 
 if TYPE_CHECKING:
@@ -57,3 +58,24 @@ class EngineSnapshot(msgspec.Struct, frozen=True):
     steps: tuple[StepRecord, ...] = ()
     """Steps done of the switch that is under way."""
     last_switch: SwitchRecord | None = None
+
+
+class Board:
+    """The latest snapshot, for whoever looks or waits."""
+
+    def __init__(self) -> None:
+        self._cell = Cell(EngineSnapshot())
+
+    @property
+    def snapshot(self) -> EngineSnapshot:
+        return self._cell.value
+
+    async def changed(self, seen: EngineSnapshot) -> EngineSnapshot:
+        """The latest, as soon as it differs from `seen`."""
+        return await self._cell.changed(seen)
+
+    def show(self, **changes: Any) -> None:
+        """These fields are so now."""
+        value = self._cell.value
+        if any(getattr(value, name) != new for name, new in changes.items()):
+            self._cell.set(msgspec.structs.replace(value, **changes))
