@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # a test file's tests share what they set up
+# A test file's tests share what they set up. Files go in the order given, so that no long one is left for the end.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROOF_ARGS ?=
 BUILD ?= docker build
 REGISTRY ?=
@@ -18,6 +19,7 @@ GUEST := $(BIN)/python -m proxymode_testbeds.vm run --
 # They count lost connections, unload ip_vs, or measure the memory of the whole guest: nothing beside them.
 ALONE := $(wildcard tests/vm/test_switch_*.py tests/vm/test_takeover_*.py) \
   tests/vm/test_daemonset_rights.py tests/vm/test_ipvs_unloaded.py tests/vm/test_nftables_memory.py
+LONGEST := tests/vm/test_ipvs_dataplane.py
 PIP_COMPILE := $(BIN)/pip-compile --quiet --no-header --strip-extras --allow-unsafe --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
@@ -77,11 +79,11 @@ test-unit: install ## pure functions; a minute or two, no root
 
 .PHONY: test-host
 test-host: install ## API surface and this host's kernel (root)
-	@$(BIN)/pytest $(PARALLEL) tests/api tests/kernel tests/packets $(PYTEST_ARGS)
+	@$(BIN)/pytest $(PARALLEL) tests/packets tests/api tests/kernel $(PYTEST_ARGS)
 
 .PHONY: test-vm
 test-vm: install ## ipvs and the switch on Debian's 6.1 kernel, inside the VM
-	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(PARALLEL) $(filter-out $(ALONE),$(wildcard tests/vm/test_*.py)) $(PYTEST_ARGS)
+	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(PARALLEL) $(LONGEST) $(filter-out $(ALONE) $(LONGEST),$(wildcard tests/vm/test_*.py)) $(PYTEST_ARGS)
 	@$(GUEST) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider $(ALONE) $(PYTEST_ARGS)
 
 .PHONY: test-vm-nftables
