@@ -56,7 +56,7 @@ def load(case: Case) -> Native:
         for _ in range(_TIMES):
             floor.batch([f"link add {DEVICE} type {KIND}", f"link set {DEVICE} alias {ALIAS}"])
             dataplane = IpvsDataplane(ours.CONFIG)
-            dataplane._servers = _Servers()
+            dataplane._parts._servers = _Servers()
             try:
                 costs.append(ours.first_sync(case, dataplane.sync, state))
             finally:

@@ -14,35 +14,32 @@ from proxymode_agent.dataplane.base import DataplaneError, Finding, Look, SyncRe
 from proxymode_agent.dataplane.conntrack.stale import StaleFlows
 from proxymode_agent.dataplane.conntrack.table import ConntrackTable
 from proxymode_agent.dataplane.ipvs import stickiness, sysctls, templates, timeouts
-from proxymode_agent.dataplane.ipvs.addresses import Addresses, unused
-from proxymode_agent.dataplane.ipvs.count import Count
+from proxymode_agent.dataplane.ipvs.addresses import unused
 from proxymode_agent.dataplane.ipvs.diff import Changes, diff, draining, opens, rerouted
 from proxymode_agent.dataplane.ipvs.drain import Drain
 from proxymode_agent.dataplane.ipvs.layout import FAMILIES
 from proxymode_agent.dataplane.ipvs.model import (
     AddVirtualServer,
-    DeleteVirtualServer,
     IpvsState,
     RealServerName,
     Set,
     frontend_key,
 )
 from proxymode_agent.dataplane.ipvs.ownership import excluded, is_ours, node_addresses
-from proxymode_agent.dataplane.ipvs.presence import forget_routes
+from proxymode_agent.dataplane.ipvs.parts import Parts
 from proxymode_agent.dataplane.ipvs.refusals import by_port, conflicts, instead
 from proxymode_agent.dataplane.ipvs.schedulers import Schedulers
-from proxymode_agent.dataplane.ipvs.servers import Servers, available
-from proxymode_agent.dataplane.ipvs.table import SideTable
 from proxymode_agent.dataplane.ipvs.wanted import Wanted
 from proxymode_agent.services.model import Family
 from proxymode_api.modes import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Iterable
 
     from proxymode_agent.dataplane.affinity import Remembered
     from proxymode_agent.dataplane.ipvs.addresses import Found
     from proxymode_agent.dataplane.ipvs.model import AddressChange, Element, ServerChange
+    from proxymode_agent.dataplane.ipvs.servers import Servers
     from proxymode_agent.services.model import DataplaneConfig, Frontend, ServicePortName, ServiceState
 
 
@@ -53,11 +50,9 @@ class IpvsDataplane:
 
     def __init__(self, config: DataplaneConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
-        self._table = SideTable(config)
-        self._addresses = Addresses()
-        self._servers: Servers | None = None
+        self._parts = Parts(config)
+        self._table, self._addresses = self._parts.table, self._parts.addresses
         self._wanted: Wanted | None = None
-        self._count = Count()
         self._virtual_servers: int | None = None
         self._schedulers = Schedulers(config.ipvs_scheduler)
         self._refused: dict[ServicePortName, str] = {}
@@ -68,16 +63,12 @@ class IpvsDataplane:
 
     def close(self) -> None:
         """Close sockets; leaves the kernel as it is."""
-        self._table.close()
-        self._addresses.close()
-        self._count.close()
+        self._parts.close()
         self._conntrack.close()
-        if self._servers is not None:
-            self._servers.close()
 
     def present(self) -> bool:
         """Whether the kernel holds anything of ours in this mode."""
-        return self._table.present() or self._addresses.device_is_ours()
+        return self._parts.present()
 
     def sync(self, state: ServiceState, changed: frozenset[ServicePortName] | None = None) -> SyncResult:
         """Make the kernel do what `state` says; see Dataplane.sync."""
@@ -90,7 +81,7 @@ class IpvsDataplane:
             wanted = self._fresh(state, found)
             result = self._sync_all(wanted, found, partial(is_ours, self._config))
         self._wanted = wanted
-        self._virtual_servers = self._count.virtual_servers()
+        self._virtual_servers = self._parts.virtual_servers()
         return result
 
     def adopt(self, state: ServiceState) -> None:
@@ -114,7 +105,7 @@ class IpvsDataplane:
         """Whether others changed our table or the number of IPv4 virtual servers; see Dataplane.look. Real servers,
         virtual servers of IPv6, addresses and sysctls are for `sync` to read back."""
         look = self._table.watch.look()
-        before, self._virtual_servers = self._virtual_servers, self._count.virtual_servers()
+        before, self._virtual_servers = self._virtual_servers, self._parts.virtual_servers()
         if look.finding is Finding.CHANGED or look.finding is Finding.DOUBTFUL:
             return look
         return Look(Finding.NOTHING_SEEN if self._virtual_servers == before else Finding.DOUBTFUL)
@@ -143,15 +134,7 @@ class IpvsDataplane:
     def remove_virtual_servers(self) -> int:
         """Delete our virtual servers and with them the connections that IPVS has; how many. Raises DataplaneError."""
         self._wanted = None
-        if not self.present() or not available():
-            return 0
-        ours = is_ours(self._config, self._table.elements(), self._bound(self._addresses.read()))
-        servers = self._open_servers()
-        changes = [DeleteVirtualServer(frontend) for frontend in servers.read(ours)]
-        refused = servers.apply(changes)
-        if refused:
-            raise DataplaneError(f"cannot {refused[0][0]}: {refused[0][1]}")
-        return len(changes)
+        return self._parts.remove_virtual_servers()
 
     def release_addresses(self) -> None:
         """Remove the addresses, our routes and kube-ipvs0, unless it has excluded addresses. Raises DataplaneError.
@@ -159,11 +142,7 @@ class IpvsDataplane:
         A route to an address that a socket of the node speaks from stays; see `presence`.
         """
         self._wanted = None
-        if self.present() and self._addresses.device_exists():
-            self._addresses.release(list(self._bound(self._addresses.read())))
-            if not self._addresses.read().bound:
-                self._addresses.delete_device()
-        forget_routes(self._addresses)
+        self._parts.release_addresses()
 
     def remove_table(self) -> None:
         """Delete the nf_tables table, and with it the memory of what is ours. Raises DataplaneError."""
@@ -172,7 +151,7 @@ class IpvsDataplane:
 
     def _fresh(self, state: ServiceState, found: Found) -> Wanted:
         asked = self._schedulers.asked(state.ports.values())
-        replacements = self._schedulers.replacements(asked, self._open_servers().has_scheduler)
+        replacements = self._schedulers.replacements(asked, self._parts.servers().has_scheduler)
         self._table.watch.begin()
         return Wanted(self._config.ipvs_scheduler, node_addresses(self._config, found), replacements, state.ports)
 
@@ -185,7 +164,7 @@ class IpvsDataplane:
         """`found`: the node's addresses, as just read; `whose`: from elements of the table and bound addresses, which
         virtual servers may be changed."""
         after = wanted.state()
-        servers = self._open_servers()  # loads the module, which brings the sysctls
+        servers = self._parts.servers()  # loads the module, which brings the sysctls
         written = sysctls.apply(sysctls.wanted(os.uname().release, strict_arp=self._config.ipvs_strict_arp))
         written += self._set_timeouts(servers)
         mended, intact = self._table.mend()
@@ -201,7 +180,7 @@ class IpvsDataplane:
             written += 1 + len(new)
             elements = {e: value for e, value in elements.items() if e.family != length} | new
         written += self._addresses.claim_device()
-        bound = self._bound(found, keep=after.addresses.keys())
+        bound = self._parts.bound(found, keep=after.addresses.keys())
         ours = whose(elements, bound)
         before = IpvsState(
             virtual_servers=servers.read(lambda frontend: frontend in after.virtual_servers or ours(frontend)),
@@ -248,7 +227,7 @@ class IpvsDataplane:
 
     def _apply(self, wanted: Wanted, changes: Changes) -> tuple[int, dict[ServicePortName, str]]:
         """Make the changes; how many were made, and which ports lack what the kernel refused."""
-        servers = self._open_servers()
+        servers = self._parts.servers()
         self._table.put(changes.close, changes.there, changes.outdated)
         refused: list[tuple[ServerChange | AddressChange, str]] = [*servers.apply(changes.servers)]
         # Nobody is let in where there is no virtual server: a process of the node would answer.
@@ -279,22 +258,6 @@ class IpvsDataplane:
             flows.add([(frontend_key(frontend), endpoints)])
         for flows in self._stale_flows.values():
             flows.delete()
-
-    def _open_servers(self) -> Servers:
-        if self._servers is not None and self._servers.outlived():
-            self._servers.close()
-            self._servers = None
-        if self._servers is None:
-            self._servers = Servers()
-        return self._servers
-
-    def _bound(self, addresses: Found, keep: Container[bytes] = ()) -> dict[bytes, bytes | None]:
-        """The addresses on kube-ipvs0, without excluded ones that are not in `keep`."""
-        return {
-            address: source
-            for address, source in addresses.bound.items()
-            if address in keep or not excluded(self._config, address)
-        }
 
     def _set_timeouts(self, servers: Servers) -> int:
         """Set timeouts that are not as they were asked for; how many."""
