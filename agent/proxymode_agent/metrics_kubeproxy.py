@@ -23,6 +23,7 @@ _PROGRAMMING_BUCKETS: Final = (
     *map(float, range(60, 120, 5)),
     *map(float, range(120, 301, 30)),
 )
+_REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 
 
 class KubeProxyMetrics:
@@ -89,12 +90,20 @@ class KubeProxyMetrics:
             "answer), verb and host.",
             ("code", "method", "host"),
         )
+        self._request_seconds: Final = made.histograms(
+            "rest_client_request_duration_seconds",
+            "As kube-proxy and all that uses client-go: time until the API server answers a request, by verb and "
+            "host; of a list or a watch until the answer begins.",
+            ("verb", "host"),
+            _REQUEST_BUCKETS,
+        )
 
-    def requests_to(self, host: str) -> Callable[[str, str], None]:
+    def requests_to(self, host: str) -> Callable[[str, str, float], None]:
         """A callback for KubeClient that counts the answers of one API server."""
 
-        def count(method: str, code: str) -> None:
+        def count(method: str, code: str, seconds: float) -> None:
             self.requests.labels(code, method, host).inc()
+            self._request_seconds.labels(method, host).observe(seconds)
 
         return count
 

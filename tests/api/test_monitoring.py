@@ -64,6 +64,7 @@ AT_LEAST = {
     'kubeproxy_sync_proxy_rules_last_timestamp_seconds{node="node1"} '
     '- kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds{node="node1"}': 0,
     'sum(rest_client_requests_total{node="node1", code="200"})': 5,
+    'sum(rest_client_request_duration_seconds_count{node="node1", verb="GET"})': 5,
     'proxymode_agent_drift_repairs_total{node="node1"}': 1,
     'proxymode_agent_mode{node="node1", mode="nftables"}': 1,
     'proxymode_agent_switch_connections_total{node="other", outcome="kept"}': 7,

@@ -43,7 +43,9 @@ class NoCredentials:
 
 
 def client(
-    api: FakeApi, credentials: Any = None, on_answer: Callable[[str, str], None] = lambda method, code: None
+    api: FakeApi,
+    credentials: Any = None,
+    on_answer: Callable[[str, str, float], None] = lambda method, code, seconds: None,
 ) -> KubeClient:
     return KubeClient(
         ClusterConfig(server=api.url, credentials=credentials or StaticCredentials(Credential("secret"))),
@@ -176,7 +178,8 @@ async def test_a_server_that_is_not_there(unused_tcp_port: int) -> None:
 async def test_every_request_is_counted_once_by_what_was_answered(unused_tcp_port: int) -> None:
     answers: list[tuple[str, str]] = []
 
-    def count(method: str, code: str) -> None:
+    def count(method: str, code: str, seconds: float) -> None:
+        assert seconds > 0
         answers.append((method, code))
 
     refusals = (status(401, "Unauthorized"), echo(), status(403, "Forbidden"))

@@ -7,6 +7,7 @@ retries: whoever calls knows what a failure means to him and how long it may tak
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, suppress
 from ssl import SSLCertVerificationError
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
@@ -54,7 +55,7 @@ class Page(msgspec.Struct, Generic[I], frozen=True):
 class KubeClient:
     """A connection to one API server. Use as an async context manager, or call close().
 
-    `on_answer` is called for every request with its verb and the status code, or `NO_ANSWER`.
+    `on_answer` is called for every request with its verb, the status code or `NO_ANSWER`, and the seconds until then.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class KubeClient:
         config: ClusterConfig,
         *,
         user_agent: str = "proxymode-agent",
-        on_answer: Callable[[str, str], None] = lambda method, code: None,
+        on_answer: Callable[[str, str, float], None] = lambda method, code, seconds: None,
     ) -> None:
         self._config = config
         self._user_agent = user_agent
@@ -202,6 +203,7 @@ class KubeClient:
         """An answer with a 2xx status; every other outcome is an ApiError."""
         target = _target(path, params)
         answered = False
+        began = time.monotonic()
         try:
             for attempt in (1, 2):
                 credential = await self._config.credentials.current()
@@ -217,9 +219,10 @@ class KubeClient:
                     ) as response,
                 ):
                     answered = True
-                    self.on_answer(method, str(response.head.status))
+                    self.on_answer(method, str(response.head.status), time.monotonic() - began)
                     if response.head.status == 401 and attempt == 1:
                         self._config.credentials.invalidate()
+                        began = time.monotonic()
                         continue
                     if not 200 <= response.head.status < 300:
                         raise await _error(response, f"{method} {path}")
@@ -231,7 +234,7 @@ class KubeClient:
             if isinstance(error, SSLCertVerificationError):
                 self._tls.distrusted()
             if not answered:
-                self.on_answer(method, NO_ANSWER)
+                self.on_answer(method, NO_ANSWER, time.monotonic() - began)
             reason = str(error) or type(error).__name__
             raise ApiError(0, "ConnectionError", f"{method} {self._pool.origin}{path}: {reason}") from error
 
