@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxymode_agent.http1.connection import BUFFER, BrokenConnectionError, Connection
+from proxymode_agent.http1.connection import BUFFER, BrokenConnectionError, Connection, Head
 from proxymode_agent.http1.pool import Clocks, Pool
 
 if TYPE_CHECKING:
@@ -181,6 +181,16 @@ async def test_a_silent_server() -> None:
     async with server(talk) as pool:
         with pytest.raises(TimeoutError, match="silent for 0 s"):
             await ask(pool, clocks=Clocks(connect=10, idle=0.01))
+
+
+@pytest.mark.parametrize(
+    "before", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"]
+)
+async def test_what_comes_before_the_answer_is_not_the_answer(before: bytes) -> None:
+    for parts in ((before + before + OK,), (before, before, OK)):
+        async with server(answers(*parts)) as pool, pool.request("GET", "/", {}, clocks=CLOCKS) as response:
+            assert response.head == Head(200, "OK", {"content-length": "2"})
+            assert b"".join([bytes(piece) async for piece in response.chunks]) == b"ok"
 
 
 async def test_a_body_without_length_is_not_complete_because_we_gave_it_up() -> None:

@@ -175,9 +175,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        framed = self._headers.keys() & {"content-length", "transfer-encoding"}
-        if error is None and self._error is None and self._head is not None and not framed:
-            self._complete = True  # such a body ends with the connection, as of many a proxy's error page
+        if error is None and self._error is None and self._head is not None:
+            # A body that says no length ends with the connection, as of many a proxy's error page.
+            self._complete |= not self._head.headers.keys() & {"content-length", "transfer-encoding"}
         if error is not None and self._error is None and not self._complete:
             self._error = BrokenConnectionError(str(error) or type(error).__name__, answered=self._answered)
         self._wake()
@@ -191,14 +191,17 @@ class Connection(asyncio.Protocol):
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self._keep_alive = self._parser.should_keep_alive()
-        self._head = Head(self._parser.get_status_code(), self._reason.decode("latin-1"), self._headers)
+        status = self._parser.get_status_code()
+        if status >= 200:  # else another head follows, whether or not that was asked for (RFC 9110 section 15.2)
+            self._keep_alive = self._parser.should_keep_alive()
+            self._head = Head(status, self._reason.decode("latin-1"), self._headers)
+        self._reason, self._headers = b"", {}
 
     def on_body(self, data: bytes) -> None:
         self._body += data
 
     def on_message_complete(self) -> None:
-        self._complete = True
+        self._complete = self._head is not None
 
 
 async def connect(host: str, port: int, tls: SSLContext | None, server_name: str | None, seconds: float) -> Connection:
