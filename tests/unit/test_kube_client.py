@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from fake_api import fake_api, listed, obj, status
+from fake_api import fake_api, listed, obj, status, vanished
 from proxymode_agent.kube.client import KubeClient
 from proxymode_agent.kube.config import ClusterConfig
 from proxymode_agent.kube.credentials import ClientCertificate, Credential, CredentialError, StaticCredentials
@@ -193,6 +193,11 @@ async def test_every_request_is_counted_once_by_what_was_answered(unused_tcp_por
         with pytest.raises(ApiError):
             await kube.get("/version")
     assert answers[3:] == [("GET", "<error>")]
+    silent = (status(401, "Unauthorized"), vanished(), vanished())
+    async with fake_api(*silent) as api, client(api, Tokens(), count) as kube:
+        with pytest.raises(ApiError):
+            await kube.get("/version")
+    assert answers[4:] == [("GET", "401"), ("GET", "<error>")]
 
 
 async def test_credentials_that_cannot_be_had() -> None:

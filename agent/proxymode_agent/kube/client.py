@@ -222,7 +222,7 @@ class KubeClient:
                     self.on_answer(method, str(response.head.status), time.monotonic() - began)
                     if response.head.status == 401 and attempt == 1:
                         self._config.credentials.invalidate()
-                        began = time.monotonic()
+                        answered, began = False, time.monotonic()
                         continue
                     if not 200 <= response.head.status < 300:
                         raise await _error(response, f"{method} {path}")
