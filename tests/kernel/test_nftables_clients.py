@@ -59,6 +59,30 @@ def test_a_client_meets_the_endpoint_that_it_is_remembered_with_by_every_fronten
             assert shared_fleet.call("node1", made.remember, state(port), [stranger]) == 0, "not an endpoint"
 
 
+@pytest.mark.parametrize("order", [tuple(Family), tuple(reversed(Family))], ids=["IPv4 first", "IPv6 first"])
+def test_one_node_port_of_both_families_is_remembered_for_both(
+    shared_fleet: Topology, order: tuple[Family, ...]
+) -> None:
+    """As every dual-stack Service of type NodePort or LoadBalancer has one."""
+    ports = [
+        msgspec.structs.replace(
+            service("web", WEB[family], 80, [(pod, 8080) for pod in PODS[family].values()], node_port=NODE_PORT),
+            affinity_seconds=3600,
+        )
+        for family in order
+    ]
+    known = {
+        Remembered(port.name, ipaddress.ip_address(_address(shared_fleet, "client1", family)).packed, endpoint)
+        for family, port in zip(order, ports, strict=True)
+        for endpoint in packed_endpoints([(PODS[family]["node2-pod2"], 8080)])
+    }
+    with dataplane(shared_fleet, node_config(shared_fleet)) as made:
+        shared_fleet.call("node1", made.remove)
+        shared_fleet.call("node1", made.sync, state(*ports))
+        assert shared_fleet.call("node1", made.remember, state(*ports), known) == len(known)
+        assert set(shared_fleet.call("node1", made.remembered, state(*ports))) == known
+
+
 def _address(topology: Topology, name: str, family: Family) -> str:
     part = next(part for part in topology.fleet.parts() if part.name == name)
     return next(str(address) for address in part.addresses if len(address.packed) == family)

@@ -82,8 +82,9 @@ def _groups(
 ) -> dict[ServicePortName, int]:
     """The numbers of the groups of sticky ports, as the ids that their frontends draw from tell."""
     groups: dict[ServicePortName, int] = {}
+    mine = [port for port in sticky(ports.values()) if port.name.family == layout.family]  # NodePorts are both's
     for space in layout.spaces:
-        names = {key: port.name for port in sticky(ports.values()) for key in _keys(layout, space, port)}
+        names = {key: port.name for port in mine for key in _keys(layout, space, port)}
         for key, id_ in kernel.elements(space.ids) if names else ():
             if (name := names.get(key[:-INDEX_BYTES])) is not None:
                 groups[name] = group_of(id_)
