@@ -139,6 +139,10 @@ class Cache:
             count += not reached and item.uid not in self._gone
         return count
 
+    def versions(self, kind: Kind) -> dict[str, int]:
+        """Cached objects: uid to version."""
+        return {entry.uid: entry.version for entry in self._entries[kind].values()}
+
     def drop_ghosts(self, kind: Kind, listed: Iterable[ListedObject], known_before: Mapping[str, str]) -> None:
         """Drops what `known_before` the list (name to uid) was cached but is not in it: a watch that had to begin
         anew does not tell what was deleted meanwhile."""

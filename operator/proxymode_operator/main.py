@@ -214,14 +214,14 @@ async def serve(settings: Settings) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit code 0 after a signal, 1 when it could not start or ended by an error."""
+    """Entry point. Exit code 0 after a signal, 1 when it could not start, ended by an error or has to begin anew."""
     settings = parse(sys.argv[1:] if argv is None else argv)
     set_up(settings.logging_format)
     garbage.collect_seldom()
     logging.getLogger("kopf").setLevel(logging.WARNING)  # it would tell of every object that it handles
     try:
         asyncio.run(serve(settings))
-    except (ConfigException, OSError) as error:
+    except (ConfigException, OSError, resync.SetBackError) as error:
         logger.error("cannot run", extra={"error": str(error)})
         return 1
     except KeyboardInterrupt:

@@ -1,10 +1,12 @@
 """Whether the cache holds the whole cluster.
 
-Solves two things that watches alone leave open. At the start, nobody is told when kopf's watches have brought all that
+Solves three things that watches alone leave open. At the start, nobody is told when kopf's watches have brought all that
 exists: a decision on half a fleet would be a wrong one. Later, a watch that had to begin anew brings what is there but
-not what was deleted meanwhile. Both are settled by a list of metadata (names, uids, versions) of our own: the cache is
-complete when it holds everything listed in that version or a newer one; what it held before the list and the list has
-not is dropped.
+not what was deleted meanwhile. And an etcd that was restored from a backup has older versions than the cache, which
+never goes back, and a watch from a version that is not there yet says nothing. All are settled by a list of metadata
+(names, uids, versions) of our own: the cache is complete when it holds everything listed in that version or a newer
+one; what it held before the list and the list has not is dropped; where it held a newer version before the list, the
+process has to begin anew.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ _POLL_SECONDS: Final = 0.05
 _BACKOFF_CAP_SECONDS: Final = 30.0
 
 
+class SetBackError(Exception):
+    """The API server has older versions than it had: nothing that is known holds any more."""
+
+
 async def until_complete(api: KubeApi, cache: Cache) -> None:
     """Returns once the cache holds everything that a list, begun after this call, has shown.
 
-    Never gives up: without a complete picture there is nothing to do. Raises only on cancellation.
+    Never gives up: without a complete picture there is nothing to do. Raises SetBackError.
     """
     backoff = 0.2
     while True:
@@ -53,8 +59,12 @@ async def until_complete(api: KubeApi, cache: Cache) -> None:
 async def _compare(api: KubeApi, cache: Cache) -> bool:
     listed = {}
     for kind in Kind:
-        known_before = cache.known(kind)
+        known_before, versions_before = cache.known(kind), cache.versions(kind)
         listed[kind] = [item async for item in api.list_metadata(kind)]
+        for item in listed[kind]:
+            if item.resource_version < (had := versions_before.get(item.uid, 0)):
+                older = f"{kind} {item.name} has version {item.resource_version} and had {had}"
+                raise SetBackError(f"the API server was set back, as by a restore of etcd: {older}; beginning anew")
         cache.drop_ghosts(kind, listed[kind], known_before)
     loop = asyncio.get_running_loop()
     patience_ends = loop.time() + _PATIENCE_SECONDS

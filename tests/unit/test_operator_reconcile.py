@@ -277,6 +277,22 @@ def test_the_cache_is_not_complete_before_the_watches_have_brought_all_that_is_l
     virtual(scenario)
 
 
+def test_an_api_server_that_was_set_back_ends_the_operator_which_begins_anew() -> None:
+    async def scenario() -> None:
+        server, cache = Server(), Cache(lambda _: None)
+        older, newer = node("n1"), node("n1")
+        older["metadata"]["resourceVersion"], newer["metadata"]["resourceVersion"] = "7", "90"
+        cache.put(Kind.NODE, newer)
+        server.lists[Kind.NODE] = [newer]
+        await resync.until_complete(server, cache)  # type: ignore[arg-type]
+        server.lists[Kind.NODE] = [older]
+        with pytest.raises(resync.SetBackError, match="Node n1 has version 7 and had 90"):
+            await resync.until_complete(server, cache)  # type: ignore[arg-type]
+        assert set(cache.known(Kind.NODE)) == {"n1"}
+
+    virtual(scenario)
+
+
 def test_an_api_server_that_fails_is_asked_again() -> None:
     async def scenario() -> None:
         server, cache = Server(), Cache(lambda _: None)
