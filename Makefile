@@ -62,8 +62,8 @@ lint: install ## ruff, mypy, layer contracts, generated files up to date
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@for folder in $(filter-out tests/__pycache__/,$(wildcard tests/*/)); do MYPYPATH=$$folder $(BIN)/mypy $$folder; done  # each test bed has a conftest.py of its own
-	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/lint-imports --no-logo --config tools/layers.toml
+	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/lint-imports --no-logo --no-cache --config tools/layers.toml
 	@$(BIN)/python -m proxymode_api.crdgen --check
 	@$(BIN)/python -m proxymode_docs --check
 	@$(BIN)/sphinx-build -q -W --keep-going -b dirhtml docs build/docs

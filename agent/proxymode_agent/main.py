@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from proxymode_agent import feed, flags, garbage
 from proxymode_agent.kube.client import KubeClient
-from proxymode_agent.kube.config import ClusterConfig, ConfigError, load
+from proxymode_agent.kube.cluster import ClusterConfig, ConfigError
+from proxymode_agent.kube.config import load
 from proxymode_agent.version import VERSION
 from proxymode_log import set_up
 

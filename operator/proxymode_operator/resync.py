@@ -1,8 +1,8 @@
 """Whether the cache holds the whole cluster.
 
-Solves three things that watches alone leave open. At the start, nobody is told when kopf's watches have brought all that
-exists: a decision on half a fleet would be a wrong one. Later, a watch that had to begin anew brings what is there but
-not what was deleted meanwhile. And an etcd that was restored from a backup has older versions than the cache, which
+Solves three things that watches alone leave open. At the start, nobody is told when kopf's watches have brought all
+that exists: a decision on half a fleet would be a wrong one. Later, a watch that had to begin anew brings what is there
+but not what was deleted meanwhile. And an etcd that was restored from a backup has older versions than the cache, which
 never goes back, and a watch from a version that is not there yet says nothing. All are settled by a list of metadata
 (names, uids, versions) of our own: the cache is complete when it holds everything listed in that version or a newer
 one; what it held before the list and the list has not is dropped; where it held a newer version before the list, the

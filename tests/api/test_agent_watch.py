@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from proxymode_agent.kube.client import KubeClient
-from proxymode_agent.kube.config import ClusterConfig, load
+from proxymode_agent.kube.cluster import ClusterConfig
+from proxymode_agent.kube.config import load
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.listing import raw_items

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from fake_api import fake_api, listed, obj, status, vanished
 from proxymode_agent.kube.client import KubeClient
-from proxymode_agent.kube.config import ClusterConfig
+from proxymode_agent.kube.cluster import ClusterConfig
 from proxymode_agent.kube.credentials import ClientCertificate, Credential, CredentialError, StaticCredentials
 from proxymode_agent.kube.errors import ApiError
 from proxymode_agent.kube.listing import raw_items

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import yaml
-from proxymode_agent.kube.config import ConfigError, in_cluster, load
+from proxymode_agent.kube.cluster import ConfigError
+from proxymode_agent.kube.config import in_cluster, load
 from proxymode_agent.kube.credentials import (
     Credential,
     CredentialError,

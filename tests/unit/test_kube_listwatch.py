@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fake_api import FakeApi, dropped, expired, fake_api, listed, obj, status, vanished, watched
 from proxymode_agent.kube.client import KubeClient
-from proxymode_agent.kube.config import ClusterConfig
+from proxymode_agent.kube.cluster import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.listwatch import Changed, Deleted, ListWatch, Synced
 from proxymode_agent.kube.objects import ObjectKey

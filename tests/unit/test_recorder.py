@@ -11,7 +11,7 @@ from aiohttp import web
 
 from fake_api import fake_api, listed, status
 from proxymode_agent.kube.client import KubeClient
-from proxymode_agent.kube.config import ClusterConfig
+from proxymode_agent.kube.cluster import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.objects import ObjectKey
 from proxymode_agent.kube.recorder import BURST, ObjectWarning, Recorder

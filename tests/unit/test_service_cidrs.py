@@ -11,7 +11,7 @@ import pytest
 
 from fake_api import fake_api, listed, obj, status, watched
 from proxymode_agent.kube.client import KubeClient
-from proxymode_agent.kube.config import ClusterConfig
+from proxymode_agent.kube.cluster import ClusterConfig
 from proxymode_agent.kube.credentials import Credential, StaticCredentials
 from proxymode_agent.kube.service_cidrs import PATH, ServiceCidrs, merged
 

@@ -30,7 +30,7 @@ def test_stickiness_goes_with_the_node_there_and_back(
     v4, v6 = ([pods[0], pods[1], pods[3]] for pods in (node.pods(4), node.pods(6)))
     ports = state(
         service(VIP, 80, v4, node_port=NODE_PORT, affinity_seconds=10800),
-        service(VIP6, 80, v6, affinity_seconds=10800),
+        service(VIP6, 80, v6, node_port=NODE_PORT, affinity_seconds=10800),
     )
     with closing(agent(node, tmp_path, ConnectionPolicy.HANDOVER)) as switcher:
         switch(node, switcher, Mode.IPVS, ports)
@@ -44,7 +44,7 @@ def test_stickiness_goes_with_the_node_there_and_back(
 def servers(node: ServiceNode) -> dict[tuple[str, str], str]:
     """Who answers each client by its next connection. client2's gateway is the other node: it knows NodePorts only."""
     asked = [(client, address, 80) for client in CLIENTS if client != "client2" for address in (VIP, VIP6)]
-    asked.append(("client2", node.address(4), NODE_PORT))
+    asked += [("client2", node.address(version), NODE_PORT) for version in (4, 6)]
     return {
         (client, address): node.topology.call(client, ask, address, port, timeout=ANSWER_SECONDS).server
         for client, address, port in asked

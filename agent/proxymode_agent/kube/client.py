@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proxymode_agent.http1.pool import Response
-    from proxymode_agent.kube.config import ClusterConfig
+    from proxymode_agent.kube.cluster import ClusterConfig
     from proxymode_agent.kube.credentials import Credential
 
 I = TypeVar("I")  # noqa: E741 - an item of a list

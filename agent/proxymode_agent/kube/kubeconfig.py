@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from proxymode_agent.kube.config import ClusterConfig, ConfigError, authority, content, is_url
+from proxymode_agent.kube.cluster import ClusterConfig, ConfigError, authority, content, is_url
 from proxymode_agent.kube.credentials import (
     ClientCertificate,
     Credential,

@@ -10,11 +10,11 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from proxymode_agent.kube.config import ConfigError, authority, content
+from proxymode_agent.kube.cluster import ConfigError, authority, content
 from proxymode_agent.kube.credentials import CredentialError
 
 if TYPE_CHECKING:
-    from proxymode_agent.kube.config import ClusterConfig
+    from proxymode_agent.kube.cluster import ClusterConfig
     from proxymode_agent.kube.credentials import ClientCertificate
 
 
