@@ -105,7 +105,7 @@ def test_a_dump_of_addresses(namespace: Topology, monkeypatch: pytest.MonkeyPatc
         before = len(kernel.dump(rtnetlink.RTM_GETADDR, all_of_them))
         packed = [(0x0A630000 + number).to_bytes(4, "big") for number in range(MANY)]
         assert not kernel.transact([rtnetlink.add_address(address, loopback) for address in packed])
-        monkeypatch.setattr(kernel, "_socket", Failing(kernel._socket, at))
+        monkeypatch.setattr(kernel._channel, "_socket", Failing(kernel._channel._socket, at))
         with pytest.raises(OSError, match="No buffer space"):
             kernel.dump(rtnetlink.RTM_GETADDR, all_of_them)
         assert len(kernel.dump(rtnetlink.RTM_GETADDR, all_of_them)) == before + MANY

@@ -4,9 +4,6 @@ For the families where the kernel takes message after message: generic netlink (
 nf_tables, whose batches are transactions: see nfnetlink. Many messages go out with one system call and only the last
 asks for an acknowledgement, the others speak up only when they fail: about 10 us a change instead of 40 (RFC 3549
 section 2.3.2; include/uapi/linux/netlink.h). Message bodies are bytes that the caller packed.
-
-Where an answer was not read to its end (the kernel was short of memory, or whoever read it failed) the next request
-goes out by a new socket: on the old one the dump goes on, and the kernel says EBUSY to another.
 """
 
 from __future__ import annotations
@@ -16,6 +13,8 @@ import struct
 from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from proxymode_agent.dataplane.channel import Channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -82,11 +81,10 @@ class NetlinkSocket:
         self._strict = strict
         self._sequence = 0
         self._buffer = bytearray(1 << 18)
-        self._socket = self._opened()
-        self._unread = False  # more of an answer may come
+        self._channel = Channel(self._opened)
 
     def close(self) -> None:
-        self._socket.close()
+        self._channel.close()
 
     def transact(self, messages: Sequence[Message]) -> dict[int, int]:
         """Send all messages in order; returns errno by index of those that the kernel refused.
@@ -111,7 +109,7 @@ class NetlinkSocket:
         while batch := list(islice(waiting, _BATCH)):
             self._sequence += 1
             batch.append(_HEADER.pack(_HEADER.size, _NLMSG_NOOP, NLM_F_REQUEST | NLM_F_ACK, self._sequence, 0))
-            self._ask(b"".join(batch))
+            self._channel.ask(b"".join(batch))
             refused.update(self._refusals())
         return refused
 
@@ -137,14 +135,14 @@ class NetlinkSocket:
         self._send([Message(kind, NLM_F_DUMP, body)])
         view = memoryview(self._buffer)
         while True:
-            length = self._socket.recv_into(self._buffer)
+            length = self._channel.receive_into(self._buffer)
             offset = 0
             while offset < length:
                 size, answer_kind, flags, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
                 if sequence == self._sequence:
                     ended = answer_kind in (_NLMSG_DONE, _NLMSG_ERROR)
                     if ended:
-                        self._unread = False
+                        self._channel.ended()
                         _raise_for(-_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0])
                     yield answer_kind, flags, view[offset + _HEADER.size : offset + size]
                     if ended:
@@ -160,7 +158,7 @@ class NetlinkSocket:
         self._send([Message(kind, NLM_F_DUMP, body)])
         view = memoryview(self._buffer)
         while True:
-            length = self._socket.recv_into(self._buffer)
+            length = self._channel.receive_into(self._buffer)
             size = equally_long(view[:length])
             if size and _HEADER.unpack_from(view)[1] == answer and _HEADER.unpack_from(view)[3] == self._sequence:
                 yield size, bytes(view[:length])
@@ -181,7 +179,7 @@ class NetlinkSocket:
                 if kind == answer:
                     by_size.setdefault(size, []).append(datagram[offset : offset + size])
                 elif kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                    self._unread = False
+                    self._channel.ended()
                     _raise_for(-_ERROR.unpack_from(datagram, offset + _HEADER.size)[0])
                     return True, by_size
             offset += (size + 3) & ~3
@@ -190,13 +188,13 @@ class NetlinkSocket:
     def _refusals(self) -> Iterator[int]:
         """Each errno that comes before the answer to the last message."""
         while True:
-            length = self._socket.recv_into(self._buffer)
+            length = self._channel.receive_into(self._buffer)
             offset = 0
             while offset < length:
                 size, kind, _, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
                 if kind == _NLMSG_ERROR:
                     if sequence == self._sequence:
-                        self._unread = False
+                        self._channel.ended()
                         return
                     if sequence == 0:
                         yield -_ERROR.unpack_from(self._buffer, offset + _HEADER.size)[0]
@@ -207,7 +205,7 @@ class NetlinkSocket:
         self._send([*messages[:-1], messages[-1]._replace(flags=messages[-1].flags | NLM_F_ACK)])
         refused: dict[int, int] = {}
         while True:
-            length = self._socket.recv_into(self._buffer)
+            length = self._channel.receive_into(self._buffer)
             offset = 0
             while offset < length:
                 size, kind, _, sequence, _ = _HEADER.unpack_from(self._buffer, offset)
@@ -216,7 +214,7 @@ class NetlinkSocket:
                     if error:
                         refused[first_index + sequence - first] = error
                     if sequence == self._sequence:
-                        self._unread = False
+                        self._channel.ended()
                         return refused
                 offset += (size + 3) & ~3
 
@@ -231,14 +229,7 @@ class NetlinkSocket:
                 message.body,
                 bytes(padding),
             )
-        self._ask(b"".join(parts))
-
-    def _ask(self, data: bytes) -> None:
-        if self._unread:
-            self._socket.close()
-            self._socket = self._opened()
-        self._unread = True
-        self._socket.send(data)
+        self._channel.ask(b"".join(parts))
 
     def _opened(self) -> socket.socket:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)

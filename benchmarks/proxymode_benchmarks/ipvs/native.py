@@ -106,7 +106,7 @@ class _Servers(Servers):
         self._id = 0
         self._netlink = NetlinkSocket(_NETLINK_GENERIC)
         self._netlink.close()
-        self._netlink._socket = _Socket(self._netlink)  # type: ignore[assignment]
+        self._netlink._channel._socket = _Socket(self._netlink)  # type: ignore[assignment]
 
     def close(self) -> None:
         pass

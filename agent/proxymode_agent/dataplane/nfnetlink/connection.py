@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from proxymode_agent.dataplane.base import DataplaneError
+from proxymode_agent.dataplane.channel import Channel
 from proxymode_agent.dataplane.nfnetlink.attributes import Attributes, encode, fields, text, to_text, to_u32
-from proxymode_agent.dataplane.nfnetlink.channel import HEADER, Channel, messages
 from proxymode_agent.dataplane.nfnetlink.dumps import (
     DumpedRule,
     DumpedSet,
@@ -45,6 +45,7 @@ from proxymode_agent.dataplane.nfnetlink.uapi import (
     RuleAttr,
     SetAttr,
 )
+from proxymode_agent.dataplane.nfnetlink.wire import DATAGRAM, HEADER, messages, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -86,7 +87,7 @@ class Connection:
 
     def __init__(self) -> None:
         self._ledger = Ledger()
-        self._channel = Channel()
+        self._channel = Channel(opened)
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +187,7 @@ class Connection:
         """All that the kernel answers. It has done so when send(2) returns, up to the first key that is not there."""
         try:
             self._channel.ask(command.encode(0))
-            return list(self._channel.come())
+            return list(self._channel.come(DATAGRAM))
         except OSError as error:
             raise NfnetlinkError((KernelError(command, error.errno or errno.EIO),)) from error
 
@@ -194,7 +195,7 @@ class Connection:
         errors: list[KernelError] = []
         try:
             self._channel.ask(transaction.encode())
-            for datagram in self._channel.come():
+            for datagram in self._channel.come(DATAGRAM):
                 for kind, flags, sequence, body in messages(datagram):
                     if kind == NLMSG_ERROR and (found := _error(transaction, sequence, flags, body)) is not None:
                         errors.append(found)
@@ -229,7 +230,7 @@ class Connection:
         bodies: list[memoryview] = []
         interrupted = False
         while True:
-            for kind, flags, _, body in messages(self._channel.receive()):
+            for kind, flags, _, body in messages(self._channel.receive(DATAGRAM)):
                 interrupted |= bool(flags & MessageFlag.DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     self._channel.ended()
